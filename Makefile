@@ -1,0 +1,44 @@
+# The front door. Everything below works on a fresh clone; `make help` explains.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lab data clean lock install
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+repro: install ## train and evaluate what is out of date, then say how it compares with the last commit
+	@cvlab repro
+
+test: install ## everything that tests: clean and exported notebooks, notebooks, whole-system tests
+	@.ci/test
+
+lab: install ## open JupyterLab on this environment
+	@JUPYTER_CONFIG_DIR=$(CURDIR)/.jupyter JUPYTERLAB_SETTINGS_DIR=$(CURDIR)/.jupyter/settings JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/.cvlab/workspaces \
+	  jupyter lab nbs/index.ipynb
+
+data: install ## draw the embedded dataset
+	@cvlab meadow
+
+clean: install ## clean all notebooks, export the library, write the JSON schema
+	@cvlab clean && nbdev-export && cvlab schema
+
+lock: ## resolve requirements.txt and requirements-dev.txt anew (needs uv, the extra `dev`)
+	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
+	echo uv | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements-dev.txt
+
+install: $(VENV)/.installed ## the environment in .venv (3 GB to download, 6.5 GB on disk), hash-locked
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"cvlab: this is Python {v[0]}.{v[1]}, the lock is for 3.11 to 3.13; name another one with make PYTHON=python3.12 ...")'
+	@[ -d $(VENV) ] || echo "cvlab: installing into $(VENV): about 3 GB to download, 6.5 GB on disk; once"
+	@$(PYTHON) -m venv $(VENV) || { echo "cvlab: python has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@if git rev-parse --git-dir >/dev/null 2>&1; then git config core.hooksPath .githooks; fi
+	@touch $@

@@ -1,0 +1,42 @@
+"Shared helpers: run pipeline notebooks in this process, and clones of the repository in temporary folders."
+import json, os, subprocess, sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+TOP = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+def code_cells(stage):
+    "Sources of the code cells of a pipeline notebook; the parameters cell is left out."
+    nb = json.loads((TOP/"nbs"/"pipeline"/f"{stage}.ipynb").read_text())
+    return ["".join(c["source"]) for c in nb["cells"]
+            if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])]
+
+
+def run_inline(stage, out, overrides=(), experiment="", seed=0):
+    "The very code of a pipeline notebook, without a kernel: a second instead of ten."
+    names = dict(experiment=experiment, seed=seed, out=str(out), overrides=list(overrides), display=lambda *a: None)
+    for source in code_cells(stage): exec(compile(source, f"{stage}.ipynb", "exec"), names)
+    return names
+
+
+def environ(clone):
+    "The environment of a person who works in the clone with this environment's programs."
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(clone),
+            "MPLBACKEND": "Agg"}
+
+
+def sh(clone, *command, check=True):
+    "Run a command in a clone; its output is part of the failure."
+    done = subprocess.run([str(c) for c in command], cwd=clone, env=environ(clone), capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+@pytest.fixture(scope="session")
+def top(): return TOP

@@ -1,0 +1,90 @@
+"Each parameter acts: flip it, and the run it belongs to gives other bytes."
+import re
+from pathlib import Path
+
+import pytest
+from conftest import TOP, run_inline
+from cvlab.core import known_keys, resolve
+from cvlab.fixtures import SMOKE, tiny_folder
+from cvlab.repro import file_hash
+from cvlab.runs import STAGES
+
+# a stage in which the parameter must show, and another value for it
+FLIPS = {
+    "data.size": ("train", 24), "data.margin": ("train", .25),
+    "split.val": ("prepare", .25), "split.test": ("prepare", .25), "split.seed": ("prepare", 1),
+    "augment.hflip": ("train", .9), "augment.vflip": ("train", .5), "augment.rotate": ("train", 45.),
+    "augment.zoom": ("train", .4), "augment.shift": ("train", .3), "augment.crop": ("train", .5),
+    "augment.brightness": ("train", .5), "augment.contrast": ("train", .5), "augment.saturation": ("train", .9),
+    "augment.hue": ("train", .2),
+    "model.name": ("train", "resnet10t"), "model.weights": ("train", "WEIGHTS"),
+    "model.normalise": ("train", "imagenet"), "model.head": ("train", "deep"), "model.frozen": ("train", "half"),
+    "model.dropout": ("train", .5), "loss.label_smoothing": ("train", .2),
+    "optim.name": ("train", "sgd"), "optim.lr": ("train", .01), "optim.wd": ("train", .5), "optim.mom": ("train", .5),
+    "optim.decay": ("train", .5), "optim.clip": ("train", .01), "optim.accumulate": ("train", 2),
+    "schedule.name": ("train", "cosine"), "schedule.warmup": ("train", .5), "schedule.every": ("train", 1),
+    "schedule.gamma": ("train", .5),
+    "train.epochs": ("train", 3), "train.bs": ("train", 4), "train.precision": ("train", "bf16"),
+    "train.channels_last": ("train", "true"), "train.monitor": ("train", "val_accuracy"), "train.threads": ("train", 1),
+    "train.patience": ("train", 1), "train.ema": ("train", .9), "train.save_every": ("train", 1),
+    "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
+    "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
+    "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01), "evaluate.samples": ("evaluate", 5),
+}
+# where a parameter shows only in company
+COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough for loss and accuracy to disagree
+           "train.patience": ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=6", "augment.hflip=0.0"],
+           "optim.mom": ["schedule.name=cosine"], # one_cycle moves it itself
+           "schedule.every": ["schedule.name=step", "train.epochs=4"],
+           "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
+ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
+             "experiments": "likewise"}
+BASE = [o for o in SMOKE if not o.startswith("seeds")]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A tiny dataset, prepared and trained once."
+    root = tmp_path_factory.mktemp("lab")
+    base = [*BASE, f"data.path={tiny_folder(root/'data')}"]
+    for stage, out in [("prepare", "prepare"), ("train", "train/seed-0")]: run_inline(stage, root/"base"/out, base)
+    return root, base
+
+
+def artifacts(root, stage):
+    "Hashes of what a stage wrote: tables, logs, figures, weights."
+    here = [p for d in (stage, "weights") for p in (root/d).rglob("*") if p.is_file()]
+    return {p.relative_to(root).as_posix(): file_hash(p) for p in here
+            if p.suffix in (".csv", ".png", ".safetensors", ".json")
+            and p.name not in ("environment.json", "timing.json", "best.json", "metrics.json")}
+
+
+def run(lab, name, stage, overrides=()):
+    "One stage in a root of its own, on the split and the weights of the base."
+    import shutil
+    root, base = lab
+    for d in ("prepare", "train", "weights"):
+        if d != stage:
+            shutil.copytree(root/"base"/d, root/name/d, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+    run_inline(stage, root/name/(f"{stage}/seed-0" if stage in ("train", "evaluate") else stage), [*base, *overrides])
+    return artifacts(root/name, stage)
+
+
+@pytest.fixture(scope="module")
+def references(lab): return {s: run(lab, f"ref-{s}", s) for s in {s for s, _ in FLIPS.values()}}
+
+
+def test_every_parameter_is_tried(): assert set(FLIPS) | set(ELSEWHERE) == set(known_keys())
+
+
+def test_same_parameters_same_bytes(lab, references):
+    for stage in references: assert run(lab, f"again-{stage}", stage) == references[stage], stage
+
+
+@pytest.mark.parametrize("key", FLIPS)
+def test_parameter_acts(key, lab, references):
+    stage, value = FLIPS[key]
+    if value == "WEIGHTS": value = lab[0]/"base"/"weights"/"seed-0"/"best.safetensors"
+    extra = COMPANY.get(key, [])
+    ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
+    assert run(lab, key, stage, [*extra, f"{key}={value}"]) != ref, f"{key}={value} changes nothing"
