@@ -150,14 +150,9 @@ def settled(clone, first):
     return before
 
 
-def papermill_of(dvc):
-    "Pid of the papermill that a dvc process started."
-    tree = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
-    rows = [l.split(None, 2) for l in tree.splitlines()[1:]]
-    children = {dvc.pid}
-    for _ in range(4): children |= {int(pid) for pid, ppid, _ in rows if int(ppid) in children}
-    return next(int(pid) for pid, _, args in rows if int(pid) in children
-                and "bin/papermill" in args and "ipykernel" not in args and not args.startswith("/bin/sh"))
+def parent(pid):
+    "Pid of the process that started another one: papermill for a kernel, in any width of the terminal."
+    return int(subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout)
 
 
 def second(clone):
@@ -186,7 +181,7 @@ def test_two_at_once_and_a_kernel_that_outlives_its_parents(victim, clone, settl
     if victim == "dvc":
         assert refused(second(clone), run) and dvc.poll() is None, \
             "the second is refused in one line, the first goes on"
-    os.kill(dvc.pid if victim == "dvc" else papermill_of(dvc), signal.SIGKILL)
+    os.kill(dvc.pid if victim == "dvc" else parent(kernel), signal.SIGKILL)
     time.sleep(3) # a kernel looks for its parent once a second
     try: Lock(run).release()
     except LabError: assert not gone(kernel) and refused(second(clone), run)
