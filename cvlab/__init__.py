@@ -1,1 +1,7 @@
+"Train image models and show how they were trained."
+import warnings
+
+# fastai decorates two of its functions with it; nobody who reads a run can do anything about that
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+
 __version__ = "0.1.0"

@@ -10,14 +10,13 @@ import hashlib, json, os, sys
 from pathlib import Path
 import torch
 from torch import nn, Tensor
+from .core import LabError
 from fastai.callback.core import Callback, CancelFitException
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from timm.utils import ModelEmaV3
-from .core import LabError
 from .models import save_model
-from .repro import atomic_write
+from .repro import write_tensors
 
 # %% ../nbs/42_callbacks.ipynb #bccf557c
 class EarlyStop(Callback):
@@ -66,7 +65,8 @@ def read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]: # what 
         with safe_open(path, "pt") as f:
             said, tensors = json.loads(f.metadata()["state"]), {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, TypeError, KeyError, ValueError):
-        raise LabError(f"{path} is no state of an interrupted training; remove it to train from the beginning") from None
+        raise LabError(f"{path} is no state of an interrupted training; remove it to train from the beginning"
+                      ) from None
     if odd := [k for k in {**said["key"], **key} if said["key"].get(k) != key.get(k)]:
         there, here = (str(d.get(odd[0]))[:20] for d in (said["key"], key))
         raise LabError(f"{path} is of another training: {odd[0]} was {there} and is {here} now; "
@@ -93,9 +93,7 @@ class Checkpoint(Callback):
         scaler = self.step.scaler
         said = dict(key=self.key, rows=self.history.rows, epoch_of_best=self.keep_best.epoch_of_best,
                     ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0), scaler=scaler and scaler.state_dict())
-        with atomic_write(self.path) as tmp:
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.tensors().items()}, tmp,
-                      {"state": json.dumps(said)})
+        write_tensors(self.path, self.tensors(), {"state": json.dumps(said)})
 
     def resume(self) -> int: # epochs that are done
         "Put the learner where an interrupted training was; 0 where there is none."
@@ -111,7 +109,8 @@ class Checkpoint(Callback):
         learn.opt.opt.load_state_dict({**learn.opt.opt.state_dict(), "state": moments})
         learn.keep_best.state, learn.keep_best.epoch_of_best = part("best") or None, said["epoch_of_best"]
         if hasattr(learn, "ema"):
-            learn.ema.before_fit(); learn.ema.average.module.load_state_dict(part("ema")); learn.ema.n = said["ema_steps"]
+            learn.ema.before_fit()
+            learn.ema.average.module.load_state_dict(part("ema")); learn.ema.n = said["ema_steps"]
         if said["scaler"]: learn.step.scaler.load_state_dict(said["scaler"])
         for row in said["rows"]: learn.history.add(row)
         learn.start = len(said["rows"])
@@ -129,8 +128,9 @@ class LiveBar(Callback):
     "One bar over all batches of a training, for whoever is watching."
     order = 99
     def before_fit(self):
-        self.bar = tqdm(total=self.n_epoch*len(self.dls.train), initial=self.learn.start*len(self.dls.train), unit=" batches",
-                        disable=not watched(), leave=False)
+        n = len(self.dls.train)
+        self.bar = tqdm(total=self.n_epoch*n, initial=self.learn.start*n, unit=" batches", disable=not watched(),
+                        leave=False)
     def before_epoch(self): self.bar.set_description(f"epoch {self.epoch + 1} of {self.n_epoch}")
     def after_batch(self):
         if self.training: self.bar.update()

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
-           'metrics_of', 'metric_of', 'seed_metrics', 'over_splits', 'class_metrics', 'results_of', 'column_of',
-           'lr_found', 'lookup', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill',
-           'word', 'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id',
-           'marked', 'expand_template', 'render', 'says', 'problem_of', 'check_text', 'notebook_markdown']
+           'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'class_metrics', 'results_of',
+           'column_of', 'lr_found', 'lookup', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations',
+           'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in',
+           'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of', 'check_text',
+           'notebook_markdown']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -117,9 +118,13 @@ def _n(paths): return metrics_of(one(paths))["n"]
 def _wrong(paths): return metrics_of(one(paths))["n"] - metrics_of(one(paths))["right"]
 
 # %% ../nbs/70_claims.ipynb #66cc1bad
+def bounds(metric: str) -> tuple[float, float]:
+    "What a metric can be."
+    return 0, math.inf if metric == "log_loss" else 1
+
 def seed_metrics(paths: list[Path], metric: str) -> dict: # mean, sd, n, low, high
     "Summary of a metric over files; intervals stay within what the metric can be."
-    return over_seeds((metric_of(p, metric) for p in paths), bounds=(0, float("inf") if metric == "log_loss" else 1))
+    return over_seeds((metric_of(p, metric) for p in paths), bounds=bounds(metric))
 
 def over_splits(paths: list[Path], metric: str, train: int, test: int # pictures in the two parts
                ) -> dict: # mean, sd, n, low, high
@@ -127,8 +132,8 @@ def over_splits(paths: list[Path], metric: str, train: int, test: int # pictures
     [Nadeau and Bengio](https://doi.org/10.1023/A:1024068626366) propose."""
     s = over_seeds(metric_of(p, metric) for p in paths)
     if s["sd"] is None: return s
-    half = (s["high"] - s["mean"])*math.sqrt(1 + s["n"]*test/train)
-    return {**s, "low": max(0, s["mean"] - half), "high": min(1, s["mean"] + half)}
+    half, (least, most) = (s["high"] - s["mean"])*math.sqrt(1 + s["n"]*test/train), bounds(metric)
+    return {**s, "low": max(least, s["mean"] - half), "high": min(most, s["mean"] + half)}
 
 @formula
 def _mean(paths, metric): return seed_metrics(paths, metric)["mean"]
@@ -368,7 +373,8 @@ def load_claims(path: str | Path, # claims.yaml
         try:
             check_entry(entry)
             for c in expand(entry, params, classes):
-                if c.id in claims: raise LabError(f"claim {c.id} ({c.file}): this id occurs twice; put every axis into it")
+                if c.id in claims:
+                    raise LabError(f"claim {c.id} ({c.file}): this id occurs twice; put every axis into it")
                 claims[c.id] = c
         except LabError as e:
             line = "" if re.match(r"\d+: ", str(e)) else f"{doc.lc.item(i)[0] + 1}: "
@@ -408,8 +414,8 @@ def marked(claim: Claim, root: str | Path = ".") -> str: # such as "0.967<!--cla
 def expand_template(text: str, context: dict) -> str:
     "The Jinja step; an unknown name is an error."
     env = SandboxedEnvironment(variable_start_string="[[", variable_end_string="]]", comment_start_string="{##",
-                               comment_end_string="##}", undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                               keep_trailing_newline=True)
+                               comment_end_string="##}", undefined=StrictUndefined, keep_trailing_newline=True,
+                               trim_blocks=True, lstrip_blocks=True)
     try: return env.from_string(text).render(context)
     except (TemplateError, TypeError, ValueError, ArithmeticError) as e:
         line = f", line {e.lineno}" if hasattr(e, "lineno") else ""

@@ -133,6 +133,7 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
         run_stage(stage, out/folder, experiment, seed, overrides)
     result(out, out/"evaluate"/each)
 
+# %% ../nbs/80_cli.ipynb #900d69ca
 def check_before(p):
     "What cannot work is said before any work starts."
     if not Path(p.data.path).is_dir():
@@ -168,7 +169,8 @@ def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")
     from cvlab.runs import cache_folder
     m = measure(part_predictions(find_weights(run.resolve()), part, data and data.resolve(), cache_folder()), part)
     print(report_table(m).round(3).to_string())
-    print(f"{part} accuracy {fmt_interval(m['accuracy'], m['accuracy_low'], m['accuracy_high'])}  (95 % Wilson, n = {m['n']})")
+    interval = fmt_interval(m["accuracy"], m["accuracy_low"], m["accuracy_high"])
+    print(f"{part} accuracy {interval}  (95 % Wilson, n = {m['n']})")
 
 @app.command()
 def predict(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")]):

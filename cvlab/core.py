@@ -35,7 +35,8 @@ class Data(Section):
     "The pictures."
     path: str = Field(description="folder with one subfolder of pictures a class")
     size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side of the square the network sees, pixels")
-    margin: Fraction = Field(description="pictures are kept larger by this share, and a window moves over them in training")
+    margin: Fraction = Field(
+        description="pictures are kept larger by this share, and a window moves over them in training")
 
     @property
     def side(self) -> int: # of a kept picture, pixels
@@ -61,7 +62,8 @@ class Augment(Section):
     rotate: Annotated[float, Field(ge=0, le=180)] = Field(description="largest rotation, degrees either way")
     zoom: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative zoom in or out")
     shift: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest shift, fraction of the side")
-    crop: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest share of the picture a random window leaves out")
+    crop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="largest share of the picture a random window leaves out")
     brightness: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative change of brightness")
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative change of contrast")
     saturation: Annotated[float, Field(ge=0, le=1)] = Field(description="largest relative change of saturation")
@@ -71,7 +73,8 @@ class Model(Section):
     "The network."
     name: str = Field(description="small_cnn, xray_cnn, any of timm's such as resnet18, or torchvision's")
     weights: str | None = Field(description="a safetensors file, pretrained (timm's), or null: random")
-    normalise: Literal["auto", "half", "imagenet", "clip"] = Field(description="input statistics; auto follows the weights")
+    normalise: Literal["auto", "half", "imagenet", "clip"] = Field(
+        description="input statistics; auto follows the weights")
     head: Literal["linear", "deep"] = Field(description="one layer, or dropout, 512, 128 with batch norm")
     frozen: Literal["none", "half", "body"] = Field(description="which layers do not learn, counted from the input")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the last layer")
@@ -88,7 +91,8 @@ class Optim(Section):
     lr: Positive = Field(description="largest learning rate of the schedule; see the lr_find stage for its interval")
     wd: Annotated[float, Field(ge=0)] = Field(description="weight decay")
     mom: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum (first beta); one_cycle moves it itself")
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(description="rate of a layer group as a share of the group above it")
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="rate of a layer group as a share of the group above it")
     clip: Annotated[float, Field(ge=0)] = Field(description="largest norm of the gradient; 0 leaves it alone")
     accumulate: Count = Field(description="batches a step; their gradients are averaged")
 
@@ -96,7 +100,8 @@ class Schedule(Section):
     "The learning rate over time."
     name: Literal["one_cycle", "cosine", "step", "plateau"] = Field(description="how the rate falls after its rise")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="fraction of all steps spent rising to optim.lr")
-    every: Count = Field(description="step: epochs between two drops; plateau: epochs without a better train.monitor before one")
+    every: Count = Field(
+        description="step: epochs between two drops; plateau: epochs without a better train.monitor before one")
     gamma: Annotated[float, Field(gt=0, lt=1)] = Field(description="step, plateau: factor of a drop")
 
 class Train(Section):
@@ -108,7 +113,8 @@ class Train(Section):
     threads: Count = Field(description="torch CPU threads: 1, 2 and 4 give different bytes, so it is a parameter")
     monitor: Literal["val_loss", "val_accuracy"] = Field(description="what chooses the epoch whose weights are kept")
     patience: Annotated[int, Field(ge=0)] = Field(description="stop after so many epochs without a better one; 0 never")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(description="decay of the average of the weights that is judged; 0 is off")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="decay of the average of the weights that is judged; 0 is off")
     save_every: Annotated[int, Field(ge=0)] = Field(description="also keep the weights of every n-th epoch; 0 none")
 
 # %% ../nbs/00_core.ipynb #743ae536

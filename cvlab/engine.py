@@ -74,7 +74,7 @@ def log_seconds(output_path: Path, seconds: float, nb):
 # %% ../nbs/03_engine.ipynb #3ca2d412
 # a kernel speaks to us through a file socket, not through an open port
 LOCAL = Config({"KernelManager": {"transport": "ipc"},
-                "NotebookClient": {"extra_arguments": ["--log-level=50"]}}) # a kernel that is told to stop calls it an error
+                "NotebookClient": {"extra_arguments": ["--log-level=50"]}}) # being told to stop is no error
 
 class CvlabEngine:
     "papermill's engine with stable output; registered as `cvlab`."

@@ -92,7 +92,8 @@ def picture_cache(folder: str | Path, # where the samples' paths begin
     def fill(images):
         def put(i): images[i] = decode(Path(folder)/samples.path.iloc[i], size, samples.id.iloc[i])
         if old is not None: images[:] = old
-        with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(put, [i for b in again for i in range(b.start, b.stop)]))
+        todo = [i for b in again for i in range(b.start, b.stop)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(put, todo))
     write_cache(path, shape, fill)
     return np.load(path, mmap_mode="r")
 
@@ -194,5 +195,5 @@ def part_of(split: pd.DataFrame, # with column part
         if not why:
             raise LabError("the test part opens only with a reason: part_of(..., why='final evaluation of ...')")
         print(f"test part opened ({here.sum()} pictures): {why}")
-    return (Rows(images, np.flatnonzero(here)), pd.Categorical(split.label, sorted(split.label.unique())).codes[here].astype(np.int64),
-            split[here])
+    codes = pd.Categorical(split.label, sorted(split.label.unique())).codes
+    return Rows(images, np.flatnonzero(here)), codes[here].astype(np.int64), split[here]

@@ -16,9 +16,9 @@ import torch
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from .core import LabError
-from .repro import atomic_write, read_json, write_json
+from .repro import read_json, write_json, write_tensors
 
 # %% ../nbs/20_models.ipynb #ed398467
 def conv_block(ni: int, nf: int) -> nn.Sequential: # (bs, ni, h, w) -> (bs, nf, h/2, w/2)
@@ -41,10 +41,12 @@ class SmallCNN(nn.Module):
 class XrayCNN(nn.Sequential):
     "Convolutions 16, 64, 128, 128 with pooling and growing dropout; dense 128, 64, n_classes."
     def __init__(self, n_classes: int, size: int = 128): # pixels
-        def conv(ni, nf, padding, drop): return [nn.Conv2d(ni, nf, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(drop)]
+        def conv(ni, nf, padding, drop):
+            return [nn.Conv2d(ni, nf, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(drop)]
         side = (size - 2)//16
-        super().__init__(*conv(3, 16, 0, 0.), *conv(16, 64, 1, .25), *conv(64, 128, 1, .3), *conv(128, 128, 1, .4), nn.Flatten(),
-                         nn.Linear(128*side**2, 128), nn.ReLU(), nn.Dropout(.25), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, n_classes))
+        super().__init__(*conv(3, 16, 0, 0.), *conv(16, 64, 1, .25), *conv(64, 128, 1, .3), *conv(128, 128, 1, .4),
+                         nn.Flatten(), nn.Linear(128*side**2, 128), nn.ReLU(), nn.Dropout(.25),
+                         nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, n_classes))
 
 # %% ../nbs/20_models.ipynb #962821e0
 NETWORKS = {} # name: function of (n_classes, dropout, size)
@@ -80,7 +82,8 @@ def build(name: str, n_classes: int, dropout: float, size: int) -> nn.Module:
     if whose == "timm":
         import timm
         fixed = timm.get_pretrained_cfg(name).fixed_input_size # transformers are built for a size
-        return timm.create_model(name, num_classes=n_classes, drop_rate=dropout, **({"img_size": size} if fixed else {}))
+        extra = {"img_size": size} if fixed else {}
+        return timm.create_model(name, num_classes=n_classes, drop_rate=dropout, **extra)
     import torchvision
     extra = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
     return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **extra)
@@ -145,7 +148,8 @@ def replace_head(model: nn.Module, n_classes: int):
     "Put a `deep_head` where the last layer was."
     name = last_layer(model); last = model.get_submodule(name)
     if not isinstance(last, nn.Linear):
-        raise LabError(f"model.head: deep needs a linear last layer; {type(model).__name__} ends in {type(last).__name__}")
+        raise LabError(f"model.head: deep needs a linear last layer; {type(model).__name__} ends in "
+                       f"{type(last).__name__}")
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, deep_head(last.in_features, n_classes))
 
@@ -174,8 +178,9 @@ def layer_groups(model: nn.Module) -> list[list[str]]: # names of parameters, fr
     else:
         parts = dict.fromkeys(n.rpartition(".")[0] for n in names)
         groups = [[n for n in names if n.rpartition(".")[0] == p] for p in parts]
-    last = last_layer(model).split(".")[0] if len(groups) < 2 else ""
-    return groups if not last else [[n for n in names if not n.startswith(last)], [n for n in names if n.startswith(last)]]
+    if len(groups) > 1: return groups
+    last = last_layer(model).split(".")[0]
+    return [[n for n in names if not n.startswith(last)], [n for n in names if n.startswith(last)]]
 
 def freeze(model: nn.Module, part: str # none | half | body
           ):
@@ -187,15 +192,16 @@ def freeze(model: nn.Module, part: str # none | half | body
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
     "Modules whose parameters are all frozen: they stay in evaluation mode."
-    return [m for m in model.modules() if (own := list(m.parameters(recurse=False))) and not any(p.requires_grad for p in own)]
+    own = {m: list(m.parameters(recurse=False)) for m in model.modules()}
+    return [m for m, ps in own.items() if ps and not any(p.requires_grad for p in ps)]
 
 def rates(model: nn.Module, lr: float, # of the head
           decay: float = 1. # factor from a group to the one below
          ) -> list[tuple[list[Tensor], float]]: # parameters that learn, and their rate
     "Parameter groups for an optimiser, from the input to the head; frozen ones are left out."
     params, groups = dict(model.named_parameters()), layer_groups(model)
-    found = [([params[n] for n in g if params[n].requires_grad], lr*decay**(len(groups) - 1 - i)) for i, g in enumerate(groups)]
-    return [(g, r) for g, r in found if g]
+    learning = [[params[n] for n in g if params[n].requires_grad] for g in groups]
+    return [(g, lr*decay**(len(groups) - 1 - i)) for i, g in enumerate(learning) if g]
 
 # %% ../nbs/20_models.ipynb #bd4002e5
 def n_parameters(model: nn.Module) -> int:
@@ -225,8 +231,7 @@ def save_model(folder: str | Path, model: nn.Module,
                which: str = "best" # best | last | epoch-<n>
               ):
     "Write <which>.safetensors and <which>.json, each whole or not at all."
-    with atomic_write(Path(folder)/f"{which}.safetensors") as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, tmp)
+    write_tensors(Path(folder)/f"{which}.safetensors", model.state_dict())
     write_json(Path(folder)/f"{which}.json", info)
 
 def load_model(folder: str | Path, which: str = "best") -> tuple[nn.Module, dict]: # in evaluation mode, and its info

@@ -234,7 +234,8 @@ def _best_epoch(runs, monitor):
     top, b, last = [b.val_accuracy for b in best], best[0], runs[0].epoch.max()
     if len(runs) == 1: return f'Kept epoch {b.epoch:.0f} of {last:.0f} by {monitor}: val accuracy {b.val_accuracy:.3f}'
     lost = f', {len(runs) - len(best)} diverged' if len(best) < len(runs) else ''
-    return f'Val accuracy of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, mean {np.mean(top):.3f}{lost}'
+    return (f'Val accuracy of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, '
+            f'mean {np.mean(top):.3f}{lost}')
 
 def _mark_kept(ax, run, monitor):
     "A dot on the kept epoch."

@@ -55,7 +55,8 @@ class Predictor:
         "Name the class of each picture."
         return pd.DataFrame([(str(p), *self.one(p)) for p in paths], columns=["path", "label", "probability", "error"])
 
-def classify(weights: str | Path, paths: list[str | Path], device="cpu") -> pd.DataFrame: # path, label, probability, error
+def classify(weights: str | Path, paths: list[str | Path], device="cpu"
+            ) -> pd.DataFrame: # path, label, probability, error
     "Name the class of each picture, once."
     return Predictor(weights, device=device)(paths)
 
@@ -71,9 +72,12 @@ def find_weights(run: str | Path) -> Path: # a folder with best.json
     run = Path(run)
     found = [run] if (run/"best.json").exists() else sorted(f.parent for f in run.rglob("best.json"))
     if len(found) == 1: return found[0]
-    if not found: raise LabError(f"{run}: no best.json here or below; name what `cvlab train --out` named, or a folder of weights")
+    if not found:
+        raise LabError(f"{run}: no best.json here or below; name what `cvlab train --out` named, or a folder of "
+                       "weights")
     raise LabError(f"{run}: weights of {len(found)} runs; name one of them, such as {found[0]}")
 
+# %% ../nbs/45_predict.ipynb #3f0ac601
 def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]: # the split, and where its pictures were
     "What a run was trained on."
     for root in weights.parents:
@@ -93,7 +97,9 @@ def samples_for(weights: Path, part: str, data: str | Path | None, classes: list
     except LabError: return samples.assign(part=part), data
     known = split.id.isin(samples.id)
     if not known.any(): return samples.assign(part=part), data
-    if not known.all(): raise LabError(f"{data}: holds {known.sum()} of the {len(split)} pictures of the run's split; all or none, please")
+    if not known.all():
+        raise LabError(f"{data}: holds {known.sum()} of the {len(split)} pictures of the run's split; "
+                       "all or none, please")
     return split.assign(path=split.id.map(samples.drop_duplicates("id").set_index("id").path)), data
 
 def part_predictions(weights: str | Path, # folder with best.safetensors and best.json

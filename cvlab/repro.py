@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'UNHASHED', 'repo_root', 'settings', 'pick_device', 'seed_everything', 'use_threads', 'derive_seed',
-           'file_hash', 'json_hash', 'atomic_write', 'write_text', 'write_json', 'read_json', 'Lock', 'git_state',
-           'cpu_name', 'environment', 'folder_digest', 'write_if_changed']
+           'file_hash', 'json_hash', 'atomic_write', 'write_text', 'write_json', 'read_json', 'write_tensors', 'Lock',
+           'git_state', 'cpu_name', 'environment', 'folder_digest', 'write_if_changed']
 
 # %% ../nbs/01_repro.ipynb #afd0f4ab
-import fcntl, hashlib, json, os, platform, random, subprocess, sys, warnings
+import fcntl, hashlib, json, os, platform, random, subprocess, sys
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -41,8 +41,6 @@ def settings(root: str | Path | None = None # default: the repository around the
 # %% ../nbs/01_repro.ipynb #d2964060
 # an operation that MPS lacks runs on the CPU instead of failing
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-# fastai decorates two of its functions so; nobody who reads a run can do anything about it
-warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 def pick_device(name: str = "auto"): # -> torch.device
     "The device to compute on: auto | cpu | cuda | cuda:1 | mps."
@@ -113,6 +111,16 @@ def read_json(path: str | Path):
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise LabError(f"{path}: no such file; run the stage that writes it") from None
     except ValueError as e: raise LabError(f"{path}: no valid JSON ({e})") from None
+
+# %% ../nbs/01_repro.ipynb #a6f1b93c
+def write_tensors(path: str | Path, # .safetensors
+                  tensors: dict, # name: torch.Tensor, on any device
+                  said: dict[str, str] | None = None # text beside them
+                 ):
+    "Write tensors atomically."
+    from safetensors.torch import save
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()} # tied weights are written twice
+    with atomic_write(path) as tmp: tmp.write_bytes(save(whole, said))
 
 # %% ../nbs/01_repro.ipynb #cf639771
 class Lock:

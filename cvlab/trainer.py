@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn, Tensor
+from .core import LabError
 from fastai.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelFitException,
                                   CancelStepException)
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from .core import LabError
 from .models import freeze, frozen_modules, rates
 from .optim import optimizer
 from .repro import derive_seed, seed_everything
@@ -197,10 +197,13 @@ def is_out_of_memory(e: Exception) -> bool:
     return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(
         t in str(e).lower() for t in ("out of memory", "can't allocate memory"))
 
-def train(learn: Learner, epochs: int, lr: float, name: str = "one_cycle", warmup: float = .25, every: int = 10, gamma: float = .1
+def train(learn: Learner, epochs: int, lr: float, # the largest rate, of the head
+          name: str = "one_cycle", warmup: float = .25, every: int = 10, gamma: float = .1 # see `schedule`
          ) -> pd.DataFrame: # the history
-    "Train with a schedule; `learn` then holds the weights of the best epoch, `learn.last` those of the last. Raises `LabError` when there is none."
-    sched = schedule(name, lr*learn.rates, warmup, epochs, every, gamma, lambda: learn.history.scores(learn.keep_best.monitor))
+    """Train with a schedule; `learn` then holds the weights of the best epoch, `learn.last` those of the last.
+    Raises `LabError` when no epoch was completed."""
+    scores = lambda: learn.history.scores(learn.keep_best.monitor)
+    sched = schedule(name, lr*learn.rates, warmup, epochs, every, gamma, scores)
     try:
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr=lr, cbs=ParamScheduler(sched))
     except (RuntimeError, MemoryError) as e:

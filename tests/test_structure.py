@@ -9,7 +9,8 @@ from cvlab.repro import UNHASHED
 from cvlab.runs import STAGES
 
 NOTEBOOKS = sorted((TOP/"nbs").glob("[0-9][0-9]_*.ipynb"))
-NUMBER = {p.stem[3:]: int(p.stem[:2]) for p in NOTEBOOKS}
+EXPORTING = [p for p in NOTEBOOKS if "default_exp" in p.read_text()] # the others prove something of the library
+NUMBER = {p.stem[3:]: int(p.stem[:2]) for p in EXPORTING}
 PIPELINE = sorted(p.stem for p in (TOP/"nbs"/"pipeline").glob("*.ipynb"))
 
 
