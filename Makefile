@@ -22,7 +22,7 @@ lab: install ## open JupyterLab on this environment
 	  jupyter lab nbs/index.ipynb
 
 data: install ## draw the embedded dataset
-	@cvlab meadow
+	@cvlab data use meadow
 
 clean: install ## clean all notebooks, export the library, write the JSON schema
 	@cvlab clean && nbdev-export && cvlab schema

@@ -16,3 +16,4 @@ c = get_config()  # noqa: F821 (JupyterLab provides it)
 c.FileContentsManager.pre_save_hook = clean_pipeline_notebooks
 c.MultiKernelManager.default_kernel_name = "python3"
 c.ServerApp.root_dir = str(Path(__file__).resolve().parent.parent)
+c.LabApp.news_url = None # asks nobody whether they want news

@@ -134,6 +134,8 @@ class Baseline(Section):
     "The simple models every network has to beat."
     bins: Annotated[int, Field(ge=2, le=16)] = Field(description="bins a colour channel of the histogram")
     C: Positive = Field(description="inverse regularisation of the logistic regression")
+    probe_C: Positive = Field(
+        description="inverse regularisation of the linear probe on a network's features; drawn only with model.weights")
 
 class Evaluate(Section):
     "What is looked at."

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from .core import LabError
+from .data import to_rgb, why_not
 from .repro import atomic_write, derive_seed, json_hash
 
 # %% ../nbs/11_loaders.ipynb #8b085f55
@@ -30,11 +31,10 @@ def decode(path: str | Path, # any file Pillow reads
             raise LabError(f"{path}: not the file that the split was made of; run the prepare stage again")
         with Image.open(io.BytesIO(data)) as im:
             im.draft("RGB", (size, size)) # JPEG decodes at a lower resolution where that is enough
-            im = ImageOps.exif_transpose(im).convert("RGB")
-            return np.asarray(ImageOps.fit(im, (size, size), Image.Resampling.BILINEAR))
+            return np.asarray(ImageOps.fit(to_rgb(im), (size, size), Image.Resampling.BILINEAR))
     except LabError: raise
     except Exception as e: # a hostile file makes a decoder raise anything
-        raise LabError(f"{path}: cannot be read ({e}); was the file changed since the prepare stage?") from None
+        raise LabError(f"{path}: {why_not(e, path)}") from None
 
 # %% ../nbs/11_loaders.ipynb #78da3732
 BLOCK = 256 # pictures under one checksum
@@ -84,7 +84,7 @@ def picture_cache(folder: str | Path, # where the samples' paths begin
                   cache: str | Path # folder of the caches
                  ) -> np.ndarray: # uint8 (n, size, size, 3), a read-only memory map
     "All pictures of the table as bytes, decoded at most once; damaged parts are decoded again."
-    path = Path(cache)/f"{json_hash(['decode-2', size, samples.id.tolist()])[:24]}.npy"
+    path = Path(cache)/f"{json_hash(['decode-3', size, samples.id.tolist()])[:24]}.npy"
     shape = (len(samples), size, size, 3)
     old, damaged = read_cache(path, shape)
     if old is not None and not damaged: return old

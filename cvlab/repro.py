@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'UNHASHED', 'repo_root', 'settings', 'pick_device', 'seed_everything', 'use_threads', 'derive_seed',
-           'file_hash', 'json_hash', 'atomic_write', 'write_text', 'write_json', 'read_json', 'write_tensors', 'Lock',
-           'git_state', 'cpu_name', 'environment', 'folder_digest', 'write_if_changed']
+           'file_hash', 'json_hash', 'atomic_write', 'atomic_folder', 'is_alive', 'write_text', 'write_json',
+           'read_json', 'write_tensors', 'Lock', 'git_state', 'cpu_name', 'environment', 'folder_digest',
+           'write_if_changed']
 
 # %% ../nbs/01_repro.ipynb #afd0f4ab
-import fcntl, hashlib, json, os, platform, random, subprocess, sys
+import fcntl, hashlib, json, os, platform, random, shutil, subprocess, sys
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -96,6 +97,28 @@ def atomic_write(path: str | Path): # yields a temporary Path to write to
         if e.errno == 28: raise LabError(f"{path}: the disk is full; free some space and run this again") from None
         raise
     finally: tmp.unlink(missing_ok=True)
+
+# %% ../nbs/01_repro.ipynb #13c9563d
+@contextmanager
+def atomic_folder(path: str | Path): # yields a temporary folder to write to
+    "Make a whole folder or none; what a killed process left beside it is removed."
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        if not is_alive(int(left.name.split(".")[-2])): shutil.rmtree(left)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp"); tmp.mkdir()
+    try:
+        yield tmp
+        if not path.exists(): os.replace(tmp, path) # else another process was faster
+    except OSError as e:
+        if e.errno == 28: raise LabError(f"{path}: the disk is full; free some space and run this again") from None
+        raise
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def is_alive(pid: int) -> bool:
+    "Does a process of that number run?"
+    try: os.kill(pid, 0); return True
+    except ProcessLookupError: return False
+    except PermissionError: return True
 
 # %% ../nbs/01_repro.ipynb #8a5ff97e
 def write_text(path: str | Path, text: str):

@@ -1,5 +1,5 @@
 "Shared helpers: run pipeline notebooks in this process, and clones of the repository in temporary folders."
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import matplotlib
@@ -36,6 +36,16 @@ def sh(clone, *command, check=True):
     if check and done.returncode:
         raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done
+
+
+def clone_into(clone):
+    "A repository of its own, with the files git would give a stranger."
+    for f in subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=TOP,
+                            capture_output=True, text=True, check=True).stdout.split("\0"):
+        if f and (TOP/f).is_file(): (clone/f).parent.mkdir(parents=True, exist_ok=True); shutil.copy2(TOP/f, clone/f)
+    sh(clone, "git", "init", "-q"); sh(clone, "git", "add", ".")
+    sh(clone, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "as published")
+    return clone
 
 
 @pytest.fixture(scope="session")

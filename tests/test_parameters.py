@@ -29,13 +29,15 @@ FLIPS = {
     "train.patience": ("train", 1), "train.ema": ("train", .9), "train.save_every": ("train", 1),
     "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
     "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
-    "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01), "evaluate.samples": ("evaluate", 5),
+    "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
+    "baseline.probe_C": ("baseline", 1.), "evaluate.samples": ("evaluate", 5),
 }
 # where a parameter shows only in company
 COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough for loss and accuracy to disagree
            "train.patience": ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=6", "augment.hflip=0.0"],
            "optim.mom": ["schedule.name=cosine"], # one_cycle moves it itself
            "schedule.every": ["schedule.name=step", "train.epochs=4"],
+           "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
              "experiments": "likewise"}
@@ -84,7 +86,8 @@ def test_same_parameters_same_bytes(lab, references):
 @pytest.mark.parametrize("key", FLIPS)
 def test_parameter_acts(key, lab, references):
     stage, value = FLIPS[key]
-    if value == "WEIGHTS": value = lab[0]/"base"/"weights"/"seed-0"/"best.safetensors"
-    extra = COMPANY.get(key, [])
+    weights = str(lab[0]/"base"/"weights"/"seed-0"/"best.safetensors")
+    value = weights if value == "WEIGHTS" else value
+    extra = [e.replace("WEIGHTS", weights) for e in COMPANY.get(key, [])]
     ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
     assert run(lab, key, stage, [*extra, f"{key}={value}"]) != ref, f"{key}={value} changes nothing"

@@ -3,7 +3,7 @@ import os, re, shutil, signal, subprocess, time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, TOP, environ, sh
+from conftest import BIN, TOP, clone_into, environ, sh
 from cvlab.core import LabError, read_yaml
 from cvlab.fixtures import tiny_folder
 from cvlab.repro import Lock
@@ -26,12 +26,7 @@ def state(clone): return {f: (clone/f).read_bytes() for f in ("dvc.lock", "READM
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     "A repository of its own, with the files git would give a stranger, made small."
-    clone = tmp_path_factory.mktemp("clone")/"cvlab"
-    for f in subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=TOP,
-                            capture_output=True, text=True, check=True).stdout.split("\0"):
-        if f and (TOP/f).is_file(): (clone/f).parent.mkdir(parents=True, exist_ok=True); shutil.copy2(TOP/f, clone/f)
-    sh(clone, "git", "init", "-q"); sh(clone, "git", "add", ".")
-    sh(clone, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "as published")
+    clone = clone_into(tmp_path_factory.mktemp("clone")/"cvlab")
     edit(clone, **SMALL)
     sh(clone, BIN/"cvlab", "runs", "prune") # the seeds that are no longer asked for
     tiny_folder(clone/"data")
