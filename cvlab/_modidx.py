@@ -222,6 +222,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'cvlab.lab_data': { 'cvlab.lab_data.add': ('lab_data.html#add', 'cvlab/lab_data.py'),
                                 'cvlab.lab_data.check_replaceable': ('lab_data.html#check_replaceable', 'cvlab/lab_data.py'),
                                 'cvlab.lab_data.copy_samples': ('lab_data.html#copy_samples', 'cvlab/lab_data.py'),
+                                'cvlab.lab_data.differences': ('lab_data.html#differences', 'cvlab/lab_data.py'),
                                 'cvlab.lab_data.dvc': ('lab_data.html#dvc', 'cvlab/lab_data.py'),
                                 'cvlab.lab_data.import_set': ('lab_data.html#import_set', 'cvlab/lab_data.py'),
                                 'cvlab.lab_data.last_line': ('lab_data.html#last_line', 'cvlab/lab_data.py'),
