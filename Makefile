@@ -27,10 +27,13 @@ data: install ## draw the embedded dataset
 clean: install ## clean all notebooks, export the library, write the JSON schema
 	@cvlab clean && nbdev-export && cvlab schema
 
-lock: ## resolve requirements.txt and requirements-dev.txt anew (needs uv, the extra `dev`)
+lock: ## resolve requirements.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
-	echo uv | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements-dev.txt
+	for extra in dev:uv parquet:pyarrow; do \
+	  echo $${extra#*:} | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
+	    -o requirements-$${extra%:*}.txt || exit 1; \
+	done
 
 install: $(VENV)/.installed ## the environment in .venv (3 GB to download, 6.5 GB on disk), hash-locked
 

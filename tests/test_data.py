@@ -59,6 +59,20 @@ def test_a_table_in_an_archive_decides_parts(tmp_path):
     assert (preds.part == "test").sum() == 10 and {"logit_round", "logit_edged"} < set(preds.columns)
 
 
+def test_a_table_of_pictures_keeps_its_parts(tmp_path):
+    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    files = sorted(tiny_folder(tmp_path/"tiny", n=40).rglob("*.png"))
+    for part, some in (("train", files[::2]), ("test", files[1::2])):
+        table = pd.DataFrame(dict(image=[dict(bytes=f.read_bytes(), path=f.name) for f in some], label=[f.parent.name for f in some]))
+        (tmp_path/"hub/data").mkdir(parents=True, exist_ok=True)
+        table.to_parquet(tmp_path/f"hub/data/{part}-00000-of-00001.parquet")
+    code, out, err = cvlab("data", "check", tmp_path/"hub")
+    assert code == 0 and "40 pictures of 2 classes can be used" in out, err
+    run_inline("prepare", tmp_path/"run/prepare", [*QUICK, f"data.path={tmp_path/'hub'}", "split.val=0.2"])
+    split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
+    assert split.part.value_counts().to_dict() == {"test": 20, "train": 16, "val": 4} and set(split.label) == {"disc", "square"}
+
+
 def test_an_archive_that_leads_out_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path/"evil.zip", "w") as z: z.writestr("../../evil.png", "x")
     for command in (["data", "check"], ["train", "--data"]):
