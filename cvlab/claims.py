@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
-           'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'class_metrics', 'results_of',
-           'column_of', 'lr_found', 'lookup', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations',
-           'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in',
-           'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of', 'check_text',
-           'notebook_markdown']
+           'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
+           'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'Claim', 'value_of', 'rounded', 'text_of',
+           'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes',
+           'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of',
+           'check_text', 'notebook_markdown']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -25,6 +25,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from .core import LabError, line_of, nearest, read_yaml
 from .data import read_split
 from .metrics import evaluate, over_seeds, read_predictions
+from .repro import read_json
 
 # %% ../nbs/70_claims.ipynb #fe54f924
 def argument(node: ast.expr # as parsed
@@ -126,14 +127,18 @@ def seed_metrics(paths: list[Path], metric: str) -> dict: # mean, sd, n, low, hi
     "Summary of a metric over files; intervals stay within what the metric can be."
     return over_seeds((metric_of(p, metric) for p in paths), bounds=bounds(metric))
 
-def over_splits(paths: list[Path], metric: str, train: int, test: int # pictures in the two parts
-               ) -> dict: # mean, sd, n, low, high
+def over_splits(values, train: int, test: int, # pictures in the two parts
+                bounds=(-math.inf, math.inf)) -> dict: # mean, sd, n, low, high
     """Summary over random splits of one set. They share pictures, so the interval is widened as
     [Nadeau and Bengio](https://doi.org/10.1023/A:1024068626366) propose."""
-    s = over_seeds(metric_of(p, metric) for p in paths)
+    s = over_seeds(values)
     if s["sd"] is None: return s
-    half, (least, most) = (s["high"] - s["mean"])*math.sqrt(1 + s["n"]*test/train), bounds(metric)
+    half, (least, most) = (s["high"] - s["mean"])*math.sqrt(1 + s["n"]*test/train), bounds
     return {**s, "low": max(least, s["mean"] - half), "high": min(most, s["mean"] + half)}
+
+def split_metrics(paths: list[Path], metric: str, train: int, test: int) -> dict: # mean, sd, n, low, high
+    "Summary of a metric over random splits."
+    return over_splits((metric_of(p, metric) for p in paths), train, test, bounds(metric))
 
 @formula
 def _mean(paths, metric): return seed_metrics(paths, metric)["mean"]
@@ -144,13 +149,37 @@ def _low(paths, metric): return seed_metrics(paths, metric)["low"]
 @formula
 def _high(paths, metric): return seed_metrics(paths, metric)["high"]
 @formula
-def _split_low(paths, metric, train, test): return over_splits(paths, metric, train, test)["low"]
+def _split_low(paths, metric, train, test): return split_metrics(paths, metric, train, test)["low"]
 @formula
-def _split_high(paths, metric, train, test): return over_splits(paths, metric, train, test)["high"]
+def _split_high(paths, metric, train, test): return split_metrics(paths, metric, train, test)["high"]
 @formula
 def _min(paths, metric): return min(metric_of(p, metric) for p in paths)
 @formula
 def _max(paths, metric): return max(metric_of(p, metric) for p in paths)
+
+# %% ../nbs/70_claims.ipynb #f1eea2bd
+def gains(paths: list[Path], metric: str, baseline: str # name of its file, such as probe
+         ) -> list[float]: # one a split
+    "How much better the network is than a baseline, split by split."
+    network = {p.parents[2]: p for p in paths if p.name == "predictions.csv"} # split-0/evaluate/seed-0/
+    other = {p.parents[1]: p for p in paths if p.name == f"{baseline}.csv"} # split-0/baseline/
+    if not network or network.keys() != other.keys():
+        raise LabError(f"{len(network)} predictions.csv and {len(other)} {baseline}.csv that do not pair")
+    for split in network:
+        asked = [set(t.id[t.part == "test"]) for t in map(read_predictions, (network[split], other[split]))]
+        if asked[0] != asked[1]: raise LabError(f"{split.name}: the network and {baseline} judged different pictures")
+    return [metric_of(network[s], metric) - metric_of(other[s], metric) for s in sorted(network)]
+
+@formula
+def _gain(paths, metric, baseline): return over_seeds(gains(paths, metric, baseline))["mean"]
+@formula
+def _gain_low(paths, metric, baseline, train, test):
+    return over_splits(gains(paths, metric, baseline), train, test)["low"]
+@formula
+def _gain_high(paths, metric, baseline, train, test):
+    return over_splits(gains(paths, metric, baseline), train, test)["high"]
+@formula
+def _seconds(paths): return min(read_json(p)["seconds"] for p in paths)
 
 # %% ../nbs/70_claims.ipynb #26a733d8
 def class_metrics(path: Path, name: str # class

@@ -70,7 +70,7 @@ def has_parts(folder: Path) -> bool:
     names = [PARTS.get(d.name.lower()) for d in tops]
     return "train" in names and len(set(names)) > 1 and all(names)
 
-# %% ../nbs/10_data.ipynb #ae6760eb
+# %% ../nbs/10_data.ipynb #6a428756
 def list_table(table: Path) -> pd.DataFrame: # COLUMNS
     "The pictures that a CSV names."
     try: df = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -84,10 +84,10 @@ def list_table(table: Path) -> pd.DataFrame: # COLUMNS
     df["part"] = df.part.str.strip().str.lower()
     if (odd := ~df.part.isin(["", *PARTS])).any():
         raise LabError(f"{table}: line {odd.idxmax() + 2}: part {df.part[odd.idxmax()]!r} is none of train, val, test")
-    said = [verdict_of(table.parent, p, l) for p, l in zip(df.path, df.label)]
-    twice = df.duplicated("path")
-    return df.assign(part=df.part.map({"": "", **PARTS}), verdict=["refused" if w or t else "" for w, t in zip(said, twice)],
-                     why=[w or ("named twice in the table" if t else "") for w, t in zip(said, twice)])[COLUMNS]
+    twice = df.duplicated("path").map({True: "named twice in the table", False: ""})
+    why = [verdict_of(table.parent, p, l) or t for p, l, t in zip(df.path, df.label, twice)]
+    return df.assign(part=df.part.map({"": "", **PARTS}), why=why,
+                     verdict=["refused" if w else "" for w in why])[COLUMNS]
 
 def verdict_of(root: Path, path: str, label: str) -> str: # "" or why it is refused
     "What speaks against a line of a table."
@@ -148,7 +148,7 @@ def why_not(e: Exception, path: str | Path = "") -> str:
     return next((t for k, t in known.items() if isinstance(e, k)), "") or (
         (str(e).splitlines() or [type(e).__name__])[0].replace(str(path), Path(path).name)[:120])
 
-# %% ../nbs/10_data.ipynb #799d81f9
+# %% ../nbs/10_data.ipynb #f134346f
 def tie(hashes: pd.Series, given: pd.Series) -> pd.Series: # a name for each group
     "Groups: pictures with equal bytes belong together, and so do those of one given group (\"\" is none)."
     given = given.where(given != "", hashes)
@@ -165,9 +165,10 @@ def name_samples(files: pd.DataFrame, # path, label, part, group
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
     ids = hashes + copy.map(lambda n: f"-{n}" if n else "")
-    return pd.DataFrame(dict(id=ids, path=files.path, label=files.label, group=tie(hashes, files.group), part=files.part)
-                       ).reset_index(drop=True)
+    columns = dict(id=ids, path=files.path, label=files.label, group=tie(hashes, files.group), part=files.part)
+    return pd.DataFrame(columns).reset_index(drop=True)
 
+# %% ../nbs/10_data.ipynb #a637f5b4
 def find_samples(source: str | Path) -> pd.DataFrame: # id, path, label, group, part
     "The samples of a source whose pictures are known to be good; `cvlab.intake.open_data` looks into them."
     folder, files = read_source(source)
@@ -184,10 +185,11 @@ def check_classes(source, samples: pd.DataFrame):
     if len(counts) < 2:
         raise LabError(f"{source}: found pictures of {len(counts)} classes; put each class into a subfolder of its own")
     least = 3 - samples.part.isin(["val"]).any() - samples.part.isin(["test"]).any()
-    training = samples[samples.part.isin(["", "train"])].groupby("label").group.nunique().reindex(counts.index, fill_value=0)
+    training = samples[samples.part.isin(["", "train"])].groupby("label").group.nunique()
+    training = training.reindex(counts.index, fill_value=0)
     if training.min() < least:
-        raise LabError(f"{source}: class {training.idxmin()!r} has {training.min()} different picture(s) to learn from; "
-                       f"it needs at least {least}")
+        raise LabError(f"{source}: class {training.idxmin()!r} has {training.min()} different picture(s) to learn "
+                       f"from; it needs at least {least}")
 
 # %% ../nbs/10_data.ipynb #ed91822d
 def split_samples(samples: pd.DataFrame, # id, path, label, group, part ("" or train may be drawn from)
@@ -215,6 +217,7 @@ def split_samples(samples: pd.DataFrame, # id, path, label, group, part ("" or t
                            f"add pictures or enlarge split.{name}")
     return out
 
+# %% ../nbs/10_data.ipynb #0f6b273f
 def clash(samples: pd.DataFrame, key: pd.Series, value: pd.Series) -> list[str]: # two paths, or none
     "Two samples of one key with different values."
     odd = value.groupby(key).nunique()
@@ -225,7 +228,8 @@ def clash(samples: pd.DataFrame, key: pd.Series, value: pd.Series) -> list[str]:
 def most_common(samples: pd.DataFrame) -> pd.Series: # label, by group
     "The class that a group is drawn as: a patient may have pictures of two."
     n = samples.groupby(["group", "label"]).size().reset_index(name="n")
-    return n.sort_values(["n", "label"], ascending=[False, True]).drop_duplicates("group").set_index("group").label.sort_index()
+    n = n.sort_values(["n", "label"], ascending=[False, True]).drop_duplicates("group")
+    return n.set_index("group").label.sort_index()
 
 def draw(groups: pd.Series, fraction: float, seed: int): # -> (kept, drawn)
     "A stratified draw of a fraction of the groups."

@@ -17,9 +17,9 @@ from .core import LabError
 from .data import check_classes, find_root, name_samples, read_source, to_rgb, why_not
 from .packed import unpacked
 
-# %% ../nbs/13_intake.ipynb #91b8bacf
-MODES = {"P": "a palette", "PA": "a palette", "L": "", "RGB": "", "1": "one bit", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "Lab",
-         "HSV": "HSV", "RGBA": "alpha, on white", "LA": "alpha, on white", "RGBX": "", "RGBa": "alpha, on white"}
+# %% ../nbs/13_intake.ipynb #c249b6a6
+MODES = {"P": "a palette", "PA": "a palette", "L": "", "RGB": "", "RGBX": "", "1": "one bit", "CMYK": "CMYK",
+         "YCbCr": "YCbCr", "LAB": "Lab", "HSV": "HSV", **dict.fromkeys(("RGBA", "RGBa", "LA"), "alpha, on white")}
 SAME = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"} # suffixes that are not their format's name
 
 def notes_on(im: Image.Image, suffix: str) -> list[str]:
@@ -46,7 +46,8 @@ def look(path: Path) -> dict: # hash, width, height, mode, format, verdict, why
             to_rgb(im)
             notes = notes_on(im, path.suffix[1:].lower())
             found |= dict(width=im.width, height=im.height, mode=im.mode, format=im.format)
-        return {**found, "hash": hashlib.sha256(data).hexdigest(), "verdict": "converted" if notes else "", "why": "; ".join(notes)}
+        hash_, verdict = hashlib.sha256(data).hexdigest(), "converted" if notes else ""
+        return {**found, "hash": hash_, "verdict": verdict, "why": "; ".join(notes)}
     except Exception as e: return {**found, "why": why_not(e, path)}
 
 # %% ../nbs/13_intake.ipynb #e9b9eef8
@@ -63,8 +64,9 @@ def contradictions(samples: pd.DataFrame) -> pd.Series: # why, by index of sampl
             why[i] = f"the same picture as {other.path}, of class {other.label}"
     return why
 
-# %% ../nbs/13_intake.ipynb #0272aff3
-Data = namedtuple("Data", "folder samples said") # where paths begin; id, path, label, group, part, width, height, mode; path, verdict, why
+# %% ../nbs/13_intake.ipynb #059abbe6
+# folder: where paths begin; samples: id, path, label, group, part, width, height, mode; said: path, verdict, why
+Data = namedtuple("Data", "folder samples said")
 
 def pictures_root(source: str | Path, cache: str | Path) -> Path:
     "The folder where the paths of a source's samples begin."
@@ -97,7 +99,7 @@ def open_data(source: str | Path, cache: str | Path = ".cvlab/cache") -> Data:
         raise LabError(f"{e}; {n} picture(s) were refused, `cvlab data check` says why" if n else str(e)) from None
     return data
 
-# %% ../nbs/13_intake.ipynb #c9580bf3
+# %% ../nbs/13_intake.ipynb #a5e7939e
 def printable(text: str) -> str:
     "A name on one line, whatever is in it."
     return text if text.isprintable() else repr(text)[1:-1]
@@ -108,7 +110,8 @@ def report(data: Data, most: int = 20 # names listed of each verdict; where ther
     s = data.samples
     lines = [f"{len(s)} pictures of {s.label.nunique()} classes can be used"]
     s = s.assign(label=s.label.map(printable))
-    table = pd.crosstab(s.label, s.part) if (s.part != "").any() else s.label.value_counts(sort=False).to_frame("pictures")
+    counts = s.label.value_counts(sort=False).to_frame("pictures")
+    table = pd.crosstab(s.label, s.part) if (s.part != "").any() else counts
     lines += [f"  {l}" for l in table.to_string().splitlines() if l.strip() not in ("label",)]
     if len(few := s.label.value_counts()[lambda n: n < 10]):
         lines.append(f"small: {', '.join(f'{k} ({n})' for k, n in few.items())}; nothing measured on so few is certain")

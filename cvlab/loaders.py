@@ -164,6 +164,7 @@ class Batches:
 
     def __iter__(self):
         gen = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        if self.train: self.epoch += 1
         order = torch.randperm(len(self.images), generator=gen) if self.train else torch.arange(len(self.images))
         size = self.size or self.images.shape[1]
         buffer = torch.empty(self.bs, size, size, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda")

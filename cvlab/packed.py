@@ -129,7 +129,7 @@ def columns_of(table: Path, schema) -> tuple[str, str, list[str]]: # column of p
         raise LabError(f"{table}: column {labels[0]!r} holds {kind}; a class is a name or a number")
     return pictures[0], labels[0], (features.get(labels[0]) or {}).get("names", [])
 
-# %% ../nbs/15_packed.ipynb #c31d9fc6
+# %% ../nbs/15_packed.ipynb #a9ab5660
 def rows_in(table: Path, part: str): # yields bytes or None, and a dict: label, part, group
     "The pictures of a table and what it says of them."
     for batch in batches(table):
@@ -144,8 +144,9 @@ def rows_in(table: Path, part: str): # yields bytes or None, and a dict: label, 
 def suffix_of(data: bytes) -> str:
     "The usual suffix of what these bytes are; .png where nobody can tell."
     try:
-        with Image.open(io.BytesIO(data)) as im: suffix = "." + {"JPEG": "jpg", "MPO": "jpg"}.get(im.format, im.format.lower())
+        with Image.open(io.BytesIO(data)) as im: name = im.format.lower()
     except Exception: return ".png" # it is refused later, with the reason
+    suffix = "." + {"jpeg": "jpg", "mpo": "jpg"}.get(name, name)
     return suffix if suffix in SUFFIXES else ".png"
 
 def unpack_tables(source: Path, tables: list[Path], into: Path) -> Path: # a folder with samples.csv
@@ -164,7 +165,7 @@ def unpack_tables(source: Path, tables: list[Path], into: Path) -> Path: # a fol
                     if data is not None: (tmp/path).write_bytes(data)
                     lines.append(dict(path=path, **said))
             pd.DataFrame(lines, columns=["path", "label", "part", "group"]).to_csv(tmp/"samples.csv", index=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, arrow().ArrowException) as e: # of whatever stands in the file
+    except (*BROKEN, TypeError, KeyError, AttributeError, arrow().ArrowException) as e: # whatever stands in the file
         raise LabError(f"{source}: cannot be read as a table of pictures ({why_not(e)})") from None
     return target
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from pathlib import Path
 from PIL import Image
-from .metrics import classes_of, fmt_interval, over_seeds, predicted, probabilities
+from .metrics import classes_of, fmt_interval, over_seeds, predicted, probabilities, true_probability
 from .repro import atomic_write
 
 # %% ../nbs/31_plots.ipynb #9ab692a2
@@ -245,7 +245,8 @@ def _mark_kept(ax, run, monitor):
 # %% ../nbs/31_plots.ipynb #87402a1f
 def plot_history(
     results, # results table (epoch, train_loss, val_loss, val_accuracy, lr), or a dict of them by run name
-    monitor:str='val_loss' # the column that the epoch was kept by
+    monitor:str='val_loss', # the column that the epoch was kept by
+    n:int|None=None # validation pictures, for the title
 ) -> Figure: # three panels: loss, accuracy, learning rate
     "Training curves of one run, or of several seeds laid over one another."
     runs = list(results.values()) if isinstance(results, dict) else [results]
@@ -261,7 +262,7 @@ def plot_history(
     if losses.max() > 50 * losses.median(): axes[0].set_yscale('log') # a training that blew up, and still readable
     _legend_above(axes[0], ncols=2)
     if len(runs) == 1: _mark_kept(axes[1], runs[0], monitor)
-    _title(fig, _best_epoch(runs, monitor))
+    _title(fig, _best_epoch(runs, monitor) + (f' (n = {n})' if n else ''))
     return fig
 
 # %% ../nbs/31_plots.ipynb #9be04bd4
@@ -363,7 +364,7 @@ def plot_probabilities(
 ) -> Figure: # stacked histogram, right and wrong
     "Histogram of the probability given to the true class."
     rows = preds[preds.part == part]
-    p = probabilities(rows)[np.arange(len(rows)), pd.Index(classes_of(rows)).get_indexer(rows.label)]
+    p = true_probability(rows)
     right = predicted(rows) == rows.label.to_numpy()
     fig, ax = _figure(6, 3.2)
     names = [f'right ({right.sum()})', f'wrong ({(~right).sum()})']

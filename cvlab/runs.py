@@ -26,7 +26,7 @@ STAGES = {"prepare": ("data", "split"),
           "baseline": ("data", "model", "baseline"),
           "lr_find": ("data", "augment", "model", "loss", "optim", "train", "lr_find"),
           "train": ("data", "augment", "model", "loss", "optim", "schedule", "train"),
-          "evaluate": ("data", "train", "evaluate"),
+          "evaluate": ("data", "augment", "train", "evaluate"),
           "compare": ("train", "seeds", "experiments"),
           "report": ("seeds", "experiments", "train")}
 PER_SEED = ("train", "weights", "evaluate") # folders for each experiment and seed
@@ -158,6 +158,7 @@ def keep_measured(run: str | Path, # root of a `cvlab train`
     run, folder = Path(run), Path(folder)
     files = [f for name in ("split.csv", "predictions.csv", "results.csv", "params.yaml", "majority.csv",
                             "histogram.csv", "probe.csv") for f in sorted(run.rglob(name))]
+    files += sorted(f for f in run.rglob("timing.json") if "train" in f.relative_to(run).parts)
     if not any(f.name == "predictions.csv" for f in files):
         raise LabError(f"{run}: no predictions.csv here or below; name the folder that `cvlab train --out` named")
     shutil.rmtree(folder, ignore_errors=True)
