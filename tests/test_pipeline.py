@@ -3,10 +3,12 @@ import os, re, shutil, signal, subprocess, time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, TOP, clone_into, environ, sh
+from conftest import BIN, TOP, clone_into, environ, run_inline, sh
 from cvlab.core import LabError, read_yaml
 from cvlab.fixtures import tiny_folder
-from cvlab.repro import Lock
+from cvlab.models import create_model
+from cvlab.repro import Lock, read_json, write_tensors
+from cvlab.runs import smoke_root
 
 SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "bs: 32": "bs: 8", "steps: 80": "steps: 20",
          "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "seeds: [0, 1, 2]": "seeds: [0]"}
@@ -66,6 +68,18 @@ def test_forced_again_gives_the_same_bytes(clone, first):
     assert ran(sh(clone, BIN/"dvc", "repro", "--force", "--single-item", *kinds)) == set(kinds)
     assert state(clone) == before
     assert sh(clone, "git", "diff", "--name-only", "runs").stdout == "", "not even the files that no hash covers"
+
+
+def test_a_range_test_without_a_curve_says_so(tmp_path, capsys):
+    state = create_model("small_cnn", 2).state_dict()
+    write_tensors(tmp_path/"nan.safetensors", {k: v*float("nan") for k, v in state.items()})
+    root, overrides = smoke_root("lr_find")
+    nan = [f"model.weights={tmp_path/'nan.safetensors'}", "model.normalise=half"]
+    run_inline("lr_find", root/"lr_find", [*overrides, *nan])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("No interval: repeat 0: no curve: the first loss is not")
+    said = read_json(root/"lr_find"/"lr.json")
+    assert said["lr"] is None and len(said["notes"]) == 2
+    assert (root/"lr_find"/"curves.csv").read_text() == "lr,loss,repeat\n"
 
 
 def test_editing_one_experiment_runs_it_and_what_compares_it(clone, first):
