@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['GREY', 'YIQ', 'uniform', 'window_draw', 'affine_draw', 'move_batch', 'hue_matrix', 'colour_draw', 'colour_batch',
-           'augment_batch', 'augmenter']
+           'augment_batch', 'augmenter', 'draws']
 
 # %% ../nbs/12_augment.ipynb #9c1cedb8
 import math
 from functools import partial
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .loaders import Batches
 
 # %% ../nbs/12_augment.ipynb #d2c565b2
 def uniform(gen: torch.Generator, n: int, width: float) -> Tensor: # (n,) in [-width, width]
@@ -84,3 +86,16 @@ def augment_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
 def augmenter(**params): # arguments of `augment_batch`
     "A function of (xb, generator), or None when nothing is switched on."
     return partial(augment_batch, **params) if any(params.values()) else None
+
+# %% ../nbs/12_augment.ipynb #b79cfee3
+def draws(images, # uint8 (n, h, w, 3); the first is drawn
+          augment: dict[str, float], # the parameters of augment, flips included
+          size: int, # side that the network sees, pixels
+          seed: int = 0, n: int = 7) -> dict[str, np.ndarray]: # float (n, size, size, 3) in [0, 1], by option
+    "Some training pictures as each option makes them, and as all together do."
+    def some(hflip=0., vflip=0., **rest):
+        dl = Batches(np.repeat(images[:1], n, 0), np.zeros(n), n, size, train=True, seed=seed, hflip=hflip,
+                     vflip=vflip, augment=augmenter(**rest))
+        return next(iter(dl))[0].permute(0, 2, 3, 1).numpy()/2 + .5
+    on = {k: v for k, v in augment.items() if v}
+    return {**{f"{k} {v:g}": some(**{k: v}) for k, v in on.items()}, "all": some(**on)}

@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from torch import nn
 from .core import LabError, read_yaml
-from .data import SUFFIXES, read_split
+from .data import read_split
 from .intake import pictures_root, read_data
 from .loaders import STATS, Batches, decode, part_of, picture_cache
 from .models import last_layer, load_model
+from .packed import SUFFIXES
 from .repro import read_json
 
 # %% ../nbs/45_predict.ipynb #bcddcc04
