@@ -130,7 +130,7 @@ def test_killed_twice_it_ends_in_the_same_bytes(trained, tmp_path):
     assert code == 0 and "to do: train, evaluate; the training goes on" in err and "prepare ..." not in err, err
     assert printed.splitlines()[:-1] == said.splitlines()[:-1], "the same accuracies"
     for f in ("weights/seed-3/best.safetensors", "weights/seed-3/last.safetensors", "train/seed-3/results.csv",
-              "train/seed-3/train.log", "evaluate/seed-3/predictions.csv"):
+              "evaluate/seed-3/predictions.csv"):
         assert (out/f).read_bytes() == (root/"run"/f).read_bytes(), f
     assert not stored.exists()
     (out/"evaluate/seed-3/evaluate.ipynb").unlink() # as if killed in the last stage
