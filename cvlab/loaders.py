@@ -22,12 +22,12 @@ from .repro import atomic_write, derive_seed, json_hash
 # %% ../nbs/11_loaders.ipynb #8b085f55
 def decode(path: str | Path, # any file Pillow reads
            size: int, # pixels
-           id: str = "" # beginning of the sha256 of the file; "" takes any file
+           id: str = "" # of the split: begins the sha256 of the file, and a copy's ends in a number; "" takes any file
           ) -> np.ndarray: # uint8 (size, size, 3)
     "Read one picture as a centred square."
     try:
         data = Path(path).read_bytes()
-        if not hashlib.sha256(data).hexdigest().startswith(id):
+        if not hashlib.sha256(data).hexdigest().startswith(id.partition("-")[0]):
             raise LabError(f"{path}: not the file that the split was made of; run the prepare stage again")
         with Image.open(io.BytesIO(data)) as im:
             im.draft("RGB", (size, size)) # JPEG decodes at a lower resolution where that is enough

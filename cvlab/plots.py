@@ -309,11 +309,22 @@ def _cells(ax, shares, texts):
     for (i, j), t in np.ndenumerate(texts):
         ax.text(j, i, t, ha='center', va='center', fontsize=size, color='white' if shares[i, j] > .55 else '#222222')
 
+def _many(classes): return len(classes) > 12
+
+def _tick_names(classes):
+    "Class names for an axis: on one line where there are many."
+    if not _many(classes): return [_short(c) for c in classes]
+    return [textwrap.shorten(str(c).replace('_', ' '), 24, placeholder='…') for c in classes]
+
+def _room_below(classes):
+    "Inches for the names below a matrix, which stand upright where they are many, and for the label of the axis."
+    return 1.5 + .09*max(map(len, _tick_names(classes))) if _many(classes) else 2.1
+
 def _class_ticks(ax, classes, counts):
     "Names on both axes, turned as far as they need: flat if they are short, upright if they are many."
-    flat, many = max(len(str(c)) for c in classes) <= (11 if len(classes) < 3 else 5), len(classes) > 12
+    flat, many = max(len(str(c)) for c in classes) <= (11 if len(classes) < 3 else 5), _many(classes)
     turn = {} if flat and not many else dict(rotation=90 if many else 45, ha='right', va='center' if many else 'top')
-    names = [_short(c, 30 if many else 22) for c in classes]
+    names = _tick_names(classes)
     ax.set_xticks(range(len(names)), names, rotation_mode='anchor', **turn)
     ax.set_yticks(range(len(names)), [f'{c} ({n})' for c, n in zip(names, counts)])
 
@@ -339,7 +350,7 @@ def plot_confusion(
 ) -> Figure: # one matrix
     "Confusion matrix, as counts or as shares of the true class."
     cells = _matrix_side(len(classes))
-    fig, ax = _figure(cells + 2.3, cells + 2.1)
+    fig, ax = _figure(cells + 2.3, cells + _room_below(classes))
     _matrix(ax, matrix, classes, normalise)
     _title(fig, _right(matrix))
     return fig
@@ -351,7 +362,7 @@ def plot_confusion_pair(
 ) -> Figure: # counts on the left, per cent of the row on the right
     "Confusion matrix twice, side by side: counts and shares."
     cells = _matrix_side(len(classes))
-    fig, axes = _figure(2 * cells + 2.6, cells + 2.1, 1, 2, sharey=True)
+    fig, axes = _figure(2 * cells + 2.6, cells + _room_below(classes), 1, 2, sharey=True)
     for ax, normalise in zip(axes, (False, True)): _matrix(ax, matrix, classes, normalise)
     axes[1].set_ylabel('')
     _title(fig, _right(matrix))

@@ -34,7 +34,8 @@ def test_hostile_pictures_are_named_and_left_alone(tmp_path):
         assert (key in lines) == bool(verdict) and why in lines.get(key, ""), (name, lines.get(key))
     assert "of class square" in lines["disc/same.png"] and "link" in lines["linked"] and "hidden" in lines["disc/.hidden.png"]
     assert cvlab("train", "--data", folder, "--out", tmp_path/"no")[0] == 1 and not (tmp_path/"no").exists()
-    shutil.rmtree(folder/"few"); before = contents(folder)
+    shutil.rmtree(folder/"few"); shutil.copy(folder/"disc/grey.png", folder/"disc/grey again.png")
+    before = contents(folder)
     code, out, err = cvlab("train", "--data", folder, "--out", tmp_path/"run", *QUICK)
     assert code == 0 and "picture(s) are left out" in err, err
     split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
