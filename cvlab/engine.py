@@ -62,12 +62,13 @@ def foreseen(nb) -> str | None:
 
 class Live:
     "A stream that passes what the notebook prints to the terminal, indented; a progress bar only to a person."
-    bar = False # does the last line wait to be overwritten?
+    bar, fresh = False, True # does the last line wait to be overwritten? does the next text begin a line?
     def write(self, text):
         for line in text.splitlines(True):
             passing = line.endswith("\r")
             if passing and not sys.stderr.isatty(): continue
-            sys.stderr.write(f"{CLEAR if self.bar else ''}    {line}"); self.bar = passing
+            sys.stderr.write(f"{CLEAR if self.bar else ''}{'    ' if self.fresh else ''}{line}")
+            self.bar, self.fresh = passing, line.endswith(("\n", "\r"))
         self.flush()
     def flush(self): sys.stderr.flush()
 
