@@ -82,6 +82,13 @@ def test_pipeline_notebook_is_a_talk(stage):
     assert not any(c.get("outputs") for c in nb["cells"])
 
 
+def test_no_notebook_stores_what_a_bar_drew():
+    for path in [*(TOP/"nbs").rglob("*.ipynb"), *(TOP/"runs").rglob("*.ipynb")]:
+        if ".ipynb_checkpoints" in path.parts: continue
+        texts = ["".join(o.get("text", "")) for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
+        assert not any("\x1b[2K" in t or "batches/s" in t for t in texts), path
+
+
 def test_nothing_lies_in_runs_that_no_stage_wrote():
     "A file that an earlier pipeline left would be read as a result of this one."
     outs = [o["path"] for s in read_yaml(TOP/"dvc.lock")["stages"].values() for o in s["outs"]]
