@@ -158,14 +158,22 @@ def test_names_that_are_no_utf_8_and_files_that_are_none(trained, tmp_path):
         assert [r["error"].split(": ")[-1] for r in rows] == ["", "no ordinary file", "", "no ordinary file"]
 
 
+def opened(pipe):
+    "The writing end of a pipe; None while nobody reads it."
+    try: return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError: return None
+
+
 def test_ctrl_c_says_a_line(tmp_path):
     "The process waits for its weights, which are a pipe: whoever opens the other end knows that it has come there."
     os.mkfifo(tmp_path/"best.json")
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) # whoever started us may have been told to ignore it
     process = subprocess.Popen([BIN/"cvlab", "predict", "--run", tmp_path, tmp_path], cwd=TOP, env=environ(TOP),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with open(tmp_path/"best.json", "w"):
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    while (pipe := opened(tmp_path/"best.json")) is None: assert process.poll() is None; time.sleep(.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    os.close(pipe)
     assert process.returncode == 130 and err.startswith("cvlab: stopped by the keyboard; ") and err.count("\n") == 1
 
 
