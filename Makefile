@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lab data clean lock install
+.PHONY: help repro verify test lab data clean lock install
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 repro: install ## train and evaluate what is out of date, then say how it compares with the last commit
 	@cvlab repro
+
+verify: install ## recompute every number, figure and hash that is stated here; no data, weights, GPU or network needed
+	@cvlab verify
 
 test: install ## everything that tests: clean and exported notebooks, notebooks, whole-system tests
 	@.ci/test

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Overrides', 'Experiment', 'data_app', 'Source', 'FEW', 'Weights', 'runs_app', 'Verbs', 'main', 'to_root',
            'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'stage_seconds', 'summary',
-           'repro', 'stage_folders', 'finished', 'differs', 'stages_left', 'out_of_resume', 'plan', 'train',
-           'check_before', 'result', 'verdict', 'evaluate', 'predict', 'runs_list', 'runs_keep', 'runs_prune']
+           'repro', 'verify', 'print_lines', 'stage_folders', 'finished', 'differs', 'stages_left', 'out_of_resume',
+           'plan', 'train', 'check_before', 'result', 'verdict', 'evaluate', 'predict', 'runs_list', 'runs_keep',
+           'runs_prune']
 
 # %% ../nbs/80_cli.ipynb #18b6db1c
 import csv, json, os, shutil, subprocess, sys, time
@@ -150,6 +151,28 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     if done.returncode: sys.exit(done.returncode)
     summary(started)
 
+# %% ../nbs/80_cli.ipynb #c32daedc
+@app.command()
+def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pictures again")] = False,
+           weights: Annotated[bool, typer.Option("--weights", help="also predict again")] = False,
+           retrain: Annotated[str, typer.Option(help="only run this stage aside and compare, such as train@default-0")] = ""):
+    "Check every number, figure, link and hash; exit 1 when anything has drifted."
+    to_root(); started = time.time()
+    from cvlab import verify as v
+    if retrain: lines = v.retrain(retrain)
+    else:
+        lab, lines = v.Lab(), v.verify()
+        lines += (v.check_data(lab) if data else []) + (v.check_weights(lab) if weights else [])
+    print_lines(lines)
+    counts = {s: sum(l.state == s for l in lines) for s in ("verified", "re-trainable", "unverifiable", "drift")}
+    print(", ".join(f"{n} {s}" for s, n in counts.items()) + f"; {time.time() - started:.0f} s")
+    if counts["drift"]: raise typer.Exit(1)
+
+def print_lines(lines):
+    "State, what, why, in columns."
+    w = max(len(l.what) for l in lines)
+    for l in lines: print(f"{l.state:12}  {l.what:{w}}  {l.why}")
+
 # %% ../nbs/80_cli.ipynb #6525c834
 def stage_folders(out: Path, experiment: str, seed: int) -> dict[str, Path]:
     "The stages of a training, in their order, and where each works."
@@ -166,7 +189,7 @@ def finished(notebook: Path) -> bool:
 def differs(folder: Path, stage: str, p) -> str: # "" or such as "optim.lr was 0.1 and is 0.2"
     "What the parameters that a stage wrote down say against `p`."
     from cvlab.runs import STAGES
-    was, now = plain(read_yaml(folder/"params.yaml")), p.model_dump()
+    was, now = plain(read_yaml(folder/"params.yaml")).get("requested", {}), p.model_dump()
     return next((f"{s}.{k} was {was.get(s, {}).get(k)} and is {v}" for s in STAGES[stage] for k, v in now[s].items()
                  if was.get(s, {}).get(k) != v), "")
 
@@ -323,11 +346,13 @@ def runs_keep(run: Annotated[Path, typer.Argument(help="what `cvlab train --out`
 
 @runs_app.command("prune")
 def runs_prune():
-    "Remove the folders of experiments and seeds that params.yaml no longer has."
+    "Remove the folders of experiments and seeds that params.yaml no longer has, and what dvc.lock remembers of them."
     from cvlab.runs import orphans
+    from cvlab.verify import forget_stages, stale_stages
     to_root(); p = resolve("params.yaml")
-    gone = orphans("runs", p.experiments, p.seeds)
+    gone, stale = orphans("runs", p.experiments, p.seeds), stale_stages()
+    if stale: forget_stages(stale); print("\n".join(f"forgot {s}" for s in stale))
     for f in gone:
         shutil.rmtree(f); print(f"removed {f}")
         if not any(f.parent.iterdir()): f.parent.rmdir()
-    if not gone: print("nothing to remove")
+    if not gone + stale: print("nothing to remove")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'below', 'is_text', 'list_folder', 'has_parts', 'list_table', 'verdict_of', 'find_root', 'read_source',
            'lone_folder', 'to_rgb', 'why_not', 'tie', 'name_samples', 'find_samples', 'check_classes', 'split_samples',
-           'clash', 'most_common', 'draw', 'split_hash', 'write_split', 'read_split']
+           'clash', 'most_common', 'draw', 'split_hash', 'data_hash', 'write_split', 'read_split']
 
 # %% ../nbs/10_data.ipynb #385478ca
 import hashlib, math, os, warnings
@@ -241,6 +241,10 @@ def draw(groups: pd.Series, fraction: float, seed: int): # -> (kept, drawn)
 def split_hash(split: pd.DataFrame) -> str: # hex
     "Hash of (id, label, part), whatever the order of rows."
     return json_hash(sorted(split[["id", "label", "part"]].astype(str).values.tolist()))
+
+def data_hash(split: pd.DataFrame) -> str: # hex
+    "Hash of (id, label): the same pictures, however they are divided."
+    return json_hash(sorted(split[["id", "label"]].astype(str).values.tolist()))
 
 def write_split(path: str | Path, split: pd.DataFrame):
     "Write the split table, sorted by part and id."

@@ -16,10 +16,12 @@ from torch import nn
 from .core import LabError, read_yaml
 from .data import read_split
 from .intake import pictures_root, read_data
+from .ledger import reading
 from .loaders import STATS, Batches, decode, part_of, picture_cache
 from .models import last_layer, load_model
 from .packed import SUFFIXES
-from .repro import read_json
+from .repro import file_hash, read_json
+from .runs import ledger_path
 
 # %% ../nbs/45_predict.ipynb #bcddcc04
 @torch.inference_mode()
@@ -124,7 +126,7 @@ def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]: # the split, and wh
     for root in weights.parents:
         if (root/"prepare"/"split.csv").exists() and (root/"weights") in (weights, *weights.parents):
             params = read_yaml(root/"train"/weights.relative_to(root/"weights")/"params.yaml")
-            return read_split(root/"prepare"/"split.csv"), params["data"]["path"]
+            return read_split(root/"prepare"/"split.csv"), params["requested"]["data"]["path"]
     raise LabError(f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named")
 
 def samples_for(weights: Path, part: str, data: str | Path | None, classes: list[str],
@@ -156,5 +158,9 @@ def part_predictions(weights: str | Path, # folder with best.safetensors and bes
     weights = Path(weights); p = Predictor(weights, device=device)
     split, folder = samples_for(weights, part, data, p.info["classes"], cache)
     images = picture_cache(folder, split, p.info["side"], cache)
-    ims, _, rows = part_of(split, images, part, why=f"cvlab evaluate of {weights}")
+    root = next((r for r in weights.parents if (r/"prepare"/"split.csv").exists()), weights)
+    asked = {"weights": file_hash(weights/"best.safetensors")}
+    note = reading(ledger_path(root, split), split, "cvlab evaluate", p.info.get("experiment", ""),
+                   p.info.get("seed", 0), asked, "weights measured by hand")
+    ims, _, rows = part_of(split, images, part, note)
     return predictions(rows, logits_of(p.model, ims, p.info, device), p.info["classes"])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'PER_SEED', 'Run', 'runs_root', 'smoke_root', 'open_run', 'yaml_text', 'write_params', 'data_source',
-           'data_folder', 'cache_folder', 'Log', 'write_table', 'finish', 'list_runs', 'orphans', 'without_places',
-           'keep_measured', 'changes_of']
+           'data_folder', 'cache_folder', 'Log', 'in_effect', 'write_table', 'finish', 'ledger_path', 'ask_test',
+           'without_places', 'list_runs', 'orphans', 'placeless', 'keep_measured', 'changes_of']
 
 # %% ../nbs/44_runs.ipynb #ed251756
 import atexit, html, io, shutil, tempfile
@@ -13,10 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 import pandas as pd
 from ruamel.yaml import YAML
-from .core import LabError, Params, params_rows, resolve
+from .core import LabError, Params, params_rows, plain, read_yaml, resolve
 from .engine import run_stage
-from .data import find_samples, read_split, split_samples, write_split
+from .data import data_hash, find_samples, read_split, split_hash, split_samples, write_split
 from .intake import pictures_root
+from .ledger import reading
 from .fixtures import SMOKE, tiny_folder
 from .repro import (Lock, atomic_write, environment, folder_digest, repo_root, settings, write_if_changed,
                          write_text)
@@ -37,6 +38,7 @@ class Run:
     def __init__(self, stage: str, experiment: str, seed: int, params: Params, base: Params, folder: Path, root: Path):
         self.stage, self.experiment, self.seed, self.folder, self.root = stage, experiment, seed, folder, root
         self.params = SimpleNamespace(**{s: getattr(params, s) for s in STAGES[stage]})
+        self.requested = {k: v for k, v in params.model_dump(exclude={"experiments"}).items() if k in STAGES[stage]}
         self.rows = params_rows(params, base, STAGES[stage])
         self.lock = Lock(folder)
         atexit.register(self.lock.release)
@@ -89,7 +91,7 @@ def open_run(stage: str, # prepare, baseline, lr_find, train, evaluate, compare,
     folder = top/out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
     params = resolve(top/"params.yaml", experiment, [*smoke, *overrides])
     run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root)
-    write_params(run, params)
+    write_params(run)
     return run
 
 # %% ../nbs/44_runs.ipynb #88645c78
@@ -99,10 +101,10 @@ def yaml_text(d: dict) -> str:
     YAML(typ="safe", pure=True).dump(d, text)
     return text.getvalue()
 
-def write_params(run: Run, params: Params):
-    "The parameters this stage may see, resolved, as YAML."
-    shown = {k: v for k, v in params.model_dump(exclude={"experiments"}).items() if k in STAGES[run.stage]}
-    write_text(run.folder/"params.yaml", yaml_text({"experiment": run.experiment, "seed": run.seed, **shown}))
+def write_params(run: Run, **more):
+    "What this stage was asked for, as YAML; `finish` adds what it did."
+    write_text(run.folder/"params.yaml", yaml_text({"experiment": run.experiment, "seed": run.seed,
+                                                    "requested": run.requested, **more}))
 
 # %% ../nbs/44_runs.ipynb #a6b51196
 def data_source(run: Run) -> Path: return repo_root()/run.params.data.path # an absolute data.path stays as it is
@@ -117,17 +119,59 @@ class Log:
         print(line, flush=True)
         with open(self.path, "a", encoding="utf-8") as f: f.write(line + "\n")
 
+# %% ../nbs/44_runs.ipynb #ad9f1c29
+def in_effect(requested: dict, # sections, as asked for
+              measured: dict # dotted key -> value, read off the objects that did it
+             ) -> dict: # `requested` with the measured values put in
+    "What was done; a `LabError` names the first parameter that is not what was asked for."
+    done = {s: dict(v) if isinstance(v, dict) else v for s, v in requested.items()}
+    for key, got in measured.items():
+        section, name = key.split(".")
+        want = done[section][name]
+        if want not in ("auto", got): raise LabError(f"{key} was asked to be {want!r} and was {got!r}: this run is no result")
+        done[section][name] = got
+    return done
+
 # %% ../nbs/44_runs.ipynb #e3dcacc8
 def write_table(path: str | Path, df: pd.DataFrame):
     "CSV with nine significant digits, enough to give a float32 back exactly."
     with atomic_write(path) as tmp: df.to_csv(tmp, index=False, float_format="%.9g", lineterminator="\n")
 
-def finish(run: Run, device="cpu"):
-    "Close the run: environment beside the artifacts, lock released."
+def finish(run: Run, device="cpu",
+           measured: dict | None = None # dotted key -> value, see `in_effect`
+          ):
+    "Close the run: parameters in effect, environment beside the artifacts, lock released."
+    path = run.stage_folder("prepare")/"split.csv"
+    split = read_split(path) if path.exists() else None
+    hashes = {} if split is None else {"data": data_hash(split), "split": split_hash(split)}
+    write_params(run, effective=in_effect(run.requested, measured or {}), **hashes)
     how = {k: getattr(run.params.train, k) for k in ("threads", "precision")} if hasattr(run.params, "train") else {}
     write_if_changed(run.folder, "environment.json", {**environment(), "device": str(device), **how},
                      folder_digest(run.folder))
     run.lock.release()
+
+# %% ../nbs/44_runs.ipynb #415d4de3
+def ledger_path(root: Path, split: pd.DataFrame) -> Path:
+    "The ledger of the runs below `root`, or the lab's where the test part shares a picture with the lab's."
+    lab = repo_root()/"runs"
+    if not (lab/"prepare"/"split.csv").exists(): return root/"ledger.csv"
+    ours = read_split(lab/"prepare"/"split.csv")
+    ids = lambda s: set(s.id[s.part == "test"])
+    return (lab if ids(ours) & ids(split) else root)/"ledger.csv"
+
+def ask_test(run: Run, split: pd.DataFrame, why: str): # -> the note that `part_of` asks for
+    "Open the test part for a run, with a reason."
+    trained = run.stage_folder("train")/"params.yaml"
+    asked = plain(read_yaml(trained))["requested"] if run.stage == "evaluate" else run.requested
+    return reading(ledger_path(run.root, split), split, run.stage, run.experiment, run.seed, without_places(asked), why)
+
+def without_places(asked: dict # sections
+                  ) -> dict:
+    "The same with the names of the folder of pictures and of the weights, without where they lie."
+    out = {s: dict(v) if isinstance(v, dict) else v for s, v in asked.items()}
+    for section, key in [("data", "path"), ("model", "weights")]:
+        if place := out.get(section, {}).get(key): out[section][key] = Path(place).name
+    return out
 
 # %% ../nbs/44_runs.ipynb #53e3b70a
 def list_runs(root: str | Path, stage: str = "train") -> pd.DataFrame: # experiment, seed, folder
@@ -141,30 +185,26 @@ def orphans(root: str | Path, experiments, seeds) -> list[Path]:
     return [f for s in PER_SEED for e, n, f in list_runs(root, s).itertuples(index=False)
             if e not in experiments or n not in seeds]
 
-# %% ../nbs/44_runs.ipynb #3a78899c
-def without_places(text: str # params.yaml of a run
-                  ) -> str:
-    "The same with the names of the folder of pictures and of the weights, without where they lie."
-    p = YAML(typ="safe", pure=True).load(text)
-    for section, key in [("data", "path"), ("model", "weights")]:
-        if place := p.get(section, {}).get(key): p[section][key] = Path(place).name
-    return yaml_text(p)
-
 # %% ../nbs/44_runs.ipynb #daec758a
+def placeless(path: Path) -> dict:
+    "A run's params.yaml without the places of one machine."
+    said = plain(read_yaml(path))
+    return said | {k: without_places(said[k]) for k in ("requested", "effective") if k in said}
+
 def keep_measured(run: str | Path, # root of a `cvlab train`
                   folder: str | Path # where to
                  ) -> list[Path]: # what was written
     "Copy the tables of a run, without pictures and without paths; the folder is made anew."
     run, folder = Path(run), Path(folder)
     files = [f for name in ("split.csv", "predictions.csv", "results.csv", "params.yaml", "majority.csv",
-                            "histogram.csv", "probe.csv") for f in sorted(run.rglob(name))]
+                            "histogram.csv", "probe.csv", "ledger.csv") for f in sorted(run.rglob(name))]
     files += sorted(f for f in run.rglob("timing.json") if "train" in f.relative_to(run).parts)
     if not any(f.name == "predictions.csv" for f in files):
         raise LabError(f"{run}: no predictions.csv here or below; name the folder that `cvlab train --out` named")
     shutil.rmtree(folder, ignore_errors=True)
     for f in files:
         text = f.read_text(encoding="utf-8")
-        write_text(folder/f.relative_to(run), without_places(text) if f.name == "params.yaml" else text)
+        write_text(folder/f.relative_to(run), yaml_text(placeless(f)) if f.name == "params.yaml" else text)
     return [folder/f.relative_to(run) for f in files]
 
 # %% ../nbs/44_runs.ipynb #d2ba39ce
