@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'Count', 'SHARED', 'LabError', 'Section', 'Data', 'Split', 'Augment', 'Model', 'Loss', 'Optim',
-           'Schedule', 'Train', 'LRFind', 'Baseline', 'Evaluate', 'Params', 'read_yaml', 'line_of', 'merge',
-           'parse_override', 'known_keys', 'nearest', 'complaint', 'check', 'plain', 'has_key', 'resolve', 'flat',
-           'params_rows', 'params_table', 'params_schema']
+           'Schedule', 'Train', 'LRFind', 'Baseline', 'Leaks', 'Evaluate', 'Interpret', 'Params', 'read_yaml',
+           'line_of', 'merge', 'parse_override', 'known_keys', 'nearest', 'complaint', 'check', 'plain', 'has_key',
+           'resolve', 'flat', 'params_rows', 'params_table', 'params_schema']
 
 # %% ../nbs/00_core.ipynb #a686de25
 import difflib
@@ -137,9 +137,27 @@ class Baseline(Section):
     probe_C: Positive = Field(
         description="inverse regularisation of the linear probe on a network's features; drawn only with model.weights")
 
+class Leaks(Section):
+    "What the certificate of a split is made with."
+    split: Literal["lab", "published"] = Field(
+        description="lab: that of the prepare stage; published: the parts that the data came in, nothing left out")
+    action: Literal["warn", "fail"] = Field(
+        description="fail: stop where a picture or a group is in two parts, or a picture under two labels")
+    bits: Annotated[int, Field(ge=0, le=32)] = Field(description="bits of 64 in which hashes of suspects differ at most")
+    alpha: Annotated[float, Field(gt=0, lt=.5)] = Field(
+        description="chance of a false alarm: of one pair in the whole set, and of one shortcut")
+    planted: Annotated[int, Field(ge=8)] = Field(
+        description="pictures that are copied to draw the line, and to see how many copies are found")
+
 class Evaluate(Section):
     "What is looked at."
     samples: Annotated[int, Field(ge=4, le=64)] = Field(description="pictures on a page of predictions")
+
+class Interpret(Section):
+    "Where the network looks."
+    samples: Annotated[int, Field(ge=2, le=12)] = Field(description="pictures on the page of heat maps")
+    cells: Annotated[int, Field(ge=2, le=256)] = Field(
+        description="Grad-CAM reads the last layer with a map of at least so many places a side")
 
 # %% ../nbs/00_core.ipynb #80fba94b
 class Params(Section):
@@ -154,7 +172,9 @@ class Params(Section):
     train: Train
     lr_find: LRFind
     baseline: Baseline
+    leaks: Leaks
     evaluate: Evaluate
+    interpret: Interpret
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
         description="one training a seed: initialisation and order")
     experiments: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
@@ -247,7 +267,8 @@ def plain(doc):
             else next((t(doc) for t in (int, float, str) if isinstance(doc, t)), doc))
 
 # %% ../nbs/00_core.ipynb #3521c3c3
-SHARED = [("seeds",), ("experiments",), ("split",), ("data", "path"), ("lr_find",), ("baseline",), ("evaluate",)]
+SHARED = [("seeds",), ("experiments",), ("split",), ("data", "path"), ("lr_find",), ("baseline",), ("leaks",),
+          ("evaluate",), ("interpret",)]
 
 def has_key(doc: dict, key: tuple) -> bool:
     "Is the whole path `key` in the nested mapping?"

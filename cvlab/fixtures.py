@@ -13,7 +13,7 @@ from PIL import Image
 
 # %% ../nbs/04_fixtures.ipynb #63882c33
 SMOKE = ("data.size=32", "train.epochs=2", "train.bs=8", "lr_find.steps=20", "lr_find.repeats=2",
-         "evaluate.samples=8", "seeds=[0, 1]")
+         "leaks.planted=8", "evaluate.samples=8", "seeds=[0, 1]")
 
 # %% ../nbs/04_fixtures.ipynb #1ba37cde
 def tiny_picture(rng: np.random.Generator, label: str, size: int = 40) -> np.ndarray: # uint8 (size, size, 3)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PALETTE', 'BLUE', 'ORANGE', 'GREEN', 'RED', 'GREY', 'PART_COLOURS', 'figure_png', 'use_lab_style', 'save_figure',
            'plot_counts', 'plot_sizes', 'plot_mean_colours', 'show_images', 'plot_history', 'plot_lr_finder',
-           'plot_confusion', 'plot_confusion_pair', 'plot_probabilities', 'plot_comparison']
+           'plot_confusion', 'plot_confusion_pair', 'plot_probabilities', 'plot_comparison', 'plot_effects',
+           'plot_reliability']
 
 # %% ../nbs/31_plots.ipynb #f5fbfc6a
 import io, math, sys, textwrap
@@ -426,4 +427,83 @@ def plot_comparison(
     ax.grid(axis='y', visible=False)
     best = over[order[0]]
     _title(fig, f"Highest mean: {order[0]}, {fmt_interval(best['mean'], best['low'], best['high'])}")
+    return fig
+
+# %% ../nbs/31_plots.ipynb #f4cdd1f6
+def _forest_limits(table):
+    "Axis limits with zero in sight; beyond four times the middle reach an effect is cut off."
+    reach = table[['low', 'high']].abs().max(axis=1).dropna()
+    if not len(reach): return -1, 1
+    most = max(1.25 * min(reach.max(), 4 * reach.sort_values().iloc[(len(reach) - 1)//2]), 1e-3)
+    low, high = max(table.low.min(), -most), min(table.high.max(), most)
+    return min(low, -.15*most) - .06*most, max(high, .15*most) + .06*most
+
+def _forest_row(ax, y, r, limits):
+    "Effect and interval of one experiment; an arrow for what lies beyond the axis."
+    colour = BLUE if r.words.startswith('better') else RED if r.words.startswith('worse') else GREY
+    if pd.notna(r.effect):
+        ax.plot(np.clip([r.low, r.high], *limits), [y, y], color=colour, lw=2, solid_capstyle='butt')
+        dot = [r.effect] if limits[0] < r.effect < limits[1] else []
+        ax.scatter(dot, [y]*len(dot), s=34, color=colour, ec='white', lw=.6, zorder=3)
+        for end, marker, beyond in ((limits[0], '<', r.low < limits[0]), (limits[1], '>', r.high > limits[1])):
+            if beyond: ax.scatter([end], [y], s=40, color=colour, marker=marker, clip_on=False, zorder=4)
+    text = textwrap.fill(r.words, 42)
+    ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='#222222')
+
+# %% ../nbs/31_plots.ipynb #9b9e7ebb
+def _forest_label(r):
+    "Name, and how much it rests on."
+    seeds = f'{r.seeds} seed' + 's'*(r.seeds != 1)
+    return f'{_short(r.experiment, 30)}\n{seeds}' + (f' × {r.n} pictures' if pd.notna(r.n) else '')
+
+def plot_effects(
+    table:pd.DataFrame, # what `effects_table` returned: experiment, seeds, n, effect, low, high, words
+    label:str='effect on test accuracy (percentage points)', # text of the axis, with its unit
+    scale:float=100, # of the axis: 100 for shares as percentage points, 1 for a loss
+    reference:str='the reference' # its name
+) -> Figure: # one row an experiment
+    "Forest plot: effect against the reference with its 95 % interval, and the verdict."
+    table = table.assign(**{c: scale*table[c] for c in ('effect', 'low', 'high')})
+    fig, ax = _figure(8, 1.2 + .5*len(table))
+    limits = _forest_limits(table)
+    ax.axvline(0, color='#222222', lw=1)
+    for y, r in enumerate(table.itertuples()): _forest_row(ax, y, r, limits)
+    ax.set_yticks(range(len(table)), [_forest_label(r) for r in table.itertuples()])
+    ax.set(ylim=(len(table) - .5, -.5), xlim=limits)
+    ax.set_xlabel(f'{label}\nagainst {reference}; dot: mean, line: its 95 % interval, arrow: beyond the axis')
+    ax.grid(axis='y', visible=False)
+    count = [table.words.str.startswith(w).sum() for w in ('better', 'worse', 'no', 'failed')]
+    said = [f'{k} {w}' for k, w in zip(count, ('better', 'worse', 'without a detectable effect', 'failed')) if k]
+    _title(fig, f'Against {reference}: ' + ', '.join(said))
+    return fig
+
+# %% ../nbs/31_plots.ipynb #4e5f2168
+def _reliability_axes(fig, axes, c, e, low):
+    "Diagonal, axes, legend and title."
+    axes[0].plot([0, 1], [0, 1], color='#222222', lw=1, ls=(0, (4, 2)), label='as often right as it says')
+    axes[0].set(ylabel='accuracy (share right)', ylim=(-.03, 1.03), xlim=(low, 1.01))
+    axes[1].set(ylabel='pictures', xlabel='confidence (probability of the answer)')
+    axes[1].yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    _legend_above(axes[0], ncols=2)
+    _title(fig, f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['part']} pictures; "
+                f"a calibrated network would show {e['ece_if_calibrated']:.3f}")
+
+def plot_reliability(
+    calibration:dict, # what `cvlab.effects.calibration` returned
+    mass:bool=False # bins of equal mass rather than equal width
+) -> Figure: # reliability diagram above, pictures per bin below
+    "Accuracy against confidence with Wilson's interval a bin, and how many pictures each bin has."
+    e = calibration['mass' if mass else 'width']
+    t = pd.DataFrame(e['table'])
+    fig, axes = _figure(5, 4.6, 2, 1, sharex=True, height_ratios=(4, 1))
+    bars = np.abs(t[['accuracy_low', 'accuracy_high']].to_numpy().T - t.accuracy.to_numpy())
+    look = dict(fmt='o', color=BLUE, ms=5, lw=1.4, label='a bin and its 95 % interval')
+    axes[0].errorbar(t.confidence, t.accuracy, bars, **look)
+    width = (t.high - t.low).clip(lower=.004)
+    axes[1].bar(t.low, t.n, width=width, align='edge', color=BLUE, ec='white', lw=.5)
+    top, low = t.n.max(), min(.5, t.low.min()) - .02
+    for x, w, n in zip(t.low, width, t.n): # a narrow bar has no room for its number
+        if w > .03*(1 - low): axes[1].text(x + w/2, n, n, ha='center', va='bottom', fontsize=7)
+    axes[1].set_ylim(0, 1.25*top)
+    _reliability_axes(fig, axes, calibration, e, low)
     return fig

@@ -25,9 +25,11 @@ from .repro import (Lock, atomic_write, environment, folder_digest, repo_root, s
 # %% ../nbs/44_runs.ipynb #8c361f23
 STAGES = {"prepare": ("data", "split"),
           "baseline": ("data", "model", "baseline"),
+          "leaks": ("data", "model", "baseline", "leaks"),
           "lr_find": ("data", "augment", "model", "loss", "optim", "train", "lr_find"),
           "train": ("data", "augment", "model", "loss", "optim", "schedule", "train"),
           "evaluate": ("data", "augment", "train", "evaluate"),
+          "interpret": ("data", "train", "interpret"),
           "compare": ("train", "seeds", "experiments"),
           "report": ("seeds", "experiments", "train")}
 PER_SEED = ("train", "weights", "evaluate") # folders for each experiment and seed
@@ -53,6 +55,12 @@ class Run:
         folder = self.root/stage
         return folder/self.experiment/f"seed-{self.seed}" if stage in PER_SEED else folder
 
+    def weights(self) -> dict[int, Path]: # seed: folder with best.safetensors
+        "All trained networks of the experiment."
+        here = sorted(self.stage_folder("weights").parent.glob("seed-*/best.json"))
+        if not here: raise LabError(f"{self.stage_folder('weights').parent}: no weights here; run the train stage")
+        return dict(sorted((int(f.parent.name[5:]), f.parent) for f in here))
+
     def _repr_html_(self):
         "The resolved parameters, as the notebook shows them; a star marks what differs from the base."
         head = f"{self.stage} · experiment {self.experiment or 'base'} · seed {self.seed}"
@@ -76,10 +84,10 @@ def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]: # (root of the runs,
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
     write_split(root/"prepare"/"split.csv", split_samples(find_samples(tiny_folder(root/"data"))))
     overrides = (*SMOKE, f"data.path={root/'data'}")
-    if stage == "evaluate": run_stage("train", root/"train"/"seed-0", overrides=overrides)
+    if stage in ("evaluate", "interpret"): run_stage("train", root/"train"/"seed-0", overrides=overrides)
     return root, overrides
 
-def open_run(stage: str, # prepare, baseline, lr_find, train, evaluate, compare, report
+def open_run(stage: str, # a key of STAGES
              experiment: str = "", # "" is the base
              seed: int = 0,
              out: str = "", # folder to write to; "" makes a temporary lab

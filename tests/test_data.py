@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from conftest import BIN, TOP, clone_into, environ, run_inline, sh
 from cvlab.fixtures import HOSTILE, hostile_folder, tiny_folder
-from cvlab.repro import file_hash
+from cvlab.core import LabError
+from cvlab.repro import file_hash, read_json
 
 QUICK = ["train.epochs=1", "data.size=32", "train.bs=8", "evaluate.samples=8"]
 
@@ -115,3 +116,25 @@ def test_a_published_set_comes_from_a_repository_of_its_shape(clone, tmp_path):
     done = sh(clone, BIN/"cvlab", "data", "import", "dandelion", "--url", tmp_path/"nowhere", check=False)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "be online, or name a copy" in done.stderr
     assert len(contents(clone/"data")) == 21, "what was there stays"
+
+
+def test_a_published_split_is_certified_and_a_leak_stops_when_told(tmp_path, capsys):
+    "The lab's intake puts the copy aside; in the parts as they came it is found, and `fail` stops after everything is written."
+    files = sorted(tiny_folder(tmp_path/"tiny", n=40).rglob("*.png"))
+    for i, f in enumerate(files):
+        to = tmp_path/"parts"/("test" if i % 4 == 0 else "train")/f.parent.name/f.name
+        to.parent.mkdir(parents=True, exist_ok=True); shutil.copy(f, to)
+    shutil.copy(files[0], tmp_path/"parts/train/disc/copy.png")
+    quick = [*QUICK, f"data.path={tmp_path/'parts'}", "split.val=0.2", "leaks.planted=8"]
+    run_inline("prepare", tmp_path/"run/prepare", quick)
+    run_inline("leaks", tmp_path/"run/leaks", [*quick, "leaks.action=fail"])
+    ours = read_json(tmp_path/"run/leaks/certificate.json")
+    assert ours["same_across"] == [] and ours["n"] == 40
+    run_inline("leaks", tmp_path/"run/leaks", [*quick, "leaks.split=published"])
+    theirs = read_json(tmp_path/"run/leaks/certificate.json")
+    assert theirs["same_across"] == [["test/disc/" + files[0].name, "train/disc/copy.png"]] and theirs["n"] == 41
+    assert len(theirs["leaking"]["test"]) == 1 and "1 of 10 test pictures leak" in capsys.readouterr().out
+    (tmp_path/"run/leaks/certificate.json").unlink()
+    with pytest.raises(LabError, match="1 pair of the same picture in two parts, such as"):
+        run_inline("leaks", tmp_path/"run/leaks", [*quick, "leaks.split=published", "leaks.action=fail"])
+    assert read_json(tmp_path/"run/leaks/certificate.json") == theirs, "written before it stops"

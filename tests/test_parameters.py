@@ -30,7 +30,10 @@ FLIPS = {
     "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
     "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
     "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
-    "baseline.probe_C": ("baseline", 1.), "evaluate.samples": ("evaluate", 5),
+    "baseline.probe_C": ("baseline", 1.),
+    "leaks.bits": ("leaks", 20), "leaks.alpha": ("leaks", .3),
+    "leaks.planted": ("leaks", 12), "evaluate.samples": ("evaluate", 5),
+    "interpret.samples": ("interpret", 4), "interpret.cells": ("interpret", 20),
 }
 # where a parameter shows only in company
 COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough for loss and accuracy to disagree
@@ -40,7 +43,8 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough f
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
-             "experiments": "likewise"}
+             "experiments": "likewise",
+             "leaks.split": "tests/test_data.py, data that come with parts", "leaks.action": "likewise"}
 BASE = [o for o in SMOKE if not o.startswith("seeds")]
 
 

@@ -11,7 +11,7 @@ from cvlab.repro import Lock, read_json, write_tensors
 from cvlab.runs import smoke_root
 
 SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "bs: 32": "bs: 8", "steps: 80": "steps: 20",
-         "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "seeds: [0, 1, 2]": "seeds: [0]"}
+         "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "planted: 60": "planted: 8", "seeds: [0, 1, 2]": "seeds: [0]"}
 
 
 def edit(clone, **changes):
@@ -64,7 +64,8 @@ def test_again_there_is_nothing_to_do(clone, first):
 def test_forced_again_gives_the_same_bytes(clone, first):
     "One stage of each kind; the whole pipeline by force is what `make repro` on a fresh clone does."
     before = state(clone); sh(clone, "git", "add", "runs")
-    kinds = ["prepare", "baseline", "lr_find", "train@default-0", "evaluate@default-0", "compare", "report"]
+    kinds = ["prepare", "baseline", "leaks", "lr_find", "train@default-0", "evaluate@default-0",
+             "interpret", "compare", "report"]
     assert ran(sh(clone, BIN/"dvc", "repro", "--force", "--single-item", *kinds)) == set(kinds)
     assert state(clone) == before
     assert sh(clone, "git", "diff", "--name-only", "runs").stdout == "", "not even the files that no hash covers"
