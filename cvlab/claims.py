@@ -6,10 +6,11 @@
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
-           'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'Claim', 'value_of', 'rounded', 'text_of',
-           'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes',
-           'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of',
-           'check_text', 'links_of', 'anchors', 'link_problem', 'check_links', 'notebook_markdown']
+           'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pointing_of',
+           'hits_of', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill', 'word',
+           'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked',
+           'expand_template', 'render', 'says', 'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem',
+           'check_links', 'notebook_markdown']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -24,6 +25,8 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from .core import LabError, line_of, nearest, read_yaml
 from .data import read_split
+from .effects import effects_table
+from .ledger import questions, read_ledger
 from .metrics import evaluate, over_seeds, read_predictions
 from .repro import read_json
 
@@ -272,6 +275,58 @@ def _param(paths, key):
     if len(values) == 1: return values.pop()
     raise LabError(f"parameter {key!r} has several values, {', '.join(map(str, sorted(values)))}; name one file")
 
+# %% ../nbs/70_claims.ipynb #82ba8024
+def recipes_of(paths: list[Path]) -> dict[str, dict]: # experiment -> seed -> predictions
+    "Predictions by the folders they lie in."
+    found = {}
+    for p in paths: found.setdefault(p.parts[-3], {})[int(p.parent.name.removeprefix("seed-"))] = read_predictions(p)
+    return found
+
+@cache
+def _effects(files: tuple, metric: str, reference: str): # files: (path, time, size) each
+    recipes = recipes_of([Path(p) for p, *_ in files])
+    if reference not in recipes: raise LabError(f"no experiment {reference!r} among {', '.join(recipes)}")
+    others = {e: r for e, r in recipes.items() if e != reference}
+    return effects_table(recipes[reference], others, metric).set_index("experiment")
+
+def effect_of(paths: list[Path], metric: str, reference: str, experiment: str, what: str) -> float | None:
+    "One cell of the table of effects; None where an experiment failed, and for the reference itself."
+    if experiment == reference: return None
+    table = _effects(tuple((str(p), os.stat(p).st_mtime_ns, os.stat(p).st_size) for p in paths), metric, reference)
+    value = pick(table[what].to_dict(), experiment, "experiment")
+    return None if pd.isna(value) else value
+
+@formula
+def _effect(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "effect")
+@formula
+def _effect_low(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "low")
+@formula
+def _effect_high(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "high")
+@formula
+def _effect_p(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "p_holm")
+@formula
+def _effect_seen(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "mde")
+
+# %% ../nbs/70_claims.ipynb #6736d7c4
+@read_once
+def pointing_of(path): return pd.read_csv(path, dtype=dict(id=str, hit="Int8"))
+
+def hits_of(paths: list[Path], method: str, weights: str) -> tuple[int, int]: # hits, maps
+    "How often the brightest place of a map lies in a known box."
+    t = pointing_of(one(paths))
+    for column, value in (("method", method), ("weights", weights)):
+        pick(dict.fromkeys(t[column].unique()), value, column); t = t[t[column] == value]
+    return int(t.hit.sum()), int(t.hit.notna().sum())
+
+@formula
+def _hit_rate(paths, method, weights): return (lambda k, n: k/n if n else None)(*hits_of(paths, method, weights))
+@formula
+def _hit_n(paths, method, weights): return hits_of(paths, method, weights)[1]
+@formula
+def _hit_chance(paths): return (lambda a: None if np.isnan(a) else float(a))(pointing_of(one(paths)).area.mean())
+@formula
+def _questions(paths): return len(questions(read_ledger(one(paths))).query("stage in ('evaluate', 'cvlab evaluate')"))
+
 # %% ../nbs/70_claims.ipynb #d051b665
 @dataclass(frozen=True)
 class Claim:
@@ -314,7 +369,7 @@ def text_of(claim: Claim, root: str | Path = ".") -> str: # such as "0.967"
     except LabError as e: raise LabError(f"claim {claim.id} ({claim.file}): {e}") from None
 
 # %% ../nbs/70_claims.ipynb #a2c0279a
-AXES = ("experiments", "seeds", "epochs", "classes")
+AXES = ("experiments", "reference", "seeds", "epochs", "classes")
 
 def axis_values(axis: str, params, # checked parameters: the base
                 classes: list[str] | None, # class names, where they are known
@@ -322,6 +377,7 @@ def axis_values(axis: str, params, # checked parameters: the base
                ) -> list:
     "What an axis of a family runs over."
     if axis == "experiments": return list(params.experiments)
+    if axis == "reference": return list(params.experiments)[:1] # what the others are compared with
     if axis == "seeds": return list(params.seeds)
     if axis == "classes":
         if not classes: raise LabError("the axis classes needs the names of the classes; run the prepare stage first")

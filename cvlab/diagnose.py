@@ -10,10 +10,10 @@ __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM'
            'liberate', 'plot_diagnoses', 'stopped_early', 'cut_short', 'diverged', 'too_high', 'rises', 'gapes',
            'unsure', 'overfit', 'pace', 'on_its_way', 'falls', 'not_converged', 'underfit', 'spread', 'rate_fell',
            'noisy', 'plateau', 'eased', 'against_training', 'sure_accuracy', 'leak', 'converged', 'Findings',
-           'diagnose', 'findings_table']
+           'wide_html', 'diagnose', 'findings_table']
 
-# %% ../nbs/43_diagnose.ipynb #e96ea199
-import html, math
+# %% ../nbs/43_diagnose.ipynb #2a35ba59
+import math
 from dataclasses import dataclass, field
 from functools import reduce
 import matplotlib.pyplot as plt
@@ -449,12 +449,19 @@ def converged(c: Curves) -> Finding:
                     "its standard error": (standard_error(end(c.acc, c), c.n_val),)},
                    "Nothing that a history shows is left to mend: other seeds, then another idea.")
 
-# %% ../nbs/43_diagnose.ipynb #501be505
+# %% ../nbs/43_diagnose.ipynb #eb853a6f
 class Findings(list):
     "A list of findings that a notebook shows as a table."
     @property
     def names(self) -> list[str]: return [f.name for f in self]
-    def _repr_html_(self): return findings_table(self).style.hide().to_html(sparse_index=False)
+    def __repr__(self): return "; ".join(map(str, self))
+    def _repr_html_(self): return wide_html(findings_table(self).set_index("finding"))
+
+def wide_html(
+    table:pd.DataFrame # with text in it
+) -> str: # all of it
+    "A table as HTML, its text not cut."
+    with pd.option_context("display.max_colwidth", None): return table.to_html()
 
 def diagnose(
     history:pd.DataFrame, # epoch, train_loss, val_loss, val_accuracy, lr: results.csv of a training that has ended

@@ -8,13 +8,14 @@ __all__ = ['POSES', 'Seen', 'NEAREST', 'CHANGES', 'COLUMNS', 'ORDER', 'Certified
            'suspects', 'as_jpeg', 'cropped', 'planted_copies', 'line_between', 'measure', 'best', 'try_copies',
            'power_table', 'wilson', 'families', 'leaking', 'given_away', 'group_leaks', 'exif_of', 'file_facts',
            'facts_of', 'frame', 'colourfulness', 'words', 'questions', 'in_fifths', 'answers', 'cross_answers',
-           'balanced', 'by_chance', 'probe', 'probes', 'judge', 'named', 'counts', 'find_copies', 'certify', 'across',
-           'plural', 'list_findings', 'findings', 'enforce', 'accuracy_without', 'published_split']
+           'balanced', 'one_thread', 'by_chance', 'probe', 'probes', 'judge', 'named', 'counts', 'find_copies',
+           'certify', 'across', 'plural', 'list_findings', 'findings', 'enforce', 'accuracy_without', 'published_split']
 
-# %% ../nbs/15_leaks.ipynb #8ef3061a
+# %% ../nbs/15_leaks.ipynb #b3485a85
 import io
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 import numpy as np
@@ -29,7 +30,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from .core import LabError
 from .data import find_samples, to_rgb
 from .look import perceptual_hashes, shrink
@@ -315,7 +316,7 @@ def cross_answers(x: np.ndarray, y: np.ndarray) -> np.ndarray: # int, as `y` (n,
     for fit, ask in KFold(min(5, len(x)), shuffle=True, random_state=0).split(x): out[ask] = answers(x[fit], y[fit], x[ask])
     return out
 
-# %% ../nbs/15_leaks.ipynb #1c18da18
+# %% ../nbs/15_leaks.ipynb #7cd5794e
 def balanced(y: np.ndarray, guess: np.ndarray) -> tuple[float, float, float]: # score, and the ends of its 95 % interval
     "Mean recall over the classes that occur."
     n, k = (np.bincount(c, minlength=y.max() + 1) for c in (y, y[guess == y]))
@@ -324,11 +325,14 @@ def balanced(y: np.ndarray, guess: np.ndarray) -> tuple[float, float, float]: # 
     reach = [np.sqrt(((r - end)**2).sum())/len(n) for end in (low, high)]
     return tuple(round(float(v), 4) for v in (r.mean(), r.mean() - reach[0], r.mean() + reach[1]))
 
+@cache
+def one_thread(): return ThreadpoolController() # small products of matrices only wait for one another
+
 def by_chance(x: np.ndarray, y: np.ndarray, shuffles: int = 999) -> tuple[np.ndarray, float]: # answers (n,), p-value
     "Cross-validated answers, and how often shuffled labels are told as well."
     rng = np.random.default_rng(0); ys = np.stack([y, *(rng.permutation(y) for _ in range(shuffles))], axis=1)
     parts = np.array_split(np.arange(shuffles + 1), max(1, y.size*(y.max() + 1)*shuffles//20_000_000))
-    with threadpool_limits(1): guess = np.concatenate([cross_answers(x, ys[:, p]) for p in parts], axis=1)
+    with one_thread().limit(limits=1): guess = np.concatenate([cross_answers(x, ys[:, p]) for p in parts], axis=1)
     score = ((guess == ys)/np.bincount(y)[ys]).sum(0)
     return guess[:, 0], float((score >= score[0] - 1e-9).mean())
 
