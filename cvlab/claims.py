@@ -6,11 +6,12 @@
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
-           'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pointing_of',
-           'hits_of', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill', 'word',
-           'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked',
-           'expand_template', 'render', 'says', 'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem',
-           'check_links', 'notebook_markdown']
+           'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of',
+           'leaking_ids', 'certified', 'clean_answers', 'guesses_of', 'guessed', 'pointing_of', 'hits_of', 'Claim',
+           'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand',
+           'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template',
+           'render', 'says', 'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem', 'check_links',
+           'notebook_markdown', 'named', 'slice_right', 'calibration_of']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -26,9 +27,11 @@ from jinja2.sandbox import SandboxedEnvironment
 from .core import LabError, line_of, nearest, read_yaml
 from .data import read_split
 from .effects import effects_table
+from .leaks import across, balanced, families, given_away, leaking
 from .ledger import questions, read_ledger
-from .metrics import evaluate, over_seeds, read_predictions
+from .metrics import evaluate, over_seeds, predicted, probabilities, read_predictions, wilson_interval
 from .repro import read_json
+from .slices import FEW, LEVELS, PROPERTIES, joined, read_slices, slice_mask
 
 # %% ../nbs/70_claims.ipynb #fe54f924
 def argument(node: ast.expr # as parsed
@@ -241,6 +244,9 @@ def _rows(paths, part, label=None):
         if value is not None: pick(dict.fromkeys(known), value, column)
     return int(((split.part == part) & (True if label is None else split.label == label)).sum())
 
+@formula
+def _pictures(paths): return len(split_of(one(paths)))
+
 # %% ../nbs/70_claims.ipynb #64ad846d
 @read_once
 def lr_found(path):
@@ -307,6 +313,66 @@ def _effect_p(paths, metric, reference, experiment): return effect_of(paths, met
 @formula
 def _effect_seen(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "mde")
 
+# %% ../nbs/70_claims.ipynb #7be783e0
+@read_once
+def pairs_of(path):
+    names = {f"{c}_{e}": str for c in ("id", "path", "label", "part") for e in "ab"}
+    return pd.read_csv(path, keep_default_na=False, dtype=names)
+
+def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, list[str]]: # part -> ids; train: who gives others away
+    "Pictures that are also in another part, by the pairs that are the same."
+    place = pd.Series(range(len(split)), index=split.path)
+    same = pairs[pairs.same]
+    family = families(split, np.stack([place[same.path_a], place[same.path_b]], 1).astype(int))
+    leak = leaking(split, family)
+    masks = {"train": given_away(split, family), **{p: leak & (split.part == p).to_numpy() for p in ("val", "test")}}
+    return {p: sorted(split.id[m]) for p, m in masks.items()}
+
+def certified(paths: list[Path]) -> tuple[dict[str, Path], dict[str, list[str]]]: # files by name, ids that leak
+    "The tables of one certificate."
+    files = {p.name: p for p in paths}
+    if len(files) < len(paths) or not {"split.csv", "pairs.csv"} <= set(files):
+        raise LabError("this formula is of one certificate; name the tables of its folder, such as runs/leaks/*.csv")
+    return files, leaking_ids(split_of(files["split.csv"]), pairs_of(files["pairs.csv"]))
+
+# %% ../nbs/70_claims.ipynb #7fe28a67
+def clean_answers(paths: list[Path], name: str) -> np.ndarray: # bool (n,)
+    "Right or wrong on the test pictures that do not leak."
+    files, leak = certified(paths)
+    t = read_predictions(pick(files, f"{name}.csv", "table")).query("part == 'test'")
+    return (predicted(t) == t.label)[~t.id.isin(leak["test"])].to_numpy()
+
+@read_once
+def guesses_of(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+def guessed(paths: list[Path], probe: str) -> tuple: # balanced accuracy and its 95 % interval; None each without answers
+    "How well the class was told without the subject."
+    files = certified(paths)[0]
+    table, asked = (guesses_of(pick(files, f"{n}.csv", "table")) for n in ("guesses", "probes"))
+    pick(dict.fromkeys(asked.probe), probe, "probe")
+    if probe not in table: return None, None, None # all pictures are the same in this respect
+    number = pd.Index(sorted(set(table.label))).get_indexer
+    return balanced(number(table.label), number(table[probe]))
+
+@formula
+def _leaking(paths, part): return len(pick(certified(paths)[1], part, "part"))
+@formula
+def _copies_across(paths): return len(across(pairs_of(certified(paths)[0]["pairs.csv"]), "part"))
+@formula
+def _clean_accuracy(paths, name): return clean_answers(paths, name).mean()
+@formula
+def _clean_n(paths, name): return len(clean_answers(paths, name))
+@formula
+def _clean_low(paths, name): return (lambda r: wilson_interval(r.sum(), len(r))[0])(clean_answers(paths, name))
+@formula
+def _clean_high(paths, name): return (lambda r: wilson_interval(r.sum(), len(r))[1])(clean_answers(paths, name))
+@formula
+def _told(paths, probe): return guessed(paths, probe)[0]
+@formula
+def _told_low(paths, probe): return guessed(paths, probe)[1]
+@formula
+def _told_high(paths, probe): return guessed(paths, probe)[2]
+
 # %% ../nbs/70_claims.ipynb #6736d7c4
 @read_once
 def pointing_of(path): return pd.read_csv(path, dtype=dict(id=str, hit="Int8"))
@@ -369,7 +435,7 @@ def text_of(claim: Claim, root: str | Path = ".") -> str: # such as "0.967"
     except LabError as e: raise LabError(f"claim {claim.id} ({claim.file}): {e}") from None
 
 # %% ../nbs/70_claims.ipynb #a2c0279a
-AXES = ("experiments", "reference", "seeds", "epochs", "classes")
+AXES = ("experiments", "reference", "seeds", "epochs", "classes", "slices", "levels")
 
 def axis_values(axis: str, params, # checked parameters: the base
                 classes: list[str] | None, # class names, where they are known
@@ -379,6 +445,7 @@ def axis_values(axis: str, params, # checked parameters: the base
     if axis == "experiments": return list(params.experiments)
     if axis == "reference": return list(params.experiments)[:1] # what the others are compared with
     if axis == "seeds": return list(params.seeds)
+    if axis in ("slices", "levels"): return list(dict(slices=PROPERTIES, levels=LEVELS)[axis])
     if axis == "classes":
         if not classes: raise LabError("the axis classes needs the names of the classes; run the prepare stage first")
         return list(classes)
@@ -582,6 +649,42 @@ def check_links(text: str, # Markdown
     folder, root = Path(folder).resolve(), Path(root).resolve()
     return [p for to, figure in links_of(text) if (p := link_problem(to, figure, folder, root, made))]
 
+# %% ../nbs/70_claims.ipynb #cce336c2
+MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
+_LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
+
+def links_of(text: str) -> list[tuple[str, bool]]: # (target, is it a figure), in their order, without those in code
+    "The links of a Markdown text."
+    blank = lambda m: m[0] if not (m["fence"] or m["tick"]) else ""
+    bare = re.sub(f"{_FENCE}|{_CODE}", blank, text, flags=re.MULTILINE)
+    return [(m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"])) for m in _LINK.finditer(bare)]
+
+def anchors(text: str) -> set[str]:
+    "What a link can name within a Markdown text, as GitHub makes it of headings."
+    return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" ")) for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
+
+# %% ../nbs/70_claims.ipynb #3afd1cf2
+def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None:
+    "What is wrong with one link."
+    if re.match(r"[a-z]+:", to): return None # another site: not asked without a network
+    path, _, heading = to.partition("#")
+    target = (folder/path).resolve() if path else None
+    if target and not target.is_relative_to(root): return f"link {to} leads out of the repository"
+    if target and not target.exists(): return f"dead link {to}"
+    if figure and not any(target.relative_to(root).as_posix() == o or target.relative_to(root).is_relative_to(o) for o in made):
+        return f"figure {to} is the output of no stage"
+    if heading and target and target.suffix == ".md" and heading not in anchors(target.read_text(encoding="utf-8")):
+        return f"dead link {to}: no such heading"
+
+def check_links(text: str, # Markdown
+                folder: str | Path, # where relative links begin
+                root: str | Path, # top of the repository
+                made # paths of all outputs of all stages, relative to `root`
+               ) -> list[str]: # one line a problem
+    "Dead links, and figures that no stage makes."
+    folder, root = Path(folder).resolve(), Path(root).resolve()
+    return [p for to, figure in links_of(text) if (p := link_problem(to, figure, folder, root, made))]
+
 # %% ../nbs/70_claims.ipynb #82892a46
 def notebook_markdown(path: str | Path # .ipynb
                      ) -> str: # a template for `render`
@@ -591,3 +694,53 @@ def notebook_markdown(path: str | Path # .ipynb
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as e:
         raise LabError(f"{path}: not a notebook ({str(e).splitlines()[0][:80]})") from None
     return "\n\n".join(c.source.strip("\n") for c in nb.cells if c.cell_type == "markdown") + "\n"
+
+# %% ../nbs/70_claims.ipynb #8f0e77b8
+def named(paths: list[Path], name: str) -> Path:
+    "The only file of this name among several."
+    return one([p for p in paths if p.name == name])
+
+@cache
+def _slice_rows(preds, slices, stamps): return joined(read_predictions(preds), read_slices(slices))
+
+def slice_right(paths: list[Path], name: str, level: str) -> np.ndarray: # bool (n,)
+    "Which of the test pictures of a slice are right."
+    both = [named(paths, f) for f in ("predictions.csv", "slices.csv")]
+    rows = _slice_rows(*both, tuple((s.st_mtime_ns, s.st_size, s.st_ino) for f in both for s in [os.stat(f)]))
+    return rows.right.to_numpy()[slice_mask(rows, name, level)]
+
+@formula
+def _slice_n(paths, name, level): return len(slice_right(paths, name, level))
+@formula
+def _slice_accuracy(paths, name, level):
+    right = slice_right(paths, name, level)
+    return right.mean() if len(right) >= FEW else None
+@formula
+def _slice_low(paths, name, level):
+    right = slice_right(paths, name, level)
+    return wilson_interval(right.sum(), len(right))[0] if len(right) >= FEW else None
+@formula
+def _slice_high(paths, name, level):
+    right = slice_right(paths, name, level)
+    return wilson_interval(right.sum(), len(right))[1] if len(right) >= FEW else None
+
+# %% ../nbs/70_claims.ipynb #5a50b808
+def calibration_of(path: Path, bins: int = 15) -> dict: # confidence (mean), ece
+    "Is the network as often right as it says? On the test part."
+    preds = read_predictions(path); rows = preds[preds.part == "test"].sort_values("id", kind="stable")
+    sure, right = probabilities(rows).max(1), predicted(rows) == rows.label.to_numpy()
+    which = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], sure)
+    gaps = np.bincount(which, weights=right - sure, minlength=bins)
+    return dict(confidence=round(float(sure.mean()), 6), ece=round(float(np.abs(gaps).sum()/len(rows)), 6))
+
+@formula
+def _ece(paths, bins=15): return calibration_of(one(paths), bins)["ece"]
+@formula
+def _confidence(paths): return calibration_of(one(paths))["confidence"]
+
+# %% ../nbs/70_claims.ipynb #a3970aaf
+@formula
+def _learnt(paths):
+    found = re.search(r": \S+, ([\d,]+) parameters learn", one(paths).read_text(encoding="utf-8"))
+    if found: return int(found[1].replace(",", ""))
+    raise LabError("the log does not say how many parameters learn; train again")

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Overrides', 'Experiment', 'data_app', 'Source', 'OWN', 'FEW', 'Weights', 'runs_app', 'Verbs', 'main',
            'to_root', 'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'stage_seconds',
-           'summary', 'repro', 'verify', 'print_lines', 'stage_folders', 'finished', 'differs', 'stages_left',
-           'out_of_resume', 'plan', 'train', 'check_before', 'result', 'what_next', 'verdict', 'evaluate', 'predict',
-           'interpret', 'runs_list', 'runs_keep', 'runs_prune']
+           'summary', 'repro', 'verify', 'cards', 'portfolio', 'print_lines', 'stage_folders', 'finished', 'differs',
+           'stages_left', 'out_of_resume', 'plan', 'train', 'check_before', 'result', 'what_next', 'verdict',
+           'evaluate', 'predict', 'interpret', 'runs_list', 'runs_keep', 'runs_prune']
 
 # %% ../nbs/80_cli.ipynb #18b6db1c
 import csv, json, os, shutil, subprocess, sys, time
@@ -151,7 +151,7 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     if done.returncode: sys.exit(done.returncode)
     summary(started)
 
-# %% ../nbs/80_cli.ipynb #c32daedc
+# %% ../nbs/80_cli.ipynb #c58a5641
 @app.command()
 def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pictures again")] = False,
            weights: Annotated[bool, typer.Option("--weights", help="also predict again")] = False,
@@ -161,12 +161,30 @@ def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pi
     from cvlab import verify as v
     if retrain: lines = v.retrain(retrain)
     else:
-        lab, lines = v.Lab(), v.verify()
+        lab, lines = v.Lab(), [*v.verify(), *cards()]
         lines += (v.check_data(lab) if data else []) + (v.check_weights(lab) if weights else [])
     print_lines(lines)
     counts = {s: sum(l.state == s for l in lines) for s in ("verified", "re-trainable", "unverifiable", "drift")}
     print(", ".join(f"{n} {s}" for s, n in counts.items()) + f"; {time.time() - started:.0f} s")
     if counts["drift"]: raise typer.Exit(1)
+
+def cards():
+    "A line a model card: its claims have files of their own, and it is written again and compared."
+    from cvlab.claims import MARKED
+    from cvlab.report import check_card
+    from cvlab.verify import Line, guarded
+    for card in sorted(Path("runs/cards").rglob("MODEL_CARD.md")):
+        problems, n = guarded(check_card, card), len(MARKED.findall(card.read_text(encoding="utf-8")))
+        yield from ([Line(str(card), "drift", p) for p in problems]
+                    or [Line(str(card), "verified", f"{n} numbers computed again, every line written again")])
+
+@app.command()
+def portfolio():
+    "What a senior reader looks for in a repository: what is there, what is missing, and the evidence."
+    to_root()
+    from cvlab.report import portfolio
+    from cvlab.verify import Line
+    print_lines([Line(r.item, r.state, r.evidence) for r in portfolio().itertuples()])
 
 def print_lines(lines):
     "State, what, why, in columns."

@@ -263,21 +263,21 @@ def to_measure(rows: pd.DataFrame, # with path
     idx = np.array([i for i, b in enumerate(own) if b], int)[:most]
     return idx, box_masks([own[i] for i in idx], info["size"])
 
-# %% ../nbs/50_interpret.ipynb #f2616afd
+# %% ../nbs/50_interpret.ipynb #ff7b48db
 def pointing_table(points: pd.DataFrame # of `measure`, with boxes
                   ) -> pd.DataFrame: # method, weights, seed, n, flat, hits, rate, low, high; means of the other columns
     "The score of each method, kind of weights and seed."
     groups = points.assign(flat=points.x < 0).groupby(["method", "weights", "seed"], sort=False)
     table = groups.agg(n=("id", "size"), flat=("flat", "sum"), hits=("hit", "sum"), rate=("hit", "mean"))
     ends = [wilson_interval(k, n) for k, n in zip(table.hits, table.n)]
-    table[["low", "high"]] = np.array(ends, float).reshape(-1, 2)
+    table[["low", "high"]] = np.reshape(ends, (-1, 2))
     return table.join(groups[["others", "energy", "area", "agree"]].mean()).reset_index().astype({"hits": int}).round(6)
 
-# %% ../nbs/50_interpret.ipynb #c79759f7
+# %% ../nbs/50_interpret.ipynb #68b94b51
 def pointing_summary(points: pd.DataFrame) -> dict: # plain numbers, ready for JSON; scores is empty without boxes
     "Everything that is said about the maps, from the table of `measure`."
     known = points[points.hit.notna()]
-    table = pointing_table(known) if len(known) else pd.DataFrame()
+    table = pointing_table(known)
     clean = lambda v: None if isinstance(v, float) and np.isnan(v) else v
     agree = points[points.weights == "trained"].groupby("method", sort=False).agree.mean().round(6)
     return dict(pictures=int(points.id.nunique()), chance=round(float(known.area.mean()), 6) if len(known) else None,

@@ -45,12 +45,13 @@ def colourfulness(images: np.ndarray # uint8 (n, h, w, 3)
     (m1, v1), (m2, v2) = mean_var(r - g), mean_var(r + g - 2*b) # the second is twice yellow minus blue
     return np.sqrt(v1 + v2/4) + .3*np.sqrt(m1**2 + m2**2/4)
 
-# %% ../nbs/33_slices.ipynb #9b6add67
+# %% ../nbs/33_slices.ipynb #4c72b65f
 def _measure(images):
     "Properties of a few pictures, (n, 4)."
     grey = grey_of(images)
     mean, var = mean_var(grey)
-    return np.stack([mean/1e3, np.sqrt(var.clip(0))/1e3, colourfulness(images), mean_var(laplacian(grey))[1]/1e6], axis=1)
+    return np.stack([mean/1e3, np.sqrt(var.clip(0))/1e3, colourfulness(images), mean_var(laplacian(grey))[1]/1e6],
+                    axis=1)
 
 def properties(images # uint8 (n, h, w, 3), an array or rows of a cache
               ) -> pd.DataFrame: # PROPERTIES, one row a picture, six decimals
@@ -112,7 +113,7 @@ def read_slices(path: str | Path) -> pd.DataFrame: # all columns are text
     if problem := _problem(slices): raise LabError(f"{path}: {problem}; evaluate again")
     return slices
 
-# %% ../nbs/33_slices.ipynb #e31cc8b6
+# %% ../nbs/33_slices.ipynb #cf600251
 FEW = 5 # pictures; fewer are no basis for a number
 
 def joined(preds: pd.DataFrame, # predictions table
@@ -123,8 +124,8 @@ def joined(preds: pd.DataFrame, # predictions table
     if rows.empty: raise LabError(f"no {part} rows among the predictions")
     both = rows.assign(right=predicted(rows) == rows.label.to_numpy()).merge(slices, on=["id", "part"], how="left")
     if (n := both[PROPERTIES[0]].isna().sum()):
-        raise LabError(f"slices.csv lacks {n} of the {len(both)} {part} pictures, such as {both.id[both[PROPERTIES[0]].isna()].iloc[0]}; "
-                       "evaluate again")
+        which = both.id[both[PROPERTIES[0]].isna()].iloc[0]
+        raise LabError(f"slices.csv lacks {n} of the {len(both)} {part} pictures, such as {which}; evaluate again")
     return both[["right", *PROPERTIES]]
 
 def slice_mask(rows: pd.DataFrame, # of `joined`
@@ -132,17 +133,18 @@ def slice_mask(rows: pd.DataFrame, # of `joined`
                level: str) -> np.ndarray: # bool (n,)
     "Which pictures are in a slice."
     for what, given, known in (("slice", name, PROPERTIES), ("level", level, LEVELS)):
-        if given not in known: raise LabError(f"no {what} {given!r}{nearest(given, known) or '; there are ' + ', '.join(known)}")
+        if given not in known:
+            raise LabError(f"no {what} {given!r}{nearest(given, known) or '; there are ' + ', '.join(known)}")
     return (rows[name] == level).to_numpy()
 
-# %% ../nbs/33_slices.ipynb #46ae9316
+# %% ../nbs/33_slices.ipynb #1a2d610d
 @cache
 def fisher(k: int, n: int, k2: int, n2: int) -> float: # p-value, two-sided
     "Fisher's exact test of k right of n against k2 right of n2."
     return float(fisher_exact([[k, n - k], [k2, n2 - k2]])[1])
 
 def holm(p: np.ndarray) -> np.ndarray:
-    "Holm's p-values. Those of statsmodels, which collects garbage at every call and is slow where there are many tables."
+    "Holm's p-values, as of statsmodels, which collects garbage at every call and is slow where tables are many."
     order = np.argsort(p, kind="stable")
     out = np.empty(len(p)); out[order] = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)).clip(max=1)
     return out
@@ -157,8 +159,8 @@ def slice_table(preds: pd.DataFrame, # predictions table
                 slices: pd.DataFrame, # of `read_slices`
                 part: str = "test",
                 level: float = .05 # share of tables that flag anything where nothing is the matter
-               ) -> pd.DataFrame: # slice, level, n, accuracy, low, high, rest (accuracy), p (Holm's), differs ("worse", "better" or "")
-    "Accuracy in each slice, the worst first."
+               ) -> pd.DataFrame: # slice, level, n, accuracy, low, high, rest (its accuracy), p (Holm's), differs
+    "Accuracy in each slice, the worst first; `differs` is worse, better or empty."
     rows = joined(preds, slices, part)
     keys = [(p, l) for p in PROPERTIES if rows[p].nunique() > 1 for l in LEVELS if (rows[p] == l).any()]
     table = pd.DataFrame([(*k, *_row(rows.right.to_numpy(), slice_mask(rows, *k))) for k in keys],
@@ -166,7 +168,8 @@ def slice_table(preds: pd.DataFrame, # predictions table
     asked = table.p.notna()
     table.loc[asked, "p"] = holm(table.p[asked].to_numpy())
     worse = np.where(table.accuracy < table.rest, "worse", "better")
-    return table.assign(differs=np.where(table.p < level, worse, "")).sort_values("accuracy", kind="stable", ignore_index=True).round(6)
+    table = table.assign(differs=np.where(table.p < level, worse, ""))
+    return table.sort_values("accuracy", kind="stable", ignore_index=True).round(6)
 
 # %% ../nbs/33_slices.ipynb #e259ed24
 def shown_slices(table: pd.DataFrame # of `slice_table`

@@ -6,8 +6,8 @@
 __all__ = ['TOLERANCE', 'CHECKS', 'AGAIN', 'READERS', 'PROBABILITY', 'Verdict', 'compare_predictions', 'committed',
            'against_head', 'Lab', 'kind', 'dvc_status', 'is_kept_aside', 'changes', 'lock_problems', 'stale_stages',
            'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json', 'same_picture',
-           'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks', 'read_pairs',
-           'recounted', 'check_interpret', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate',
+           'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks', 'recounted',
+           'told_again', 'check_interpret', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate',
            'against_history', 'aside', 'run_again', 'same_file', 'cells_of', 'files_of', 'check_again',
            'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
            'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages', 'check_page', 'page_text',
@@ -23,10 +23,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .baselines import majority_baseline
-from .claims import MARKED, check_links, check_text, load_claims, lr_found, notebook_markdown
+from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found,
+                          notebook_markdown, pairs_of)
 from .core import LabError, nearest, plain, read_yaml, resolve
 from .data import data_hash, read_split, split_hash
-from .leaks import across, accuracy_without, counts, families, given_away, group_leaks, leaking, list_findings
+from .leaks import accuracy_without, across, counts, group_leaks, list_findings
 from .ledger import read_ledger
 from .metrics import check_judged, evaluate, predicted, probabilities, read_predictions
 from .effects import calibration
@@ -206,7 +207,7 @@ def check_prepare(lab, stage, folder):
     if missing := {"train", "val", "test"} - set(s.part): out.append(f"split.csv: no {sorted(missing)[0]} part")
     return out
 
-# %% ../nbs/71_verify.ipynb #a0b89f8c
+# %% ../nbs/71_verify.ipynb #0e7cf286
 def run_params(folder: Path) -> dict: return plain(read_yaml(folder/"params.yaml")) # requested, effective, hashes
 
 @checks("baseline", "metrics, the majority's predictions", "histogram.csv, probe.csv: the pictures")
@@ -221,29 +222,30 @@ def check_baseline(lab, stage, folder):
 @checks("leaks", "pairs counted, leaking pictures, findings, accuracies", "pairs.csv, probes.csv: the pictures")
 def check_leaks(lab, stage, folder):
     "What the certificate says, from the pairs, the probes and the predictions beside it."
-    said, split, pairs = read_json(folder/"certificate.json"), read_split(folder/"split.csv"), read_pairs(folder)
+    said, split, pairs = read_json(folder/"certificate.json"), read_split(folder/"split.csv"), pairs_of(folder/"pairs.csv")
     again = said | recounted(split, pairs, pd.read_csv(folder/"probes.csv"))
     leak, worth = again["leaking"]["test"], pd.read_csv(folder/"accuracy.csv")
     preds = [read_predictions(folder/f"{n}.csv").query("part == 'test'") for n in ("probe", "probe_without")]
     now = pd.concat([accuracy_without(p.id, predicted(p) == p.label, leak) for p in preds])
     off = first_difference(worth[now.columns].fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list"))
     return same_json(folder/"certificate.json", again | {"findings": list_findings(again)}) + (
-        [f"accuracy.csv: {off}"] if off else [])
-
-def read_pairs(folder: Path) -> pd.DataFrame:
-    "pairs.csv; names are text."
-    return pd.read_csv(folder/"pairs.csv", keep_default_na=False, dtype={f"{c}_{e}": str for c in ("id", "path", "label", "part") for e in "ab"})
+        [f"accuracy.csv: {off}"] if off else []) + told_again(folder)
 
 def recounted(split: pd.DataFrame, pairs: pd.DataFrame, asked: pd.DataFrame) -> dict:
     "The parts of a certificate that follow from its tables."
-    place = pd.Series(range(len(split)), index=split.path)
-    same = pairs[pairs.same]
-    family = families(split, np.stack([place[same.path_a], place[same.path_b]], 1).astype(int))
-    leak = leaking(split, family)
-    ids = {"train": given_away(split, family), **{p: leak & (split.part == p).to_numpy() for p in ("val", "test")}}
-    return dict(n=len(split), parts=split.part.value_counts().to_dict(), pairs=counts(pairs), group_leaks=group_leaks(split),
-                leaking={p: sorted(split.id[m]) for p, m in ids.items()}, same_across=across(pairs, "part"),
-                label_conflicts=across(pairs, "label"), probes=asked.astype(object).where(asked.notna(), None).to_dict("records"))
+    return dict(n=len(split), parts=split.part.value_counts().to_dict(), pairs=counts(pairs),
+                group_leaks=group_leaks(split), leaking=leaking_ids(split, pairs), same_across=across(pairs, "part"),
+                label_conflicts=across(pairs, "label"),
+                probes=asked.astype(object).where(asked.notna(), None).to_dict("records"))
+
+def told_again(folder: Path) -> list[str]:
+    "The scores of the probes from their guesses."
+    asked, wrong = pd.read_csv(folder/"probes.csv").set_index("probe"), []
+    for probe in guesses_of(folder/"guesses.csv").columns[2:]:
+        now = guessed(sorted(folder.glob("*.csv")), probe)
+        if not np.allclose(asked.loc[probe, ["score", "low", "high"]].astype(float), now, atol=2e-4):
+            wrong.append(f"probes.csv: {probe} is said to tell {asked.score[probe]}, its guesses {now[0]}")
+    return wrong
 
 @checks("interpret", "scores of the maps", "pointing.csv: the weights")
 def check_interpret(lab, stage, folder):
@@ -303,12 +305,12 @@ def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in ef
     return [f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}" for what, now, was in said
             if abs(now - was) > room*max(1, was)]
 
-# %% ../nbs/71_verify.ipynb #51bfafae
+# %% ../nbs/71_verify.ipynb #0e7782a9
 def aside(lab: Lab, stage: str) -> Path: # folder of the stage in a copy of runs/ made of links
     "A place where a stage can run again without touching what is there."
     base = lab.path(".cvlab/aside"); base.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=base))
-    own = {kind(stage), "weights"} if kind(stage) == "train" else {kind(stage)}
+    own = {kind(stage), {"train": "weights", "report": "cards"}.get(kind(stage))}
     for f in lab.path("runs").iterdir():
         if f.is_dir() and f.name not in own | {"local"}: (root/f.name).symlink_to(f)
     return root/lab.folder(stage).relative_to(lab.path("runs"))
@@ -322,7 +324,7 @@ def run_again(lab: Lab, stage: str) -> Path: # folder with what came out
     if not done.returncode: return folder
     raise LabError(f"{stage}: failed when run again: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
 
-# %% ../nbs/71_verify.ipynb #6a737106
+# %% ../nbs/71_verify.ipynb #f72014b4
 def same_file(old: Path, new: Path, places: dict[str, str] # text of the new notebook -> of the old one
              ) -> bool:
     "Equal; a notebook but for where it lay, a picture to the eye."
@@ -347,7 +349,8 @@ def check_again(lab, stage, folder):
     "Run the stage aside and compare every output."
     new = run_again(lab, stage)
     places = {str(f): "runs" for f in (new.parent.relative_to(lab.root), new.parent)}
-    moved = lambda f: new/f.relative_to(folder) if f.is_relative_to(folder) else new/f.name
+    runs = lab.path("runs")
+    moved = lambda f: new.parent/f.relative_to(runs) if f.is_relative_to(runs) else new/f.name
     try: return [f"{f.relative_to(lab.root)}: another one comes out when the stage is run again"
                  for f in files_of(lab, stage) if not same_file(f, moved(f), places)]
     finally: shutil.rmtree(new.parent, ignore_errors=True)
@@ -434,17 +437,20 @@ def check_stage(lab: Lab, stage: str, problems: list[str] # those already found
     if not again: return [Line(stage, "re-trainable", rest)]
     return [Line(stage, "verified", again + (f"; re-trainable: {rest}" if rest else ""))]
 
-# %% ../nbs/71_verify.ipynb #b434769c
+# %% ../nbs/71_verify.ipynb #6936efdb
 def check_measured(lab: Lab) -> list[Line]:
     "A line a set and recipe below runs/measured."
     return [measured_line(f, lab) for f in sorted(lab.path("runs/measured").glob("*/*"))]
 
 def measured_line(recipe: Path, lab: Lab) -> Line:
-    "The runs of one recipe."
+    "The runs of one recipe, or one certificate."
     files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
     problems = [f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(measured_problems, f)]
-    why = f"its pictures cannot be shipped; {len(files)} predictions agree with their splits and histories"
-    return Line(name, "drift", problems[0]) if problems else Line(name, "unverifiable", why)
+    what = f"{len(files)} predictions agree with their splits and histories"
+    if (recipe/"certificate.json").exists():
+        problems, what = guarded(check_leaks, lab, "leaks", recipe), "the certificate follows from its tables"
+    return Line(name, "drift", problems[0]) if problems else Line(
+        name, "unverifiable", f"its pictures cannot be shipped; {what}")
 
 def measured_problems(preds: Path) -> list[str]:
     "Predictions against the split and the history of the same run."
@@ -453,15 +459,15 @@ def measured_problems(preds: Path) -> list[str]:
     train = run/"train"/preds.parent.relative_to(run/"evaluate")
     return against_history(evaluate(table, "val"), pd.read_csv(train/"results.csv"), run_params(train)["effective"])
 
-# %% ../nbs/71_verify.ipynb #84e1023f
+# %% ../nbs/71_verify.ipynb #2deaae52
 def pages(lab: Lab) -> list[Path]:
-    "What people read: the pages at the top, the cards of the runs, the prose of pipeline and tutorial notebooks."
-    return [lab.path("README.md"), lab.path("TRAINING_RESULTS.md"), *sorted(lab.path("runs").rglob("MODEL_CARD.md")),
+    "What people read: the pages at the top, the prose of pipeline and tutorial notebooks (cards: notebook 72)."
+    return [lab.path("README.md"), lab.path("TRAINING_RESULTS.md"),
             *sorted(lab.path("nbs/pipeline").glob("*.ipynb")), *sorted(lab.path("nbs/tutorials").glob("*.ipynb"))]
 
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Numbers, links and figures of one page."
-    name, text = str(page.relative_to(lab.root)), page_text(page)
+    name, text = page.relative_to(lab.root).as_posix(), page_text(page)
     made = {o for s in lab.lock for o in lab.outs(s)}
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
