@@ -33,7 +33,7 @@ from .metrics import check_judged, evaluate, predicted, probabilities, read_pred
 from .effects import calibration
 from .plots import figure_png, plot_confusion_pair, plot_history, plot_reliability, use_lab_style
 from .repro import folder_digest, json_hash, read_json, write_text
-from .runs import PER_SEED, STAGES, in_effect, without_places
+from .runs import STAGES, in_effect, without_places
 
 # %% ../nbs/71_verify.ipynb #61946fa9
 # largest difference of test accuracy; mean difference of a picture's probabilities
@@ -357,10 +357,11 @@ def check_again(lab, stage, folder):
 
 for _kind in AGAIN: CHECKS[_kind] = (lambda *args: [], "run again, every output", "") # `verify` runs them side by side
 
-# %% ../nbs/71_verify.ipynb #086acb16
+# %% ../nbs/71_verify.ipynb #754fb6ec
 def expected_params(lab: Lab, stage: str, folder: Path, effective: dict) -> dict:
     "What params.yaml of a run has to hold; where `auto` was asked for, what it says itself."
-    exp, seed = (folder.parent.name, int(folder.name[5:])) if kind(stage) in PER_SEED else ("", 0)
+    given = dict(re.findall(r"-p (\w+) (\S+)", lab.lock[stage]["cmd"])) # as DVC ran it
+    exp, seed = given.get("experiment", ""), int(given.get("seed", 0))
     asked = resolve(lab.root/"params.yaml", exp).model_dump(exclude={"experiments"})
     asked = {s: asked[s] for s in STAGES[kind(stage)] if s in asked}
     auto = {f"{s}.{k}": effective[s][k] for s, p in asked.items() if isinstance(p, dict) for k in p if p[k] == "auto"}
