@@ -7,11 +7,11 @@ __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXE
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
            'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of',
-           'leaking_ids', 'certified', 'clean_answers', 'guesses_of', 'guessed', 'pointing_of', 'hits_of', 'Claim',
-           'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand',
-           'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template',
-           'render', 'says', 'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem', 'check_links',
-           'notebook_markdown', 'named', 'slice_right', 'calibration_of']
+           'leaking_ids', 'certified', 'leaks_of', 'clean_answers', 'guesses_of', 'guessed', 'pointing_of', 'hits_of',
+           'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill', 'word', 'check_claim',
+           'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked',
+           'expand_template', 'render', 'says', 'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem',
+           'check_links', 'notebook_markdown', 'named', 'slice_right', 'calibration_of']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -313,7 +313,7 @@ def _effect_p(paths, metric, reference, experiment): return effect_of(paths, met
 @formula
 def _effect_seen(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "mde")
 
-# %% ../nbs/70_claims.ipynb #7be783e0
+# %% ../nbs/70_claims.ipynb #e0740380
 @read_once
 def pairs_of(path):
     names = {f"{c}_{e}": str for c in ("id", "path", "label", "part") for e in "ab"}
@@ -328,17 +328,21 @@ def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, list[str]
     masks = {"train": given_away(split, family), **{p: leak & (split.part == p).to_numpy() for p in ("val", "test")}}
     return {p: sorted(split.id[m]) for p, m in masks.items()}
 
-def certified(paths: list[Path]) -> tuple[dict[str, Path], dict[str, list[str]]]: # files by name, ids that leak
+def certified(paths: list[Path]) -> dict[str, Path]: # by name
     "The tables of one certificate."
     files = {p.name: p for p in paths}
-    if len(files) < len(paths) or not {"split.csv", "pairs.csv"} <= set(files):
-        raise LabError("this formula is of one certificate; name the tables of its folder, such as runs/leaks/*.csv")
-    return files, leaking_ids(split_of(files["split.csv"]), pairs_of(files["pairs.csv"]))
+    if len(files) == len(paths) and {"split.csv", "pairs.csv"} <= set(files): return files
+    raise LabError("this formula is of one certificate; name the tables of its folder, such as runs/leaks/*.csv")
 
-# %% ../nbs/70_claims.ipynb #7fe28a67
+def leaks_of(paths: list[Path]) -> dict[str, list[str]]: # part -> ids
+    "Which pictures leak by one certificate."
+    files = certified(paths)
+    return leaking_ids(split_of(files["split.csv"]), pairs_of(files["pairs.csv"]))
+
+# %% ../nbs/70_claims.ipynb #0802fb28
 def clean_answers(paths: list[Path], name: str) -> np.ndarray: # bool (n,)
     "Right or wrong on the test pictures that do not leak."
-    files, leak = certified(paths)
+    files, leak = certified(paths), leaks_of(paths)
     t = read_predictions(pick(files, f"{name}.csv", "table")).query("part == 'test'")
     return (predicted(t) == t.label)[~t.id.isin(leak["test"])].to_numpy()
 
@@ -347,7 +351,7 @@ def guesses_of(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 def guessed(paths: list[Path], probe: str) -> tuple: # balanced accuracy and its 95 % interval; None each without answers
     "How well the class was told without the subject."
-    files = certified(paths)[0]
+    files = certified(paths)
     table, asked = (guesses_of(pick(files, f"{n}.csv", "table")) for n in ("guesses", "probes"))
     pick(dict.fromkeys(asked.probe), probe, "probe")
     if probe not in table: return None, None, None # all pictures are the same in this respect
@@ -355,9 +359,9 @@ def guessed(paths: list[Path], probe: str) -> tuple: # balanced accuracy and its
     return balanced(number(table.label), number(table[probe]))
 
 @formula
-def _leaking(paths, part): return len(pick(certified(paths)[1], part, "part"))
+def _leaking(paths, part): return len(pick(leaks_of(paths), part, "part"))
 @formula
-def _copies_across(paths): return len(across(pairs_of(certified(paths)[0]["pairs.csv"]), "part"))
+def _copies_across(paths): return len(across(pairs_of(certified(paths)["pairs.csv"]), "part"))
 @formula
 def _clean_accuracy(paths, name): return clean_answers(paths, name).mean()
 @formula
@@ -613,7 +617,7 @@ def check_text(text: str, # Markdown as it will be read
         problems.append(f"line {text.count(chr(10), 0, m.start()) + 1}: {what} (\"{excerpt}\")")
     return problems
 
-# %% ../nbs/70_claims.ipynb #691af51a
+# %% ../nbs/70_claims.ipynb #cce336c2
 MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
 _LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
 
@@ -627,7 +631,7 @@ def anchors(text: str) -> set[str]:
     "What a link can name within a Markdown text, as GitHub makes it of headings."
     return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" ")) for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
 
-# %% ../nbs/70_claims.ipynb #3852fec6
+# %% ../nbs/70_claims.ipynb #3afd1cf2
 def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None:
     "What is wrong with one link."
     if re.match(r"[a-z]+:", to): return None # another site: not asked without a network
@@ -649,7 +653,7 @@ def check_links(text: str, # Markdown
     folder, root = Path(folder).resolve(), Path(root).resolve()
     return [p for to, figure in links_of(text) if (p := link_problem(to, figure, folder, root, made))]
 
-# %% ../nbs/70_claims.ipynb #cce336c2
+# %% ../nbs/70_claims.ipynb #691af51a
 MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
 _LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
 
@@ -663,7 +667,7 @@ def anchors(text: str) -> set[str]:
     "What a link can name within a Markdown text, as GitHub makes it of headings."
     return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" ")) for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
 
-# %% ../nbs/70_claims.ipynb #3afd1cf2
+# %% ../nbs/70_claims.ipynb #3852fec6
 def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None:
     "What is wrong with one link."
     if re.match(r"[a-z]+:", to): return None # another site: not asked without a network

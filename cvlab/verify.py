@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'CHECKS', 'AGAIN', 'READERS', 'PROBABILITY', 'Verdict', 'compare_predictions', 'committed',
-           'against_head', 'Lab', 'kind', 'dvc_status', 'is_kept_aside', 'changes', 'lock_problems', 'stale_stages',
-           'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json', 'same_picture',
-           'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks', 'recounted',
-           'told_again', 'check_interpret', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate',
+           'against_head', 'Lab', 'kind', 'dvc_status', 'stage_name', 'is_kept_aside', 'changes', 'lock_problems',
+           'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
+           'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks',
+           'recounted', 'told_again', 'check_interpret', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate',
            'against_history', 'aside', 'run_again', 'same_file', 'cells_of', 'files_of', 'check_again',
            'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
            'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages', 'check_page', 'page_text',
@@ -100,14 +100,18 @@ class Lab:
 
 def kind(stage: str) -> str: return stage.split("@")[0] # train@default-0 -> train
 
-# %% ../nbs/71_verify.ipynb #98cf4d7e
+# %% ../nbs/71_verify.ipynb #0dba6c5d
 def dvc_status(root: Path) -> dict: # stage -> list of {"changed deps" | "changed outs": {path: what}} or "changed command"
     "What `dvc status` finds."
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     try:
-        with Repo(str(root)) as repo: return repo.status()
+        with Repo(str(root)) as repo: return {stage_name(a): said for a, said in repo.status().items()}
     except DvcException as e: raise LabError(f"dvc: {' '.join(str(e).split())}") from None
+
+def stage_name(address: str) -> str: # ../lab/dvc.yaml:prepare -> prepare
+    "DVC's address of a stage, seen from another folder, without the way there."
+    return address.rpartition(":")[2].rpartition("/")[2]
 
 def is_kept_aside(path: str) -> bool:
     "Data and weights: outputs that git does not hold."
@@ -124,7 +128,7 @@ def changes(said, lab: Lab): # yields one line a change
             elif how != "not in cache":
                 yield f"{path}: is not what the stage {'read' if 'deps' in what else 'wrote'} (dvc.lock)"
 
-# %% ../nbs/71_verify.ipynb #7da61940
+# %% ../nbs/71_verify.ipynb #9237e9a6
 def lock_problems(lab: Lab) -> dict[str, list[str]]: # by stage
     "Where dvc.lock, dvc.yaml, params.yaml and the files disagree."
     found = {s: [l for e in said for l in changes(e, lab)] for s, said in dvc_status(lab.root).items()}
@@ -134,7 +138,7 @@ def lock_problems(lab: Lab) -> dict[str, list[str]]: # by stage
 def stale_stages(root: str | Path = ".") -> list[str]:
     "Stages that dvc.lock remembers and dvc.yaml no longer has; DVC never forgets one."
     from dvc.repo import Repo
-    with Repo(str(root)) as repo: known = {s.addressing for s in repo.index.stages}
+    with Repo(str(root)) as repo: known = {stage_name(s.addressing) for s in repo.index.stages}
     return [s for s in plain(read_yaml(Path(root)/"dvc.lock"))["stages"] if s not in known]
 
 def forget_stages(names: list[str], root: str | Path = "."):
