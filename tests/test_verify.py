@@ -149,7 +149,7 @@ FAULTS = {
     "other score of a shortcut": ("runs/leaks/probes.csv", table(lambda t: t.loc.__setitem__((t.index[t.probe == "colour"][0], "score"), "0.5")), "leaks", "colour is said to tell", False),
     "other guesses of a shortcut": ("runs/leaks/guesses.csv", table(lambda t: t.loc.__setitem__(slice(0, 40), t.loc[0:40].assign(colour=t.label[0:40]))), "leaks", "colour is said to tell", False),
     "answers of the leak probe": ("runs/leaks/probe.csv", table(right_instead), "leaks", "accuracy.csv: ", False),
-    "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks", "certificate.json: ", True),
+    "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks", "runs/leaks/split.csv: is not what", True),
     "better heat maps": ("runs/interpret/pointing.csv", table(lambda t: t.loc.__setitem__((t.index[t.hit == "0"][0], "hit"), "1")), "interpret", "pointing.json: scores.", False),
     "pair of a measured certificate": ("runs/measured/chest_xray/as_published/pairs.csv", replace(",True", ",False"), "runs/measured/chest_xray/as_published", "certificate.json: ", False),
     "measured prediction": ("runs/measured/chest_xray/xray_cnn/seed-0/evaluate/seed-0/predictions.csv", table(lambda t: t.loc.__setitem__((t.index[t.part == "val"][0], "logit_Covid"), "40")), "runs/measured/chest_xray/xray_cnn", "the kept epoch had", False),
