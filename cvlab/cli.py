@@ -276,6 +276,8 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
         print(f"{stage} ...", file=sys.stderr)
         run_stage(stage, folders[stage], experiment, seed, overrides)
     result(out, folders["evaluate"])
+    from cvlab.report import write_card
+    print(f"Card: {os.path.relpath(write_card(out, experiment, seed))}")
 
 # %% ../nbs/80_cli.ipynb #a549e8ed
 FEW = 60 # steps; batch norm alone needs that many until its averages are those of the pictures
