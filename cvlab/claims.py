@@ -617,42 +617,6 @@ def check_text(text: str, # Markdown as it will be read
         problems.append(f"line {text.count(chr(10), 0, m.start()) + 1}: {what} (\"{excerpt}\")")
     return problems
 
-# %% ../nbs/70_claims.ipynb #cce336c2
-MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
-_LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
-
-def links_of(text: str) -> list[tuple[str, bool]]: # (target, is it a figure), in their order, without those in code
-    "The links of a Markdown text."
-    blank = lambda m: m[0] if not (m["fence"] or m["tick"]) else ""
-    bare = re.sub(f"{_FENCE}|{_CODE}", blank, text, flags=re.MULTILINE)
-    return [(m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"])) for m in _LINK.finditer(bare)]
-
-def anchors(text: str) -> set[str]:
-    "What a link can name within a Markdown text, as GitHub makes it of headings."
-    return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" ")) for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
-
-# %% ../nbs/70_claims.ipynb #3afd1cf2
-def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None:
-    "What is wrong with one link."
-    if re.match(r"[a-z]+:", to): return None # another site: not asked without a network
-    path, _, heading = to.partition("#")
-    target = (folder/path).resolve() if path else None
-    if target and not target.is_relative_to(root): return f"link {to} leads out of the repository"
-    if target and not target.exists(): return f"dead link {to}"
-    if figure and not any(target.relative_to(root).as_posix() == o or target.relative_to(root).is_relative_to(o) for o in made):
-        return f"figure {to} is the output of no stage"
-    if heading and target and target.suffix == ".md" and heading not in anchors(target.read_text(encoding="utf-8")):
-        return f"dead link {to}: no such heading"
-
-def check_links(text: str, # Markdown
-                folder: str | Path, # where relative links begin
-                root: str | Path, # top of the repository
-                made # paths of all outputs of all stages, relative to `root`
-               ) -> list[str]: # one line a problem
-    "Dead links, and figures that no stage makes."
-    folder, root = Path(folder).resolve(), Path(root).resolve()
-    return [p for to, figure in links_of(text) if (p := link_problem(to, figure, folder, root, made))]
-
 # %% ../nbs/70_claims.ipynb #691af51a
 MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
 _LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
