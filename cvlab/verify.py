@@ -128,7 +128,7 @@ def changes(said, lab: Lab): # yields one line a change
             elif how != "not in cache":
                 yield f"{path}: is not what the stage {'read' if 'deps' in what else 'wrote'} (dvc.lock)"
 
-# %% ../nbs/71_verify.ipynb #9237e9a6
+# %% ../nbs/71_verify.ipynb #c59713a9
 def lock_problems(lab: Lab) -> dict[str, list[str]]: # by stage
     "Where dvc.lock, dvc.yaml, params.yaml and the files disagree."
     found = {s: [l for e in said for l in changes(e, lab)] for s, said in dvc_status(lab.root).items()}
@@ -137,8 +137,9 @@ def lock_problems(lab: Lab) -> dict[str, list[str]]: # by stage
 
 def stale_stages(root: str | Path = ".") -> list[str]:
     "Stages that dvc.lock remembers and dvc.yaml no longer has; DVC never forgets one."
-    from dvc.repo import Repo
-    with Repo(str(root)) as repo: known = {stage_name(s.addressing) for s in repo.index.stages}
+    p, known = resolve(Path(root)/"params.yaml"), set()
+    for s, stage in read_yaml(Path(root)/"dvc.yaml")["stages"].items():
+        known |= {f"{s}@{e}-{n}" for e in p.experiments for n in p.seeds} if "matrix" in stage else {s}
     return [s for s in plain(read_yaml(Path(root)/"dvc.lock"))["stages"] if s not in known]
 
 def forget_stages(names: list[str], root: str | Path = "."):
