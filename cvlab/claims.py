@@ -26,7 +26,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from .core import LabError, line_of, nearest, read_yaml
 from .data import read_split
-from .effects import effects_table
+from .effects import calibration, effects_table
 from .leaks import across, balanced, families, given_away, leaking
 from .ledger import questions, read_ledger
 from .metrics import evaluate, over_seeds, predicted, probabilities, read_predictions, wilson_interval
@@ -693,16 +693,11 @@ def _slice_high(paths, name, level):
     return wilson_interval(right.sum(), len(right))[1] if len(right) >= FEW else None
 
 # %% ../nbs/70_claims.ipynb #5a50b808
-def calibration_of(path: Path, bins: int = 15) -> dict: # confidence (mean), ece
-    "Is the network as often right as it says? On the test part."
-    preds = read_predictions(path); rows = preds[preds.part == "test"].sort_values("id", kind="stable")
-    sure, right = probabilities(rows).max(1), predicted(rows) == rows.label.to_numpy()
-    which = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], sure)
-    gaps = np.bincount(which, weights=right - sure, minlength=bins)
-    return dict(confidence=round(float(sure.mean()), 6), ece=round(float(np.abs(gaps).sum()/len(rows)), 6))
+@read_once
+def calibration_of(path): return calibration(read_predictions(path))
 
 @formula
-def _ece(paths, bins=15): return calibration_of(one(paths), bins)["ece"]
+def _ece(paths): return calibration_of(one(paths))["width"]["ece"]
 @formula
 def _confidence(paths): return calibration_of(one(paths))["confidence"]
 

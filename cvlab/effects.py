@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'LOWER', 'judged', 'who_judged', 'refuse_mixed', 'same_jud
            'redraw', 'crossed_error', 'split_error', 'effect', 'effect_words', 'effects_table', 'two_networks',
            'choose', 'choice_table', 'reliability_table', 'ece_of', 'ece_if_calibrated', 'ece_interval', 'calibration']
 
-# %% ../nbs/32_effects.ipynb #81de071d
+# %% ../nbs/32_effects.ipynb #e565d371
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
@@ -15,7 +15,7 @@ from sklearn.metrics import brier_score_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from .core import LabError
-from .metrics import PARTS, classes_of, evaluate, predicted, probabilities, true_probability, wilson_interval
+from .metrics import PARTS, classes_of, evaluate, losses, predicted, probabilities, wilson_interval
 from .repro import json_hash
 
 # %% ../nbs/32_effects.ipynb #63ba0274
@@ -81,7 +81,7 @@ def same_judges(
     refuse_mixed(who_judged(dict(reference=reference)))
     return sorted(reference, key=lambda k: tuple(map(str, k)))
 
-# %% ../nbs/32_effects.ipynb #7fb380d6
+# %% ../nbs/32_effects.ipynb #9d895600
 METRICS = ('accuracy', 'macro_f1', 'log_loss') # what `effect` can compare
 LOWER = {'log_loss'} # where less is better
 
@@ -92,7 +92,7 @@ def rows_of(preds, part):
 def _scores(rows, metric):
     "What each picture adds to a mean, (n,)."
     if metric == 'accuracy': return (predicted(rows) == rows.label.to_numpy()).astype(np.float64)
-    return -np.log(np.clip(true_probability(rows), np.finfo(np.float64).eps, None)) # clipped as scikit-learn does
+    return losses(rows)
 
 def _macro_f1(rows, counts):
     "Mean F1 of the classes that occur among the counted pictures, (b,)."

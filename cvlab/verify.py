@@ -8,9 +8,9 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', '
            'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
            'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks',
            'recounted', 'told_again', 'check_interpret', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate',
-           'against_history', 'aside', 'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of',
-           'check_again', 'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins',
-           'Line', 'guarded', 'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages',
+           'against_history', 'aside', 'place_of', 'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file',
+           'files_of', 'check_again', 'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems',
+           'twins', 'Line', 'guarded', 'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages',
            'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
            'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
 
@@ -100,8 +100,8 @@ class Lab:
 
 def kind(stage: str) -> str: return stage.split("@")[0] # train@default-0 -> train
 
-# %% ../nbs/71_verify.ipynb #0dba6c5d
-def dvc_status(root: Path) -> dict: # stage -> list of {"changed deps" | "changed outs": {path: what}} or "changed command"
+# %% ../nbs/71_verify.ipynb #756d94ed
+def dvc_status(root: Path) -> dict: # stage -> list of {"changed deps" or "changed outs": {path: what}}, or of text
     "What `dvc status` finds."
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -123,7 +123,7 @@ def changes(said, lab: Lab): # yields one line a change
     for what, paths in said.items():
         for path, how in paths.items():
             if isinstance(how, dict): yield from (f"{path}: {k} was {v} since the run" for k, v in how.items())
-            elif not lab.here(path): 
+            elif not lab.here(path):
                 if not is_kept_aside(path): yield f"{path}: is missing"
             elif how != "not in cache":
                 yield f"{path}: is not what the stage {'read' if 'deps' in what else 'wrote'} (dvc.lock)"
@@ -200,10 +200,10 @@ def checks(kind: str, again: str, rest: str = ""):
     def put(f): CHECKS[kind] = (f, again, rest); return f
     return put
 
-# %% ../nbs/71_verify.ipynb #34a2bf17
+# %% ../nbs/71_verify.ipynb #15bf7a2d
 @checks("prepare", "", "split.csv: the pictures (--data, once they are here)")
 def check_prepare(lab, stage, folder):
-    "A split is a partition: no picture twice, no group and no label in two minds."
+    "A split is a partition: three parts, no picture twice, no group in two of them."
     s, out = lab.split, []
     if s.id.duplicated().any(): out.append(f"split.csv: picture {s.id[s.id.duplicated()].iloc[0]} occurs twice")
     if odd := sorted(set(s.part) - {"train", "val", "test"}): out.append(f"split.csv: no such part, {odd[0]}")
@@ -212,7 +212,7 @@ def check_prepare(lab, stage, folder):
     if missing := {"train", "val", "test"} - set(s.part): out.append(f"split.csv: no {sorted(missing)[0]} part")
     return out
 
-# %% ../nbs/71_verify.ipynb #0e7cf286
+# %% ../nbs/71_verify.ipynb #fa8f77bb
 def run_params(folder: Path) -> dict: return plain(read_yaml(folder/"params.yaml")) # requested, effective, hashes
 
 @checks("baseline", "metrics, the majority's predictions", "histogram.csv, probe.csv: the pictures")
@@ -227,8 +227,8 @@ def check_baseline(lab, stage, folder):
 @checks("leaks", "pairs counted, leaking pictures, findings, accuracies", "pairs.csv, probes.csv: the pictures")
 def check_leaks(lab, stage, folder):
     "What the certificate says, from the pairs, the probes and the predictions beside it."
-    said, split, pairs = read_json(folder/"certificate.json"), read_split(folder/"split.csv"), pairs_of(folder/"pairs.csv")
-    again = said | recounted(split, pairs, pd.read_csv(folder/"probes.csv"))
+    tables = read_split(folder/"split.csv"), pairs_of(folder/"pairs.csv"), pd.read_csv(folder/"probes.csv")
+    again = read_json(folder/"certificate.json") | recounted(*tables)
     leak, worth = again["leaking"]["test"], pd.read_csv(folder/"accuracy.csv")
     preds = [read_predictions(folder/f"{n}.csv").query("part == 'test'") for n in ("probe", "probe_without")]
     now = pd.concat([accuracy_without(p.id, predicted(p) == p.label, leak) for p in preds])
@@ -267,7 +267,7 @@ def check_lr_find(lab, stage, folder):
     return same_json(folder/"lr.json", dict(lr=found.lr, interval=found.interval, rates=found.rates, notes=found.notes,
                                             literal=literal))
 
-# %% ../nbs/71_verify.ipynb #adce659a
+# %% ../nbs/71_verify.ipynb #4ba3ebc2
 def best_row(history: pd.DataFrame, monitor: str) -> pd.Series:
     "The epoch whose weights were kept."
     return history.loc[history[monitor].idxmin() if monitor.endswith("loss") else history[monitor].idxmax()]
@@ -283,7 +283,8 @@ def check_train(lab, stage, folder):
     if len(history) > p["epochs"] or (len(history) < p["epochs"] and not early):
         return [f"results.csv: {len(history)} epochs where {p['epochs']} were asked for"]
     if len(said) != len(history): return [f"train.log: {len(said)} epochs, results.csv has {len(history)}"]
-    off = (abs(said - history) > 6e-5 + 1e-8*history + 6e-3*history*(history.columns == "lr")).any(axis=1) # as far as it is printed
+    printed = 6e-5 + history*np.where(history.columns == "lr", 6e-3, 1e-8) # how far the log's digits go
+    off = (abs(said - history) > printed).any(axis=1)
     return [f"train.log: epoch {off.argmax() + 1} is not that of results.csv"] if off.any() else []
 
 # %% ../nbs/71_verify.ipynb #ad0578f9
@@ -310,7 +311,7 @@ def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in ef
     return [f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}" for what, now, was in said
             if abs(now - was) > room*max(1, was)]
 
-# %% ../nbs/71_verify.ipynb #0e7782a9
+# %% ../nbs/71_verify.ipynb #c9b12111
 def aside(lab: Lab, stage: str) -> Path: # folder of the stage in a copy of runs/ made of links
     "A place where a stage can run again without touching what is there."
     base = lab.path(".cvlab/aside"); base.mkdir(parents=True, exist_ok=True)
@@ -320,6 +321,10 @@ def aside(lab: Lab, stage: str) -> Path: # folder of the stage in a copy of runs
         if f.is_dir() and f.name not in own | {"local"}: (root/f.name).symlink_to(f)
     return root/lab.folder(stage).relative_to(lab.path("runs"))
 
+def place_of(lab: Lab, folder: Path) -> Path: # the temporary root above a folder that `aside` gave
+    base = lab.path(".cvlab/aside")
+    return base/folder.relative_to(base).parts[0]
+
 def run_again(lab: Lab, stage: str) -> Path: # folder with what came out
     "Run a stage aside; `LabError` with its last line when it fails."
     folder, p = aside(lab, stage), run_params(lab.folder(stage))
@@ -327,6 +332,7 @@ def run_again(lab: Lab, stage: str) -> Path: # folder with what came out
     done = subprocess.run([sys.executable, "-c", f"from cvlab.engine import run_stage; run_stage(*{args!r})"],
                           cwd=lab.root, capture_output=True, text=True)
     if not done.returncode: return folder
+    shutil.rmtree(place_of(lab, folder), ignore_errors=True)
     raise LabError(f"{stage}: failed when run again: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
 
 # %% ../nbs/71_verify.ipynb #8ca93184
@@ -399,7 +405,7 @@ def provenance_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     return ([f"params.yaml: {d}"] if d else []) + (
         ["environment.json: describes other outputs than those beside it"] if stale else [])
 
-# %% ../nbs/71_verify.ipynb #d1751e7d
+# %% ../nbs/71_verify.ipynb #65b885ae
 def notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     "The executed notebook is the pipeline's, with these parameters, to the end."
     path, said = folder/f"{kind(stage)}.ipynb", run_params(folder)
@@ -409,7 +415,8 @@ def notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     given = dict(l.split(" = ", 1) for c in injected for l in source(c)[1].splitlines() if " = " in l)
     want = dict(experiment=said["experiment"], seed=said["seed"], out=folder.relative_to(lab.root).as_posix())
     out = [f"was run with {k}={v}" for k, v in given.items() if k in want and ast.literal_eval(v) != want[k]]
-    if [source(c) for c in cells if c not in injected] != plan: out.append(f"has other cells than nbs/pipeline/{path.name}")
+    if [source(c) for c in cells if c not in injected] != plan:
+        out.append(f"has other cells than nbs/pipeline/{path.name}")
     if any(o["output_type"] == "error" for c in cells for o in c.get("outputs", [])): out.append("ends in an error")
     return [f"{path.name}: {o}" for o in out]
 
@@ -483,7 +490,7 @@ def measured_problems(preds: Path) -> list[str]:
     train = run/"train"/preds.parent.relative_to(run/"evaluate")
     return against_history(evaluate(table, "val"), pd.read_csv(train/"results.csv"), run_params(train)["effective"])
 
-# %% ../nbs/71_verify.ipynb #2deaae52
+# %% ../nbs/71_verify.ipynb #071adf18
 def pages(lab: Lab) -> list[Path]:
     "What people read: the pages at the top, the prose of pipeline and tutorial notebooks (cards: notebook 72)."
     return [lab.path("README.md"), lab.path("TRAINING_RESULTS.md"),
@@ -499,13 +506,15 @@ def check_page(lab: Lab, page: Path) -> list[Line]:
     good = Line(name, "verified", f"{n} numbers computed again" if n else "states no number")
     return [Line(name, "drift", p) for p in problems] or [good]
 
-def page_text(page: Path) -> str: return notebook_markdown(page) if page.suffix == ".ipynb" else page.read_text(encoding="utf-8")
+def page_text(page: Path) -> str:
+    "What a page says."
+    return notebook_markdown(page) if page.suffix == ".ipynb" else page.read_text(encoding="utf-8")
 
-# %% ../nbs/71_verify.ipynb #29115188
+# %% ../nbs/71_verify.ipynb #ec15c6f8
 def verify(root: str | Path = ".") -> list[Line]: # the problems first
     "Check everything that can be checked without data, weights, GPU and network."
     lab = Lab(root)
-    with ThreadPoolExecutor(2) as pool: # DVC is another process, and so is each stage that runs again
+    with ThreadPoolExecutor(2) as pool: # each stage that runs again is another process
         found = pool.submit(lock_problems, lab)
         again = {s: pool.submit(guarded, check_again, lab, s, lab.folder(s)) for s in AGAIN if s in lab.lock}
         stale = stale_stages(lab.root)
@@ -517,24 +526,26 @@ def verify(root: str | Path = ".") -> list[Line]: # the problems first
     lines += check_measured(lab) + [l for p in pages(lab) for l in check_page(lab, p)]
     return sorted(lines, key=lambda l: l.state != "drift")
 
-# %% ../nbs/71_verify.ipynb #d60719e9
+# %% ../nbs/71_verify.ipynb #f9a27f01
 def check_data(lab: Lab) -> list[Line]:
     "Divide the pictures again."
     from cvlab.data import split_samples, write_split
     from cvlab.intake import open_data
     from cvlab.runs import cache_folder
     source, p, again = lab.path(lab.params.data.path), lab.params.split, lab.path(".cvlab/aside/split.csv")
-    if not source.exists(): return [Line("data", "unverifiable", f"{source.name} is not here; `make data` draws the meadow")]
+    if not source.exists():
+        return [Line("data", "unverifiable", f"{source.name} is not here; `make data` draws the meadow")]
     split = split_samples(open_data(source, cache_folder()).samples, p.val, p.test, p.seed)
     write_split(again, split)
     if again.read_bytes() == lab.path("runs/prepare/split.csv").read_bytes():
         return [Line("data", "verified", f"{len(split)} pictures divided again: the same split, {split_hash(split)[:16]}")]
     key = lambda s: set(s[["id", "label", "part"]].itertuples(index=False, name=None))
-    return [Line("data", "drift", f"dividing {source.name} again gives another split: {len(key(lab.split) - key(split))} rows "
-                                  f"of runs/prepare/split.csv do not come out, such as {min(key(lab.split) - key(split))}")]
+    gone = sorted(key(lab.split) - key(split)) or sorted(key(split) - key(lab.split))
+    return [Line("data", "drift", f"dividing {source.name} again gives another split: {len(gone)} rows are not in both, "
+                                  f"such as {gone[0] if gone else 'none; the paths or groups differ'}")]
 
-# %% ../nbs/71_verify.ipynb #c5941df7
-PROBABILITY = 1e-3 # largest difference of a probability between two processors; measured: 2e-6
+# %% ../nbs/71_verify.ipynb #d9166995
+PROBABILITY = 1e-3 # largest difference of a probability; 0 on the processor that predicted, between two not measured
 
 def check_weights(lab: Lab) -> list[Line]:
     "Predict again, a line an evaluation."
@@ -591,7 +602,7 @@ def compare_numbers(old: Path, new: Path) -> str: # byte-equal | within toleranc
     near = "within tolerance" if not off or off[worst] <= TOLERANCE["accuracy"] else "different"
     return f"{near}: most at {worst}: {a.get(worst, 0):.6g}, now {b.get(worst, 0):.6g}"
 
-# %% ../nbs/71_verify.ipynb #198fba95
+# %% ../nbs/71_verify.ipynb #5c23ab2b
 def check_known(lab: Lab, stage: str):
     "Can this stage run here?"
     if stage not in lab.lock:
@@ -609,4 +620,4 @@ def retrain(stage: str, root: str | Path = ".") -> list[Line]: # a line an outpu
                  if f.is_relative_to(old) and f.suffix != ".ipynb"}
         return [Line(f.relative_to(lab.root).as_posix(), "drift" if a.startswith("different") else "verified", a)
                 for f, a in found.items()]
-    finally: shutil.rmtree(lab.path(".cvlab/aside")/new.relative_to(lab.path(".cvlab/aside")).parts[0], ignore_errors=True)
+    finally: shutil.rmtree(place_of(lab, new), ignore_errors=True)
