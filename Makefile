@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data clean lock install
+.PHONY: help repro verify test lab data bench clean lock install
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -27,14 +27,19 @@ lab: install ## open JupyterLab on this environment
 data: install ## draw the embedded dataset
 	@cvlab data use meadow
 
+bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-bench.txt
+	@papermill --engine cvlab nbs/bench.ipynb runs/bench/bench.ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
+	  -p net resnet18 -p bs 32 -p pictures 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
+
 clean: install ## clean all notebooks, export the library, write the JSON schema
 	@cvlab clean && nbdev-export && cvlab schema
 
 lock: ## resolve requirements.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
-	for extra in dev:uv parquet:pyarrow; do \
-	  echo $${extra#*:} | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
+	for extra in dev:uv parquet:pyarrow 'bench:lightning ultralytics'; do \
+	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements-$${extra%:*}.txt || exit 1; \
 	done
 

@@ -76,7 +76,8 @@ class Model(Section):
     normalise: Literal["auto", "half", "imagenet", "clip"] = Field(
         description="input statistics; auto follows the weights")
     head: Literal["linear", "deep"] = Field(description="one layer, or dropout, 512, 128 with batch norm")
-    frozen: Literal["none", "half", "body"] = Field(description="which layers do not learn, counted from the input")
+    frozen: Literal["none", "half", "most", "body"] = Field(
+        description="which layers do not learn, from the input: half of the stages, all but the last one, all but the head")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the last layer")
 
 # %% ../nbs/00_core.ipynb #7b26d990
@@ -116,6 +117,10 @@ class Train(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="decay of the average of the weights that is judged; 0 is off")
     save_every: Annotated[int, Field(ge=0)] = Field(description="also keep the weights of every n-th epoch; 0 none")
+    grow_from: Annotated[int, Field(ge=0)] = Field(
+        description="progressive resizing: side in the first epoch, pixels, growing to data.size; 0 is off")
+    frozen_once: bool = Field(
+        description="compute what frozen layers give once, and train the rest on it; flips are the only augmentation")
 
 # %% ../nbs/00_core.ipynb #743ae536
 class LRFind(Section):

@@ -27,6 +27,7 @@ FLIPS = {
     "train.epochs": ("train", 3), "train.bs": ("train", 4), "train.precision": ("train", "bf16"),
     "train.channels_last": ("train", "true"), "train.monitor": ("train", "val_accuracy"), "train.threads": ("train", 1),
     "train.patience": ("train", 1), "train.ema": ("train", .9), "train.save_every": ("train", 1),
+    "train.grow_from": ("train", 16),
     "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
     "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
     "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
@@ -43,7 +44,7 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough f
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
-             "experiments": "likewise",
+             "experiments": "likewise", "train.frozen_once": "the same training, faster: below, and nbs/48_features",
              "leaks.split": "tests/test_data.py, data that come with parts", "leaks.action": "likewise"}
 BASE = [o for o in SMOKE if not o.startswith("seeds")]
 
@@ -95,3 +96,15 @@ def test_parameter_acts(key, lab, references):
     extra = [e.replace("WEIGHTS", weights) for e in COMPANY.get(key, [])]
     ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
     assert run(lab, key, stage, [*extra, f"{key}={value}"]) != ref, f"{key}={value} changes nothing"
+
+
+def test_frozen_layers_are_computed_once(lab):
+    "The numbers are those of the long way round, to the rounding of sums, and the log says what was saved."
+    import pandas as pd
+    root, base = lab
+    for once in ("true", "false"):
+        run(lab, f"once-{once}", "train", ["model.frozen=most", "optim.name=sgd", f"train.frozen_once={once}"])
+    a, b = (pd.read_csv(root/f"once-{o}"/"train/seed-0/results.csv") for o in ("true", "false"))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-3)
+    logs = [(root/f"once-{o}"/"train/seed-0/train.log").read_text() for o in ("true", "false")]
+    assert "computed once" in logs[0] and "computed once" not in logs[1]
