@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUGMENT', 'quiet', 'ROWS', 'bench_pictures', 'lab_loaders', 'lab_learner', 'lab_loop', 'pure_loop', 'lab_from_files',
            'times', 'step_of', 'flops_of', 'gemm', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of',
-           'lab_notebooks', 'dvc_repro', 'many_pictures', 'started', 'growth', 'steepness', 'Clock', 'reach_lab',
-           'reach_fastai', 'reach_plain', 'Row', 'Bench', 'plot_bench']
+           'lab_notebooks', 'dvc_repro', 'check_nothing_to_do', 'many_pictures', 'started', 'growth', 'steepness',
+           'Clock', 'reach_lab', 'reach_fastai', 'reach_plain', 'Row', 'Bench', 'plot_bench']
 
 # %% ../nbs/51_bench.ipynb #34c57c61
 import json, os, shutil, subprocess, sys, tempfile, time
@@ -169,27 +169,26 @@ def forward_of(p: Predictor, bs: int): # -> function
         with torch.inference_mode(): p.model(xb)
     return run
 
-# %% ../nbs/51_bench.ipynb #668dc1e2
+# %% ../nbs/51_bench.ipynb #9d8c8c19
 def lab_notebooks(folder: Path): # class folders of pictures -> function
     "Execute prepare, train and evaluate of the pipeline."
     from cvlab.fixtures import SMOKE
     top, over = repo_root(), [*SMOKE, f"data.path={folder}"]
     def run():
-        root = Path(tempfile.mkdtemp(prefix="cvlab-start-"))
-        for stage, out in dict(prepare="prepare", train="train/seed-0", evaluate="evaluate/seed-0").items():
-            (root/out).mkdir(parents=True)
-            words = ["papermill", "--engine", "cvlab", f"nbs/pipeline/{stage}.ipynb", f"{root/out}/{stage}.ipynb", "-p", "out", str(root/out),
-                     "-y", json.dumps(dict(overrides=over))]
-            done = subprocess.run([sys.executable, "-m", *words], cwd=top, capture_output=True, text=True)
-            if done.returncode: raise LabError(f"{stage}: {done.stderr.strip().splitlines()[-1]}")
-        shutil.rmtree(root)
+        with tempfile.TemporaryDirectory(prefix="cvlab-start-") as root:
+            stages = [(s, f"{root}/{s}" + "/seed-0"*(s != "prepare"), "", 0, over) for s in ("prepare", "train", "evaluate")]
+            code = f"from cvlab.engine import run_stage\nfrom cvlab.warm import warm\nwith warm():\n    for s in {stages!r}: run_stage(*s)"
+            done = subprocess.run([sys.executable, "-c", code], cwd=top, capture_output=True, text=True)
+            if done.returncode: raise LabError(f"start-up: {done.stderr.strip().splitlines()[-1]}")
     return run
 
-def dvc_repro():
-    "`dvc repro` of the default pipeline; with nothing to do it ends where it began."
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--dry"], cwd=repo_root(), capture_output=True, text=True)
-    if "Running stage" in done.stdout: raise LabError("row repro: the pipeline has something to do; run `cvlab repro` first")
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=repo_root(), capture_output=True, check=True)
+def dvc_repro(*args: str) -> str: # what it said
+    "`dvc repro` of the default pipeline."
+    return subprocess.run([sys.executable, "-m", "dvc", "repro", *args], cwd=repo_root(), capture_output=True, text=True, check=True).stdout
+
+def check_nothing_to_do():
+    "Raise a `LabError` where `dvc repro` would run something."
+    if "Running stage" in dvc_repro("--dry"): raise LabError("row repro: the pipeline has something to do; run `cvlab repro` first")
 
 # %% ../nbs/51_bench.ipynb #a2a7ef68
 def many_pictures(folder: Path, n: int, side: int = 32): # pixels

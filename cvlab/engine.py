@@ -4,13 +4,19 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'CLEAR', 'LOCAL', 'tidy_text', 'tidy_output', 'tidy', 'foreseen', 'Live', 'log_seconds', 'in_stage',
-           'CvlabEngine', 'run_stage', 'clean_file']
+           'CvlabEngine', 'run_stage', 'main', 'clean_file']
 
 # %% ../nbs/03_engine.ipynb #59fd91ff
 import os, re, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
+
+# %% ../nbs/03_engine.ipynb #2a8f7fc2
+# nbformat's validator would build a grammar of web addresses, as long as all other imports take together; no notebook needs it
+sys.modules.setdefault("rfc3987_syntax", None)
+
+# %% ../nbs/03_engine.ipynb #f95383a1
 import nbformat
 from traitlets.config import Config
 from .core import LabError
@@ -128,6 +134,14 @@ def run_stage(stage: str, # name of a notebook in nbs/pipeline
                                parameters=dict(experiment=experiment, seed=seed, out=str(out),
                                                overrides=list(overrides)))
     return target
+
+# %% ../nbs/03_engine.ipynb #e4ff1272
+def main():
+    "papermill's command, with this engine: `python -m cvlab.engine in.ipynb out.ipynb -p name value`."
+    from papermill.__main__ import papermill
+    sys.argv[1:1] = ["--engine", "cvlab"]; papermill()
+
+if __name__ == "__main__" and "__file__" in globals(): main() # in a notebook there is no file
 
 # %% ../nbs/03_engine.ipynb #7668d0ee
 def clean_file(path: str | Path, check: bool = False # only look

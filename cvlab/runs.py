@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'PER_SEED', 'CERTIFIED', 'Run', 'runs_root', 'smoke_root', 'open_run', 'yaml_text', 'write_params',
            'data_source', 'data_folder', 'cache_folder', 'Log', 'in_effect', 'write_table', 'finish', 'ledger_path',
-           'ask_test', 'without_places', 'list_runs', 'orphans', 'placeless', 'keep_measured', 'changes_of']
+           'ask_test', 'question', 'without_places', 'list_runs', 'orphans', 'placeless', 'keep_measured', 'changes_of']
 
 # %% ../nbs/44_runs.ipynb #ed251756
 import atexit, html, io, shutil, tempfile
@@ -158,7 +158,7 @@ def finish(run: Run, device="cpu",
                      folder_digest(run.folder))
     run.lock.release()
 
-# %% ../nbs/44_runs.ipynb #415d4de3
+# %% ../nbs/44_runs.ipynb #65a8c585
 def ledger_path(root: Path, split: pd.DataFrame) -> Path:
     "The ledger of the runs below `root`, or the lab's where the test part shares a picture with the lab's."
     lab = repo_root()/"runs"
@@ -171,7 +171,12 @@ def ask_test(run: Run, split: pd.DataFrame, why: str): # -> the note that `part_
     "Open the test part for a run, with a reason."
     trained = run.stage_folder("train")/"params.yaml"
     asked = plain(read_yaml(trained))["requested"] if run.stage == "evaluate" else run.requested
-    return reading(ledger_path(run.root, split), split, run.stage, run.experiment, run.seed, without_places(asked), why)
+    return reading(ledger_path(run.root, split), split, run.stage, run.experiment, run.seed, question(asked), why)
+
+def question(asked: dict # sections
+            ) -> dict:
+    "What makes two readings the same question: neither places, nor what is off, so that a new option asks nothing by itself."
+    return {s: {k: v for k, v in d.items() if v} if isinstance(d, dict) else d for s, d in without_places(asked).items()}
 
 def without_places(asked: dict # sections
                   ) -> dict:

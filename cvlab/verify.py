@@ -33,7 +33,7 @@ from .metrics import check_judged, evaluate, predicted, probabilities, read_pred
 from .effects import calibration
 from .plots import figure_png, plot_confusion_pair, plot_history, plot_reliability, use_lab_style
 from .repro import folder_digest, json_hash, read_json, write_text
-from .runs import STAGES, in_effect, without_places
+from .runs import STAGES, in_effect, question
 
 # %% ../nbs/71_verify.ipynb #61946fa9
 # largest difference of test accuracy; mean difference of a picture's probabilities
@@ -420,7 +420,7 @@ def notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     if any(o["output_type"] == "error" for c in cells for o in c.get("outputs", [])): out.append("ends in an error")
     return [f"{path.name}: {o}" for o in out]
 
-# %% ../nbs/71_verify.ipynb #73de9649
+# %% ../nbs/71_verify.ipynb #2a9341c4
 READERS = ("prepare", "leaks", "baseline", "evaluate") # of the test part
 
 def ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
@@ -429,7 +429,7 @@ def ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     said, ledger = run_params(folder), read_ledger(lab.path("runs/ledger.csv"))
     asker = lab.path("runs/train")/folder.parent.name/folder.name if kind(stage) == "evaluate" else folder
     want = dict(split=split_hash(lab.split)[:16], stage=kind(stage), experiment=said["experiment"], seed=said["seed"],
-                asked=json_hash(without_places(run_params(asker)["requested"]))[:12])
+                asked=json_hash(question(run_params(asker)["requested"]))[:12])
     mine = ledger[(ledger[list(want)] == pd.Series(want)).all(axis=1)]
     n = int((lab.split.part == "test").sum())
     if mine.empty: return ["runs/ledger.csv: the test part was read and no line says so"]
