@@ -371,12 +371,12 @@ class Bench:
                              bound=bound, verdict="met" if r.met(got["value"]) else "missed", said=got["said"]))
         return pd.DataFrame(rows, columns=["row", "what", "measured", "low", "high", "n", "bound", "verdict", "others", "said"])
 
-# %% ../nbs/51_bench.ipynb #037ca24b
+# %% ../nbs/51_bench.ipynb #aac6132e
 def plot_bench(bench: Bench):
     "A dot a row, its range over the rounds, and the bound as a line."
     import matplotlib.pyplot as plt
     rows = [(r, bench.rows[k]) for k, r in ROWS.items() if k in bench.rows]
-    fig, ax = plt.subplots(figsize=(7.5, .28*len(rows) + 1.1))
+    fig, ax = plt.subplots(figsize=(9, .28*len(rows) + 1.1), layout="constrained")
     for y, (r, got) in enumerate(reversed(rows)):
         margins = sorted(r.margin(got[k]) for k in ("low", "high")); here, met = r.margin(got["value"]), r.met(got["value"])
         colour = "#0072B2" if met else "#D55E00"
@@ -389,5 +389,5 @@ def plot_bench(bench: Bench):
     left = min(.5, *(min(r.margin(g["low"]), r.margin(g["high"]))*.9 for r, g in rows)) if rows else .5
     ax.set_xlim(left, max(4, 1.6*max([r.margin(g["value"]) for r, g in rows], default=1)))
     ax.set_yticks(range(len(rows)), [f"{r.what} ({'≥' if r.least else '≤'} {r.bound:.3g} {r.unit})".replace(" )", ")") for r, _ in reversed(rows)], fontsize=8)
-    ax.set_xlabel("times as good as its bound (circle: met, diamond: missed; line: range over the rounds)"); ax.grid(axis="y", visible=False)
+    ax.set_xlabel("times as good as its bound\n(circle: met, diamond: missed; line: range over the rounds)", fontsize=8); ax.grid(axis="y", visible=False)
     return fig

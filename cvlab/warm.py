@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-# %% ../nbs/07_warm.ipynb #601a5717
+# %% ../nbs/07_warm.ipynb #bd422e29
 LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner fastai.callback.schedule
 matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model statsmodels.api captum.attr pydantic ruamel.yaml
 papermill nbclient ipykernel.kernelapp ipykernel.inprocess IPython.core.pylabtools tqdm.auto""".split()
@@ -20,6 +20,7 @@ papermill nbclient ipykernel.kernelapp ipykernel.inprocess IPython.core.pylabtoo
 def load_libraries():
     "Import what notebooks of the lab import, but nothing of the lab, nor the figures' backend, which has to meet its kernel."
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline") # as a kernel does, before matplotlib looks
+    os.environ["JPY_PARENT_PID"] = str(os.getpid()) # ipykernel reads it while it is imported: whose end is a kernel's end
     sys.modules.setdefault("rfc3987_syntax", None) # as in notebook 03
     for name in LIBRARIES:
         try: importlib.import_module(name)
@@ -28,7 +29,7 @@ def load_libraries():
 
 def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
     "What a copy does: be the process that `cmd` would have started."
-    os.setsid(); os.chdir(cwd); os.environ.clear(); os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
+    os.setsid(); os.chdir(cwd); os.environ.clear(); os.environ.update(env, JPY_PARENT_PID=str(os.getppid())) # for what it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv, sys.path[0] = cmd[cmd.index("-m") + 1:], cwd
@@ -110,7 +111,7 @@ class WarmProvisioner(LocalProvisioner):
         self.pid = self.pgid = self.process.pid; self.cwd = cwd
         return self.connection_info
 
-# %% ../nbs/07_warm.ipynb #daa059f0
+# %% ../nbs/07_warm.ipynb #72a2d96a
 @contextmanager
 def asked_first():
     "Let this process ask our provisioner; its children read the environment."
@@ -130,4 +131,6 @@ def warm():
         with asked_first(), patch.dict(os.environ, CVLAB_WARM=path, JUPYTER_DEFAULT_PROVISIONER_NAME="cvlab"): yield
     finally: server.stdin.close(); server.wait(); shutil.rmtree(folder, ignore_errors=True)
 
-if __name__ == "__main__" and "__file__" in globals(): serve(sys.argv[1]) # in a notebook there is no file
+if __name__ == "__main__" and "__file__" in globals(): # in a notebook there is no file
+    serve(sys.argv[1])
+    os._exit(0) # what was frozen would be called a leak
