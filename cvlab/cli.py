@@ -274,8 +274,9 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
     folders = stage_folders(out, experiment, seed)
     from cvlab.engine import run_stage
     from cvlab.warm import warm
+    todo = plan(out, experiment, seed, p, resume)
     with warm():
-        for stage in plan(out, experiment, seed, p, resume):
+        for stage in todo:
             print(f"{stage} ...", file=sys.stderr)
             run_stage(stage, folders[stage], experiment, seed, overrides)
     result(out, folders["evaluate"])
