@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest.mock import patch
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-# %% ../nbs/07_warm.ipynb #bd422e29
+# %% ../nbs/07_warm.ipynb #632d67a2
 LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner fastai.callback.schedule
 matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model statsmodels.api captum.attr pydantic ruamel.yaml
 papermill nbclient ipykernel.kernelapp ipykernel.inprocess IPython.core.pylabtools tqdm.auto""".split()
@@ -25,6 +25,7 @@ def load_libraries():
     for name in LIBRARIES:
         try: importlib.import_module(name)
         except Exception: pass
+    if pandas := sys.modules.get("pandas"): pandas.set_option("display.max_columns", 20) # it took this process for a terminal
     gc.collect(); gc.freeze() # what was imported is shared, and stays so
 
 def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
