@@ -15,7 +15,6 @@ from fastai.callback.core import Callback, CancelFitException
 from safetensors import safe_open, SafetensorError
 from tqdm import tqdm as std_tqdm
 from tqdm.auto import tqdm
-from timm.utils import ModelEmaV3
 from .models import save_model
 from .repro import write_tensors
 
@@ -58,6 +57,7 @@ class Ema(Callback):
     def __init__(self, decay: float): # such as 0.999
         self.decay, self.average, self.n, self.judging = decay, None, 0, False
     def before_fit(self):
+        from timm.utils import ModelEmaV3 # here: a second or two that most trainings have no use for
         if self.average is None: self.average = ModelEmaV3(self.learn.model, self.decay, use_warmup=True)
     def after_step(self): self.average.update(self.learn.model, self.n); self.n += 1
     def swap(self):

@@ -140,6 +140,7 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     "Run what is out of date in the pipeline and say how it compares with the last commit."
     to_root(); p = resolve("params.yaml")
     from cvlab.runs import orphans
+    from cvlab.warm import warm
     if strays := orphans("runs", p.experiments, p.seeds):
         raise LabError(f"{strays[0]}: no experiment or seed of params.yaml claims this run; "
                        "remove it with `cvlab runs prune`")
@@ -147,7 +148,7 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     if p.data.path == "data" and not Path("data").exists():
         from cvlab.lab_data import restore
         if line := restore(): print(line)
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args])
+    with warm(): done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args])
     if done.returncode: sys.exit(done.returncode)
     summary(started)
 
@@ -272,9 +273,12 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
     out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
     folders = stage_folders(out, experiment, seed)
     from cvlab.engine import run_stage
-    for stage in plan(out, experiment, seed, p, resume):
-        print(f"{stage} ...", file=sys.stderr)
-        run_stage(stage, folders[stage], experiment, seed, overrides)
+    from cvlab.warm import warm
+    stages = plan(out, experiment, seed, p, resume)
+    with warm():
+        for stage in stages:
+            print(f"{stage} ...", file=sys.stderr)
+            run_stage(stage, folders[stage], experiment, seed, overrides)
     result(out, folders["evaluate"])
     from cvlab.report import write_card
     print(f"Card: {os.path.relpath(write_card(out, experiment, seed))}")

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'RESNET18', 'TRAIN', 'FIRST', 'NOTEBOOKS', 'NET', 'JpegFiles', 'torch_loader', 'plain_loop',
            'fastai_learner', 'fastai_loop', 'timm_loop', 'check_installed', 'lightning_loop', 'ultralytics_loop',
-           'fastai_notebooks']
+           'fastai_notebooks', 'Clock', 'reach_fastai', 'reach_plain']
 
-# %% ../nbs/49_peers.ipynb #3cf5742e
-import importlib.util, subprocess, sys, tempfile
+# %% ../nbs/49_peers.ipynb #aeab036c
+import importlib.util, subprocess, sys, tempfile, time
 from pathlib import Path
 import pandas as pd
 import torch
+from fastai.callback.core import Callback, CancelFitException
 from torch import nn
 from .core import LabError
 from .models import create_model
+from .repro import seed_everything, use_threads
 
-# %% ../nbs/49_peers.ipynb #d0b8a9d3
+# %% ../nbs/49_peers.ipynb #08865328
 MEAN, STD = (.485, .456, .406), (.229, .224, .225) # ImageNet's, everybody's default
 
 class JpegFiles(torch.utils.data.Dataset):
@@ -33,7 +35,8 @@ class JpegFiles(torch.utils.data.Dataset):
 def torch_loader(files: pd.DataFrame, part: str, size: int, bs: int, workers: int = 0) -> torch.utils.data.DataLoader:
     "torchvision's transforms in torch's loader."
     import torchvision.transforms as T
-    change = [T.RandomHorizontalFlip(), T.RandomAffine(10, scale=(.9, 1.1)), T.ColorJitter(.2, .2)] if part == "train" else []
+    change = [T.RandomHorizontalFlip(), T.RandomAffine(10, scale=(.9, 1.1)), T.ColorJitter(.2, .2)]
+    change = change if part == "train" else []
     tfm = T.Compose([T.Resize((size, size)), *change, T.ToTensor(), T.Normalize(MEAN, STD)])
     return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs, shuffle=part == "train",
                                        drop_last=part == "train", num_workers=workers)
@@ -53,19 +56,19 @@ def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", w
             for xb, yb in loaders["val"]: right += (model(xb).argmax(1) == yb).sum().item()
     return epoch
 
-# %% ../nbs/49_peers.ipynb #c2332bc9
-def fastai_learner(files: pd.DataFrame, size: int, bs: int, workers: int | None = None, # None: as many as fastai takes
-                   weights: dict | None = None # state of torchvision's ResNet18
-                  ):
+# %% ../nbs/49_peers.ipynb #f449d441
+def fastai_learner(files: pd.DataFrame, size: int, bs: int,
+                   workers: int | None = None): # None: as many as fastai takes
     "fastai's `vision_learner` with its own augmentations."
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, aug_transforms, resnet18, vision_learner
     df = files.assign(is_valid=files.part == "val")[["path", "label", "is_valid"]]
     how = {} if workers is None else dict(num_workers=workers)
-    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size), batch_tfms=aug_transforms(), bs=bs,
-                                   device=torch.device("cpu"), **how)
+    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size), bs=bs,
+                                   batch_tfms=aug_transforms(), device=torch.device("cpu"), **how)
     return vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
 
-def fastai_loop(files: pd.DataFrame, size: int, bs: int, workers: int | None = None, frozen: bool = False): # -> function
+def fastai_loop(files: pd.DataFrame, size: int, bs: int, workers: int | None = None,
+                frozen: bool = False): # -> function
     "One epoch of `fit_one_cycle`, of the head alone if frozen, as in the first phase of `fine_tune`."
     learn = fastai_learner(files, size, bs, workers)
     if frozen: learn.freeze()
@@ -73,7 +76,7 @@ def fastai_loop(files: pd.DataFrame, size: int, bs: int, workers: int | None = N
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
     return epoch
 
-# %% ../nbs/49_peers.ipynb #355fd5a3
+# %% ../nbs/49_peers.ipynb #6bacdb2b
 def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0): # -> function
     "The training script of timm, without what it prints."
     import timm
@@ -82,9 +85,11 @@ def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", wo
     from timm.utils import AverageMeter, accuracy
     model = timm.create_model(net, num_classes=files.label.nunique())
     def loader(part):
-        return create_loader(JpegFiles(files[files.part == part], None), (3, size, size), bs, is_training=part == "train",
-                             use_prefetcher=False, num_workers=workers, persistent_workers=False, device=torch.device("cpu"))
-    loaders, loss_func, opt = {p: loader(p) for p in ("train", "val")}, nn.CrossEntropyLoss(), create_optimizer_v2(model, "adamw", 1e-3)
+        dataset, cpu = JpegFiles(files[files.part == part], None), torch.device("cpu")
+        return create_loader(dataset, (3, size, size), bs, is_training=part == "train", use_prefetcher=False,
+                             num_workers=workers, persistent_workers=False, device=cpu)
+    loaders, loss_func = {p: loader(p) for p in ("train", "val")}, nn.CrossEntropyLoss()
+    opt = create_optimizer_v2(model, "adamw", 1e-3)
     for dl in loaders.values(): dl.dataset.tfm = dl.dataset.transform # `create_loader` has made it
     def epoch():
         model.train(); losses, top1 = AverageMeter(), AverageMeter()
@@ -96,11 +101,12 @@ def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", wo
             for xb, yb in loaders["val"]: out = model(xb); top1.update(accuracy(out, yb)[0].item(), len(xb))
     return epoch
 
-# %% ../nbs/49_peers.ipynb #ea75ba81
+# %% ../nbs/49_peers.ipynb #7d5abd9d
 def check_installed(package: str):
     "Raise a `LabError` that says how to get a peer."
     if importlib.util.find_spec(package) is None:
-        raise LabError(f"{package} is not installed; `pip install --require-hashes -r requirements-bench.txt`, or `make bench`")
+        raise LabError(f"{package} is not installed; `pip install --require-hashes -r requirements-bench.txt`, or "
+                       "`make bench`")
 
 def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0): # -> function
     "A `LightningModule` in a `Trainer` that neither logs nor saves."
@@ -113,17 +119,18 @@ def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18
         def __init__(self): super().__init__(); self.net = create_model(net, files.label.nunique(), size=size)
         def training_step(self, b, i):
             loss = nn.functional.cross_entropy(self.net(b[0]), b[1]); self.log("train_loss", loss); return loss
-        def validation_step(self, b, i): self.log("val_accuracy", (self.net(b[0]).argmax(1) == b[1]).float().mean())
+        def validation_step(self, b, i):
+            self.log("val_accuracy", (self.net(b[0]).argmax(1) == b[1]).float().mean())
         def configure_optimizers(self): return torch.optim.AdamW(self.parameters(), 1e-3)
     model = Net()
     def epoch():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # about the number of workers
-            L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                      enable_model_summary=False, num_sanity_val_steps=0).fit(model, *loaders)
+            L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
+                      enable_progress_bar=False, enable_model_summary=False).fit(model, *loaders)
     return epoch
 
-# %% ../nbs/49_peers.ipynb #24997858
+# %% ../nbs/49_peers.ipynb #0c095c5d
 RESNET18 = """nc: {nc}
 backbone:
   - [-1, 1, TorchVision, [512, resnet18, null, True, 2]]
@@ -135,8 +142,10 @@ import sys
 from ultralytics import YOLO, settings
 net, data, out, size, bs, threads = sys.argv[1:]
 import torch; torch.set_num_threads(int(threads))
-YOLO(net, task="classify").train(data=data, project=out, name="run", epochs=2, imgsz=int(size), batch=int(bs), device="cpu", amp=False,
-    pretrained=False, workers=0, optimizer="AdamW", lr0=1e-3, plots=False, save=False, erasing=0., auto_augment=None, verbose=False)
+YOLO(net, task="classify").train(
+    data=data, project=out, name="run", epochs=2, imgsz=int(size), batch=int(bs), device="cpu", amp=False,
+    pretrained=False, workers=0, optimizer="AdamW", lr0=1e-3, plots=False, save=False, erasing=0., auto_augment=None,
+    verbose=False)
 """
 
 def ultralytics_loop(files: pd.DataFrame, size: int, bs: int): # -> function that returns the seconds of an epoch
@@ -156,10 +165,11 @@ def ultralytics_loop(files: pd.DataFrame, size: int, bs: int): # -> function tha
         return float(table.time.diff().iloc[-1])
     return epoch
 
-# %% ../nbs/49_peers.ipynb #9a6f4aa3
+# %% ../nbs/49_peers.ipynb #f60d50ef
 FIRST = """from fastai.vision.all import *
 path, size = Path({path!r}), {size}
-dls = ImageDataLoaders.from_folder(path, valid_pct=.3, seed=0, item_tfms=Resize(size), bs=8, num_workers=0, device=torch.device('cpu'))"""
+dls = ImageDataLoaders.from_folder(path, valid_pct=.3, seed=0, item_tfms=Resize(size), bs=8, num_workers=0,
+                                   device=torch.device('cpu'))"""
 NOTEBOOKS = {"prepare": FIRST + "\ndls.show_batch()",
              "train": FIRST + """
 learn = Learner(dls, {net}, CrossEntropyLossFlat(), metrics=accuracy, path=path.parent)
@@ -168,7 +178,8 @@ learn.save('net'); learn.recorder.plot_loss()""",
              "evaluate": FIRST + """
 learn = Learner(dls, {net}, CrossEntropyLossFlat(), metrics=accuracy, path=path.parent).load('net')
 with learn.no_bar(): ClassificationInterpretation.from_learner(learn).plot_confusion_matrix()"""}
-NET = "nn.Sequential(*[ConvLayer(a, b, stride=2) for a, b in ((3, 16), (16, 32), (32, 64))], AdaptiveAvgPool(1), Flatten(), nn.Linear(64, 2))"
+NET = """nn.Sequential(*[ConvLayer(a, b, stride=2) for a, b in ((3, 16), (16, 32), (32, 64))],
+                    AdaptiveAvgPool(1), Flatten(), nn.Linear(64, 2))"""
 
 def fastai_notebooks(folder: Path, # class folders of pictures
                      size: int = 32): # -> function
@@ -176,11 +187,69 @@ def fastai_notebooks(folder: Path, # class folders of pictures
     import nbformat
     root = Path(tempfile.mkdtemp(prefix="cvlab-papermill-"))
     for name, text in NOTEBOOKS.items():
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text.format(path=str(folder), size=size, net=NET))])
+        code = text.format(path=str(folder), size=size, net=NET)
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         nb.metadata.kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
         nbformat.write(nb, root/f"{name}.ipynb")
     def run():
         for name in NOTEBOOKS:
-            subprocess.run([sys.executable, "-m", "papermill", str(root/f"{name}.ipynb"), str(root/f"{name}-done.ipynb"), "--no-progress-bar"],
-                           check=True, capture_output=True)
+            command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"{name}.ipynb", f"{name}-done.ipynb"]
+            subprocess.run(command, check=True, capture_output=True, cwd=root)
+        return root
     return run
+
+# %% ../nbs/49_peers.ipynb #7df1999f
+class Clock(Callback):
+    "Note the first epoch that reaches a validation accuracy, and stop."
+    order, seconds = 90, float("nan")
+    def __init__(self, goal: float, accuracy # function of the learner
+                ): self.goal, self.accuracy, self.began = goal, accuracy, time.perf_counter()
+    def after_epoch(self):
+        if self.accuracy(self.learn) < self.goal: return
+        self.seconds = time.perf_counter() - self.began
+        raise CancelFitException()
+
+def reach_fastai(files: pd.DataFrame, weights: str, seed: int, goal: float, net: str = "mobilenetv2_100",
+                 size: int = 224, epochs: int = 5, bs: int = 32) -> float: # seconds; nan: not reached
+    "`fine_tune`: an epoch of the head, then all layers."
+    from fastai.vision.all import (ImageDataLoaders, Normalize, Resize, accuracy, aug_transforms, set_seed,
+                                   vision_learner)
+    from safetensors.torch import load_file
+    clock = Clock(goal, lambda l: float(l.recorder.values[-1][-1])); set_seed(seed)
+    df = files[files.part != "test"].assign(is_valid=lambda d: d.part == "val")[["path", "label", "is_valid"]]
+    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size), num_workers=0, bs=bs,
+                                   batch_tfms=[*aug_transforms(), Normalize.from_stats((.5,)*3, (.5,)*3)],
+                                   device=torch.device("cpu"))
+    learn = vision_learner(dls, net, pretrained=False, normalize=False, metrics=accuracy, cbs=clock)
+    learn.model[0].model.load_state_dict(load_file(weights), strict=False); learn.freeze()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 2e-3, pct_start=.99)
+        if clock.seconds != clock.seconds: # nan: not yet
+            learn.unfreeze(); learn.fit_one_cycle(epochs, slice(1e-3/100, 1e-3), pct_start=.3, div=5.)
+    return clock.seconds
+
+def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float, net: str = "mobilenetv2_100",
+                size: int = 224, epochs: int = 10, bs: int = 32) -> float: # seconds; nan: not reached
+    "All layers, a deep head, Adam with a cosine, many augmentations."
+    import torchvision.transforms as T
+    began = time.perf_counter(); seed_everything(seed)
+    end = [T.ToTensor(), T.Normalize((.5,)*3, (.5,)*3)]
+    change = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(30), T.ColorJitter(.2, .2, .2, .1),
+              T.RandomAffine(0, (.1, .1))]
+    def loader(part):
+        tfm = T.Compose([T.Resize((size, size)), *(change if part == "train" else []), *end])
+        return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs, shuffle=part == "train",
+                                           drop_last=part == "train")
+    loaders = {p: loader(p) for p in ("train", "val")}
+    model = create_model(net, files.label.nunique(), weights, head="deep", size=size)
+    opt = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
+    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, epochs)
+    for _ in range(epochs):
+        model.train()
+        for xb, yb in loaders["train"]:
+            opt.zero_grad(); loss = nn.functional.cross_entropy(model(xb), yb)
+            loss.backward(); opt.step(); loss.item()
+        sched.step(); model.eval()
+        with torch.no_grad(): right = sum((model(xb).argmax(1) == yb).sum().item() for xb, yb in loaders["val"])
+        if right/len(loaders["val"].dataset) >= goal: return time.perf_counter() - began
+    return float("nan")

@@ -100,6 +100,7 @@ def open_run(stage: str, # a key of STAGES
     params = resolve(top/"params.yaml", experiment, [*smoke, *overrides])
     run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root)
     write_params(run)
+    pd.set_option("display.max_columns", 20, "display.max_colwidth", 600) # the same tables, whoever imported pandas
     return run
 
 # %% ../nbs/44_runs.ipynb #88645c78

@@ -12,34 +12,39 @@ from pathlib import Path
 from unittest.mock import patch
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-# %% ../nbs/07_warm.ipynb #632d67a2
-LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner fastai.callback.schedule
-matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model statsmodels.api captum.attr pydantic ruamel.yaml
-papermill nbclient ipykernel.kernelapp ipykernel.inprocess IPython.core.pylabtools tqdm.auto""".split()
+# %% ../nbs/07_warm.ipynb #dfe8763c
+LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner
+fastai.callback.schedule matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model
+statsmodels.api captum.attr pydantic ruamel.yaml papermill nbclient ipykernel.kernelapp ipykernel.inprocess
+IPython.core.pylabtools tqdm.auto""".split()
 
 def load_libraries():
-    "Import what notebooks of the lab import, but nothing of the lab, nor the figures' backend, which has to meet its kernel."
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline") # as a kernel does, before matplotlib looks
-    os.environ["JPY_PARENT_PID"] = str(os.getpid()) # ipykernel reads it while it is imported: whose end is a kernel's end
+    "Import what notebooks import: nothing of the lab, nor the figures' backend, which has to meet its kernel."
+    # as a kernel does, before matplotlib looks
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    # ipykernel reads it while it is imported: whose end is a kernel's end
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())
     sys.modules.setdefault("rfc3987_syntax", None) # as in notebook 03
     for name in LIBRARIES:
         try: importlib.import_module(name)
         except Exception: pass
-    if pandas := sys.modules.get("pandas"): pandas.set_option("display.max_columns", 20) # it took this process for a terminal
     gc.collect(); gc.freeze() # what was imported is shared, and stays so
 
 def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
     "What a copy does: be the process that `cmd` would have started."
-    os.setsid(); os.chdir(cwd); os.environ.clear(); os.environ.update(env, JPY_PARENT_PID=str(os.getppid())) # for what it starts
+    os.setsid(); os.chdir(cwd)
+    os.environ.clear(); os.environ.update(env, JPY_PARENT_PID=str(os.getppid())) # for what it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv, sys.path[0] = cmd[cmd.index("-m") + 1:], cwd
     status = 1
-    try: runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True); status = 0
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        status = 0
     except SystemExit as e: status = e.code if isinstance(e.code, int) else int(e.code is not None)
     finally: sys.stdout.flush(); sys.stderr.flush(); os._exit(status)
 
-# %% ../nbs/07_warm.ipynb #7797603a
+# %% ../nbs/07_warm.ipynb #af536b0b
 def message(conn: socket.socket) -> dict | None: # None: nobody is there any more
     "A line of JSON."
     data = b""
@@ -52,8 +57,8 @@ def serve(path: str, # of the socket
           load=load_libraries):
     "Make copies for whoever asks, until the standard input is closed; a copy dies with the one who asked for it."
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for those who work
-    server = socket.socket(socket.AF_UNIX); server.bind(path); server.listen(); load()
-    copies = {} # connection: process
+    server = socket.socket(socket.AF_UNIX); server.bind(path); server.listen()
+    copies, loaded = {}, False # connection: process
     while True:
         ready = select.select([server, sys.stdin, *copies], [], [], .05)[0]
         if sys.stdin in ready: break
@@ -61,6 +66,7 @@ def serve(path: str, # of the socket
             if conn is server:
                 new = server.accept()[0]
                 if not (asked := message(new)): continue
+                if not loaded: loaded = load() is None
                 if not (pid := os.fork()):
                     for c in (server, new, *copies): c.close()
                     become(**asked)
@@ -112,7 +118,7 @@ class WarmProvisioner(LocalProvisioner):
         self.pid = self.pgid = self.process.pid; self.cwd = cwd
         return self.connection_info
 
-# %% ../nbs/07_warm.ipynb #72a2d96a
+# %% ../nbs/07_warm.ipynb #c9021462
 @contextmanager
 def asked_first():
     "Let this process ask our provisioner; its children read the environment."
@@ -129,7 +135,8 @@ def warm():
     server = subprocess.Popen([sys.executable, "-m", "cvlab.warm", path], stdin=subprocess.PIPE)
     while not Path(path).exists() and server.poll() is None: time.sleep(.01)
     try:
-        with asked_first(), patch.dict(os.environ, CVLAB_WARM=path, JUPYTER_DEFAULT_PROVISIONER_NAME="cvlab"): yield
+        asks = dict(CVLAB_WARM=path, JUPYTER_DEFAULT_PROVISIONER_NAME="cvlab")
+        with asked_first(), patch.dict(os.environ, asks): yield
     finally: server.stdin.close(); server.wait(); shutil.rmtree(folder, ignore_errors=True)
 
 if __name__ == "__main__" and "__file__" in globals(): # in a notebook there is no file
