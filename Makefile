@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data bench clean lock install
+.PHONY: help repro verify test lab data bench architectures clean lock install
+empty :=
+space := $(empty) $(empty)
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -29,8 +31,11 @@ data: install ## draw the embedded dataset
 
 bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-bench.txt
-	@papermill --engine cvlab nbs/bench.ipynb runs/bench/bench.ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
+	@papermill --engine cvlab nbs/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
 	  -p net resnet18 -p bs 32 -p pictures 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
+
+architectures: install ## fifty networks: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
+	@papermill --engine cvlab nbs/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3
 
 clean: install ## clean all notebooks, export the library, write the JSON schema
 	@cvlab clean && nbdev-export && cvlab schema
@@ -38,7 +43,7 @@ clean: install ## clean all notebooks, export the library, write the JSON schema
 lock: ## resolve requirements.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
-	for extra in dev:uv parquet:pyarrow 'bench:lightning ultralytics'; do \
+	for extra in dev:uv parquet:pyarrow albumentations:albumentations 'bench:lightning ultralytics'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements-$${extra%:*}.txt || exit 1; \
 	done

@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['GREY', 'YIQ', 'uniform', 'window_draw', 'affine_draw', 'move_batch', 'hue_matrix', 'colour_draw', 'colour_batch',
-           'augment_batch', 'augmenter', 'draws']
+           'global_draws', 'policy_of', 'each', 'erase_batch', 'album', 'album_batch', 'augment_batch', 'switched_on',
+           'augmenter', 'mixer', 'draws']
 
 # %% ../nbs/12_augment.ipynb #9c1cedb8
 import math
-from functools import partial
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .core import LabError
 from .loaders import Batches
 
 # %% ../nbs/12_augment.ipynb #d2c565b2
@@ -74,28 +78,111 @@ def colour_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
     c, mean = c.view(-1, 1, 1), mean.view(-1, 1, 1)
     return torch.baddbmm(mean*(1 - c)*matrix.sum(2, keepdim=True), c*matrix, flat).clamp_(0, 1).view_as(xb)
 
-# %% ../nbs/12_augment.ipynb #48aea468
+# %% ../nbs/12_augment.ipynb #0faff14f
+@contextmanager
+def global_draws(gen: torch.Generator): # yields the seed
+    "What draws from torch's global generator draws from `gen`; afterwards the global one is as it was."
+    seed = int(torch.randint(2**31, (), generator=gen))
+    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); yield seed
+
+@cache
+def policy_of(name: str, # auto | rand | trivial
+              magnitude: int # of rand, 0 to 30
+             ):
+    "torchvision's transform of one picture, uint8 (3, h, w)."
+    from torchvision.transforms import v2
+    match name:
+        case "auto": return v2.AutoAugment()
+        case "rand": return v2.RandAugment(magnitude=magnitude)
+        case "trivial": return v2.TrivialAugmentWide()
+
+def each(xb: Tensor, # (bs, 3, h, w) in [0, 1]
+         f # function of a picture, uint8 (3, h, w)
+        ) -> Tensor:
+    "Change the pictures of a batch one by one, as bytes."
+    return torch.stack([f(x) for x in (xb*255).round().byte()]).to(xb)/255
+
+def erase_batch(xb: Tensor, gen: torch.Generator, cutout: float # probability
+               ) -> Tensor:
+    "Hide a rectangle of 2 to 33 % of a picture."
+    from torchvision.transforms import v2
+    erase = v2.RandomErasing(cutout, value=.5)
+    with global_draws(gen): return torch.stack([erase(x) for x in xb])
+
+# %% ../nbs/12_augment.ipynb #da20b470
+@cache
+def album(path: str): # an albumentations.Compose
+    "Read a chain; raises `LabError` where the extra or the file is missing, or the file is none."
+    try: import albumentations as A
+    except ImportError:
+        raise LabError("augment.albumentations: the extra is not installed; "
+                       "`pip install --require-hashes -r requirements-albumentations.txt`") from None
+    kind = "yaml" if Path(path).suffix in (".yaml", ".yml") else "json"
+    try: return A.Compose([A.load(path, data_format=kind)])
+    except FileNotFoundError: raise LabError(f"augment.albumentations: {path}: no such file") from None
+    except Exception as e: # whatever a foreign file provokes
+        raise LabError(f"augment.albumentations: {path}: no chain that albumentations has written: {e}") from None
+
+def album_batch(xb: Tensor, gen: torch.Generator, path: str) -> Tensor:
+    "Change each picture by an albumentations chain."
+    chain = album(path)
+    with global_draws(gen) as seed: chain.set_random_seed(seed)
+    def f(x):
+        image = chain(image=np.ascontiguousarray(x.cpu().permute(1, 2, 0)))["image"]
+        return torch.from_numpy(image).permute(2, 0, 1)
+    out = each(xb, f)
+    if out.shape != xb.shape: raise LabError(f"augment.albumentations: {path}: changes the size of a picture")
+    return out
+
+# %% ../nbs/12_augment.ipynb #acbcd009
 def augment_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
                   gen: torch.Generator, # all randomness comes from here
-                  rotate=0., zoom=0., shift=0., crop=0., brightness=0., contrast=0., saturation=0., hue=0.) -> Tensor:
+                  rotate=0., zoom=0., shift=0., crop=0., brightness=0., contrast=0., saturation=0., hue=0.,
+                  policy: str | None = None, # auto | rand | trivial
+                  magnitude: int = 9, # of rand, 0 to 30
+                  albumentations: str | None = None, # file
+                  cutout=0.) -> Tensor:
     "Everything that is switched on."
+    if albumentations: xb = album_batch(xb, gen, albumentations)
+    if policy:
+        with global_draws(gen): xb = each(xb, policy_of(policy, magnitude))
     if rotate or zoom or shift or crop: xb = move_batch(xb, gen, rotate, zoom, shift, crop)
-    recolour = brightness or contrast or saturation or hue
-    return colour_batch(xb, gen, brightness, contrast, saturation, hue) if recolour else xb
+    if brightness or contrast or saturation or hue: xb = colour_batch(xb, gen, brightness, contrast, saturation, hue)
+    return erase_batch(xb, gen, cutout) if cutout else xb
+
+def switched_on(params: dict) -> dict:
+    "Of the parameters of `augment` those that do something."
+    return {k: v for k, v in params.items()
+            if v and (k != "magnitude" or params.get("policy") == "rand")}
 
 def augmenter(**params): # arguments of `augment_batch`
     "A function of (xb, generator), or None when nothing is switched on."
-    return partial(augment_batch, **params) if any(params.values()) else None
+    return partial(augment_batch, **on) if (on := switched_on(params)) else None
 
-# %% ../nbs/12_augment.ipynb #b79cfee3
+# %% ../nbs/12_augment.ipynb #9ca20df1
+def mixer(mixup: float, cutmix: float, # alpha of the share's Beta distribution; 0 is off, not both
+          n_classes: int):
+    "A function of (xb, yb) that draws from torch's global generator; the targets that it gives are shares of classes."
+    from torchvision.transforms import v2
+    ways = (v2.MixUp, mixup), (v2.CutMix, cutmix)
+    return v2.RandomChoice([way(alpha=alpha, num_classes=n_classes) for way, alpha in ways if alpha])
+
+# %% ../nbs/12_augment.ipynb #c0bf4369
 def draws(images, # uint8 (n, h, w, 3); the first is drawn
           augment: dict[str, float], # the parameters of augment, flips included
           size: int, # side that the network sees, pixels
           seed: int = 0, n: int = 7) -> dict[str, np.ndarray]: # float (n, size, size, 3) in [0, 1], by option
     "Some training pictures as each option makes them, and as all together do."
-    def some(hflip=0., vflip=0., **rest):
-        dl = Batches(np.repeat(images[:1], n, 0), np.zeros(n), n, size, train=True, seed=seed, hflip=hflip,
-                     vflip=vflip, augment=augmenter(**rest))
-        return next(iter(dl))[0].permute(0, 2, 3, 1).numpy()/2 + .5
-    on = {k: v for k, v in augment.items() if v}
-    return {**{f"{k} {v:g}": some(**{k: v}) for k, v in on.items()}, "all": some(**on)}
+    def some(hflip=0., vflip=0., mixup=0., cutmix=0., **rest):
+        mixed, ims = mixup or cutmix, np.repeat(images[:1], n, 0)
+        if mixed: ims = np.stack([images[i % 2*(len(images) - 1 - i)] for i in range(n)]) # the first, and far ones
+        dl = Batches(ims, np.zeros(n), n, size, train=True, seed=seed, hflip=hflip, vflip=vflip,
+                     augment=augmenter(**rest))
+        xb, yb = next(iter(dl))
+        if mixed:
+            with global_draws(torch.Generator().manual_seed(seed)): xb = mixer(mixup, cutmix, 1)(xb, yb)[0]
+        return xb.permute(0, 2, 3, 1).numpy()/2 + .5
+    on = switched_on(augment); strength = on.pop("magnitude", 9)
+    said = lambda k, v: f"{k} {Path(v).stem}" if isinstance(v, str) else f"{k} {v:g}"
+    return {**{said(k, v): some(**{k: v}, **(dict(magnitude=strength) if v == "rand" else {})) for k, v in on.items()},
+            "all": some(**on, magnitude=strength)}

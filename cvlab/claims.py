@@ -6,12 +6,13 @@
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
-           'class_metrics', 'results_of', 'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of',
-           'leaking_ids', 'certified', 'leaks_of', 'clean_answers', 'guesses_of', 'guessed', 'pointing_of', 'hits_of',
-           'Claim', 'value_of', 'rounded', 'text_of', 'axis_values', 'combinations', 'fill', 'word', 'check_claim',
-           'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked',
-           'expand_template', 'render', 'says', 'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem',
-           'check_links', 'notebook_markdown', 'named', 'slice_right', 'calibration_of']
+           'class_metrics', 'together_of', 'folded', 'bench_row', 'results_of', 'column_of', 'lr_found', 'lookup',
+           'recipes_of', 'effect_of', 'pairs_of', 'leaking_ids', 'certified', 'leaks_of', 'clean_answers', 'guesses_of',
+           'guessed', 'pointing_of', 'hits_of', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values',
+           'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims',
+           'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of', 'check_text',
+           'links_of', 'anchors', 'link_problem', 'check_links', 'notebook_markdown', 'named', 'slice_right',
+           'calibration_of']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -201,6 +202,36 @@ def _precision(paths, cls): return class_metrics(one(paths), cls)["precision"]
 def _recall(paths, cls): return class_metrics(one(paths), cls)["recall"]
 @formula
 def _f1(paths, cls): return class_metrics(one(paths), cls)["f1"]
+
+# %% ../nbs/70_claims.ipynb #dc02b874
+@read_once
+def together_of(path): return pd.read_csv(path).set_index(["experiment", "score"])
+
+def folded(paths, score: str, experiment: str, column: str) -> float:
+    t = together_of(one(paths))
+    if (experiment, score) not in t.index: raise LabError(f"no {score} of {experiment!r} over folds")
+    return float(t.loc[(experiment, score), column])
+
+@formula
+def _folded(paths, score, experiment): return folded(paths, score, experiment, "mean")
+@formula
+def _folded_sd(paths, score, experiment): return folded(paths, score, experiment, "sd")
+@formula
+def _folded_low(paths, score, experiment): return folded(paths, score, experiment, "low")
+@formula
+def _folded_high(paths, score, experiment): return folded(paths, score, experiment, "high")
+@formula
+def _folded_n(paths, score, experiment): return folded(paths, score, experiment, "folds")
+
+# %% ../nbs/70_claims.ipynb #ceaf0b6b
+def bench_row(path: Path, row: str) -> dict: return pick(read_json(path)["rows"], row, "row")
+
+@formula
+def _bench(paths, row): return bench_row(one(paths), row)["value"]
+@formula
+def _bench_low(paths, row): return bench_row(one(paths), row)["low"]
+@formula
+def _bench_high(paths, row): return bench_row(one(paths), row)["high"]
 
 # %% ../nbs/70_claims.ipynb #7a073780
 @read_once
@@ -439,7 +470,7 @@ def text_of(claim: Claim, root: str | Path = ".") -> str: # such as "0.967"
     except LabError as e: raise LabError(f"claim {claim.id} ({claim.file}): {e}") from None
 
 # %% ../nbs/70_claims.ipynb #a2c0279a
-AXES = ("experiments", "reference", "seeds", "epochs", "classes", "slices", "levels")
+AXES = ("experiments", "reference", "folded", "seeds", "epochs", "classes", "slices", "levels")
 
 def axis_values(axis: str, params, # checked parameters: the base
                 classes: list[str] | None, # class names, where they are known
@@ -448,6 +479,7 @@ def axis_values(axis: str, params, # checked parameters: the base
     "What an axis of a family runs over."
     if axis == "experiments": return list(params.experiments)
     if axis == "reference": return list(params.experiments)[:1] # what the others are compared with
+    if axis == "folded": return list(params.folds.experiments) # what is cross-validated
     if axis == "seeds": return list(params.seeds)
     if axis in ("slices", "levels"): return list(dict(slices=PROPERTIES, levels=LEVELS)[axis])
     if axis == "classes":

@@ -291,9 +291,12 @@ def check_before(p):
     if not Path(p.data.path).exists():
         raise LabError(f"{p.data.path}: no such folder or file; name a folder with one subfolder of pictures a class, "
                        "a CSV or an archive by --data, or draw the embedded data by `cvlab data use meadow`")
+    import pandas as pd
+    from cvlab.augment import album
     from cvlab.data import split_samples
     from cvlab.intake import open_data
     from cvlab.loaders import STATS
+    from cvlab.losses import loss_of
     from cvlab.models import create_model, normalisation
     from cvlab.runs import cache_folder
     data = open_data(p.data.path, cache_folder())
@@ -303,7 +306,10 @@ def check_before(p):
     steps = p.train.epochs*((split.part == "train").sum()//p.train.bs)
     if steps < FEW: print(f"{steps} steps of {p.train.bs} pictures show that all works, and nothing else: more "
                           "train.epochs or a smaller train.bs make more steps", file=sys.stderr)
-    create_model(p.model.name, split.label.nunique(), p.model.weights, p.model.dropout, p.model.head, p.data.size)
+    if p.augment.albumentations: album(p.augment.albumentations)
+    classes = sorted(split.label.unique())
+    loss_of(p.loss, pd.Categorical(split.label[split.part == "train"], classes).codes, classes)
+    create_model(p.model.name, len(classes), p.model.weights, p.model.dropout, p.model.head, p.data.size)
     normalisation(p.model.name, p.model.weights, p.model.normalise, STATS)
 
 def result(out: Path, run: Path):

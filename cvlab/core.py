@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Fraction', 'Positive', 'Count', 'SHARED', 'LabError', 'Section', 'Data', 'Split', 'Augment', 'Model', 'Loss', 'Optim',
-           'Schedule', 'Train', 'LRFind', 'Baseline', 'Leaks', 'Evaluate', 'Interpret', 'Params', 'read_yaml',
-           'line_of', 'merge', 'parse_override', 'known_keys', 'nearest', 'complaint', 'check', 'plain', 'has_key',
-           'resolve', 'flat', 'params_rows', 'params_table', 'params_schema']
+           'Schedule', 'Train', 'Folds', 'LRFind', 'Baseline', 'Leaks', 'Evaluate', 'Interpret', 'Params', 'read_yaml',
+           'line_of', 'merge', 'parse_override', 'known_keys', 'nearest', 'complaint', 'check', 'plain',
+           'contradiction', 'has_key', 'resolve', 'flat', 'params_rows', 'params_table', 'params_schema']
 
 # %% ../nbs/00_core.ipynb #a686de25
 import difflib
@@ -68,6 +68,16 @@ class Augment(Section):
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative change of contrast")
     saturation: Annotated[float, Field(ge=0, le=1)] = Field(description="largest relative change of saturation")
     hue: Annotated[float, Field(ge=0, le=.5)] = Field(description="largest turn of the hue, in turns")
+    policy: Literal["auto", "rand", "trivial"] | None = Field(
+        description="torchvision's AutoAugment, RandAugment or TrivialAugment, before all other changes; or null")
+    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(description="rand: strength of each operation")
+    albumentations: str | None = Field(
+        description="a chain that albumentations has saved, JSON or YAML (an extra), or null")
+    cutout: Fraction = Field(description="probability that a rectangle of a picture is hidden (random erasing)")
+    mixup: Annotated[float, Field(ge=0)] = Field(
+        description="alpha: two pictures and their targets are mixed; 0 is off")
+    cutmix: Annotated[float, Field(ge=0)] = Field(
+        description="alpha: a rectangle comes from another picture; where mixup is on too, each batch takes one of them")
 
 class Model(Section):
     "The network."
@@ -77,7 +87,7 @@ class Model(Section):
         description="input statistics; auto follows the weights")
     head: Literal["linear", "deep"] = Field(description="one layer, or dropout, 512, 128 with batch norm")
     frozen: Literal["none", "half", "most", "body"] = Field(
-        description="which layers do not learn, from the input: half of the stages, all but the last one, all but the head")
+        description="which layers do not learn, from the input: half of the stages, all but the last, all but the head")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the last layer")
 
 # %% ../nbs/00_core.ipynb #7b26d990
@@ -85,12 +95,22 @@ class Loss(Section):
     "What is minimised: cross-entropy."
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the target spread over all classes")
+    alpha: Literal["inverse", "effective"] | dict[str, Positive] | None = Field(
+        description="weight of a class: one over its size, over its effective number, as listed, or null: equal")
+    beta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="effective: what the second picture of a class adds to the first")
+    gamma: Annotated[float, Field(ge=0)] = Field(description="focal loss: how little an easy picture counts; 0 is off")
+    tau: Annotated[float, Field(ge=0)] = Field(
+        description="logit adjustment: the logits learn beside tau times the log of the classes' shares; 0 is off")
 
 class Optim(Section):
     "How it is minimised."
-    name: Literal["adamw", "adam", "sgd"] = Field(description="adamw (decoupled decay), adam or sgd (with momentum)")
+    name: Literal["adamw", "adam", "sgd", "radam", "ranger", "lamb"] = Field(
+        description="adamw (decoupled decay), adam, sgd (with momentum), radam, ranger (radam with lookahead) or lamb")
     lr: Positive = Field(description="largest learning rate of the schedule; see the lr_find stage for its interval")
-    wd: Annotated[float, Field(ge=0)] = Field(description="weight decay")
+    wd: Annotated[float, Field(ge=0)] = Field(description="weight decay: L2 in sgd and adam, decoupled in the others")
+    l1: Annotated[float, Field(ge=0)] = Field(
+        description="L1: this times the sum of all weights' sizes is added to the loss")
     mom: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum (first beta); one_cycle moves it itself")
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         description="rate of a layer group as a share of the group above it")
@@ -99,11 +119,13 @@ class Optim(Section):
 
 class Schedule(Section):
     "The learning rate over time."
-    name: Literal["one_cycle", "cosine", "step", "plateau"] = Field(description="how the rate falls after its rise")
+    name: Literal["one_cycle", "cosine", "step", "exponential", "cyclic", "plateau"] = Field(
+        description="how the rate falls after its rise")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="fraction of all steps spent rising to optim.lr")
     every: Count = Field(
-        description="step: epochs between two drops; plateau: epochs without a better train.monitor before one")
-    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(description="step, plateau: factor of a drop")
+        description="step: epochs between drops; plateau: epochs without a better one; cyclic: epochs of a cycle")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="step, plateau: factor of a drop; exponential: of each epoch; cyclic: of each cycle's height")
 
 class Train(Section):
     "The training itself."
@@ -112,17 +134,29 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(description="arithmetic of the forward pass (autocast)")
     channels_last: bool = Field(description="order of the floats in memory; often faster with bf16")
     threads: Count = Field(description="torch CPU threads: 1, 2 and 4 give different bytes, so it is a parameter")
-    monitor: Literal["val_loss", "val_accuracy"] = Field(description="what chooses the epoch whose weights are kept")
+    sampler: Literal["weighted", "over", "under"] | None = Field(
+        description="classes equally often: by odds, by repeating small ones, by cutting large ones; null: as they are")
+    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1"] = Field(
+        description="what chooses the epoch whose weights are kept")
     patience: Annotated[int, Field(ge=0)] = Field(description="stop after so many epochs without a better one; 0 never")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="decay of the average of the weights that is judged; 0 is off")
     save_every: Annotated[int, Field(ge=0)] = Field(description="also keep the weights of every n-th epoch; 0 none")
     grow_from: Annotated[int, Field(ge=0)] = Field(
         description="progressive resizing: side in the first epoch, pixels, growing to data.size; 0 is off")
+    thaw_every: Annotated[int, Field(ge=0)] = Field(
+        description="gradual unfreezing: epochs until one more frozen group of layers learns, from the head; 0 never")
     frozen_once: bool = Field(
         description="compute what frozen layers give once, and train the rest on it; flips are the only augmentation")
 
 # %% ../nbs/00_core.ipynb #743ae536
+class Folds(Section):
+    "Cross-validation: every picture that is not in the test part is judged by a network that has not seen it."
+    n: Annotated[int, Field(ge=2)] = Field(description="folds")
+    repeats: Count = Field(description="how often the pictures are divided anew")
+    experiments: Annotated[list[str], Field(min_length=1)] = Field(
+        description="which experiments go through the same folds; the others are compared with the first")
+
 class LRFind(Section):
     "The learning-rate range test."
     repeats: Annotated[int, Field(ge=2)] = Field(description="seeded repeats; the interval comes from their spread")
@@ -175,6 +209,7 @@ class Params(Section):
     optim: Optim
     schedule: Schedule
     train: Train
+    folds: Folds
     lr_find: LRFind
     baseline: Baseline
     leaks: Leaks
@@ -271,8 +306,23 @@ def plain(doc):
     return (doc if doc is None or isinstance(doc, bool)
             else next((t(doc) for t in (int, float, str) if isinstance(doc, t)), doc))
 
+# %% ../nbs/00_core.ipynb #ee9efb60
+def contradiction(p: Params) -> str: # one line; "" where all is well
+    "What two settings of a training cannot both mean."
+    t, a = p.train, p.augment
+    if t.thaw_every and p.model.frozen == "none":
+        return "train.thaw_every: with model.frozen: none there is nothing to thaw"
+    if t.frozen_once and t.thaw_every:
+        return "train.frozen_once: layers that thaw (train.thaw_every) cannot be computed once"
+    if t.frozen_once and (a.mixup or a.cutmix):
+        return "train.frozen_once: frozen layers are computed from whole pictures; set augment.mixup and augment.cutmix to 0"
+    if t.sampler and (p.loss.alpha or p.loss.tau):
+        return (f"train.sampler: {t.sampler} shows all classes equally often already; set loss.alpha to null and loss.tau "
+                "to 0, or train.sampler to null")
+    return ""
+
 # %% ../nbs/00_core.ipynb #3521c3c3
-SHARED = [("seeds",), ("experiments",), ("split",), ("data", "path"), ("lr_find",), ("baseline",), ("leaks",),
+SHARED = [("seeds",), ("experiments",), ("split",), ("folds",), ("data", "path"), ("lr_find",), ("baseline",), ("leaks",),
           ("evaluate",), ("interpret",)]
 
 def has_key(doc: dict, key: tuple) -> bool:
@@ -296,12 +346,17 @@ def resolve(path: str | Path = "params.yaml", # the file
             raise LabError(f"{at('experiments', name)(bad)}experiments.{name}.{'.'.join(bad)}: "
                            "shared by all experiments, or they could not be compared; change it above")
         merged = check(merge(values, over), at("experiments", name))
+        if said := contradiction(merged): raise LabError(f"{at('experiments')((name,))}experiments.{name}: {said}")
         if name == experiment: params = merged
     if experiment and experiment not in known:
         raise LabError(f"{path}: no experiment {experiment!r}"
                        f"{nearest(experiment, known) or '; there are ' + ', '.join(known)}")
     for text in overrides:
         params = check(merge(params.model_dump(), parse_override(text)), lambda key: f"override {text!r}: ")
+    if said := contradiction(params): raise LabError(f"{path}: {said}")
+    if odd := [e for e in params.folds.experiments if e not in known]:
+        raise LabError(f"{at('folds')(('experiments',))}folds.experiments: no experiment {odd[0]!r}"
+                       f"{nearest(odd[0], known) or '; there are ' + ', '.join(known)}")
     return params
 
 # %% ../nbs/00_core.ipynb #5169d0cb

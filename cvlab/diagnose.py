@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import median_filter
 from scipy.optimize import isotonic_regression
 from scipy.stats import median_abs_deviation, theilslopes
+from .augment import switched_on
 from .core import LabError, merge, parse_override
 from .metrics import wilson_interval
 from .plots import BLUE, GREEN, GREY, ORANGE
@@ -97,8 +98,9 @@ def curves(
     if n_classes < 2 or n_val < 1:
         raise LabError(f"diagnose: needs two or more classes and a validation picture, got {n_classes} and {n_val}")
     h, params = check_history(history), params or {}
-    floor = loss_floor(n_classes, (params.get("loss") or {}).get("label_smoothing", 0.))
-    unit = (chance or math.log(n_classes)) - floor
+    loss = params.get("loss") or {}
+    floor = loss_floor(n_classes, loss.get("label_smoothing", 0.))
+    unit = (chance or math.log(n_classes))*(1 - 1/n_classes)**loss.get("gamma", 0.) - floor # focal: of even odds
     if unit <= 0: raise LabError(f"diagnose: a chance loss of {chance:g} leaves nothing to learn")
     share = lambda loss: (loss.to_numpy() - floor) / unit
     return Curves(h.epoch.to_numpy().astype(int), share(h.train_loss), share(h.val_loss), h.val_accuracy.to_numpy(),
@@ -180,7 +182,7 @@ FLIPS = ("hflip", "vflip")
 def augments(c: Curves) -> bool|None: # None where it is not known
     "Does the training change its pictures, mirroring aside?"
     a = c.get("augment")
-    return None if a is None else any(v for k, v in a.items() if k not in FLIPS)
+    return None if a is None else any(k not in FLIPS for k in switched_on(a))
 
 # %% ../nbs/43_diagnose.ipynb #a852abfc
 FLIPS_ONLY = ["augment.rotate=10.0", "augment.zoom=0.15", "augment.shift=0.1",
@@ -198,7 +200,9 @@ def liberate(c: Curves) -> list[str]:
     "Less against learning: the first of frozen layers, dropout, augmentation, a small network, a low rate."
     if c.get("model.frozen", "none") != "none": return ["model.frozen=none"]
     if c.get("model.dropout", 0) > .25: return ["model.dropout=0.0"]
-    if augments(c): return [f"augment.{k}=0.0" for k, v in c.get("augment").items() if v and k not in FLIPS]
+    if augments(c):
+        off = {k: "null" if isinstance(v, str) else 0. for k, v in switched_on(c.get("augment")).items() if k != "magnitude"}
+        return [f"augment.{k}={v}" for k, v in off.items() if k not in FLIPS]
     if c.get("model.name", "") in ("small_cnn", "xray_cnn"): return ["model.name=resnet18"]
     return times_rate(c, 3)
 
@@ -405,7 +409,7 @@ def plateau(c: Curves) -> Finding | None:
 # %% ../nbs/43_diagnose.ipynb #46c3e319
 def eased(c: Curves) -> bool:
     "Is validation easier than training by intent?"
-    return bool(c.get("model.dropout") or any((c.get("augment") or {}).values()))
+    return bool(c.get("model.dropout") or switched_on(c.get("augment") or {}))
 
 def against_training(c: Curves) -> float:
     "Validation loss over the training loss at the same weights, median over the last third."

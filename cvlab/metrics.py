@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'classes_of', 'write_predictions', 'read_predictions', 'check_judged', 'probabilities', 'predicted',
-           'true_probability', 'losses', 'wilson_interval', 'evaluate', 'report_table', 'over_seeds', 'fmt_interval']
+           'true_probability', 'losses', 'wilson_interval', 'evaluate', 'by_frequency', 'report_table', 'over_seeds',
+           'fmt_interval']
 
 # %% ../nbs/30_metrics.ipynb #ccc8eb52
+import warnings
 import numpy as np
 import pandas as pd
 from pathlib import Path
 from scipy.special import log_softmax, softmax
 from scipy.stats import t as student_t
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (accuracy_score, average_precision_score, cohen_kappa_score, confusion_matrix,
+                             matthews_corrcoef, precision_recall_fscore_support, roc_auc_score)
 from statsmodels.stats.proportion import proportion_confint
 from .core import LabError
 from .repro import atomic_write
@@ -145,8 +148,29 @@ def _averages(targs, preds, present):
 def _per_class(targs, preds, classes):
     "One entry a class, absent ones included with support 0."
     rows = zip(*_prf(targs, preds, labels=range(len(classes)), average=None))
-    rows = [dict(precision=_round(p), recall=_round(r), f1=_round(f), support=int(s)) for p, r, f, s in rows]
-    return dict(zip(classes, rows))
+    return {c: dict(precision=_round(p), recall=_round(r), **_recall_interval(r, s), f1=_round(f), support=int(s))
+            for c, (p, r, f, s) in zip(classes, rows)}
+
+def _recall_interval(recall, support):
+    "Wilson's, of the pictures of one class; None each where there is none."
+    low, high = map(_round, wilson_interval(round(recall*support), support)) if support else (None, None)
+    return dict(recall_low=low, recall_high=high)
+
+def _agreement(targs, guess, probs, present):
+    "What is not a share of right answers: agreement beyond chance, and the quality of ranking and of probabilities."
+    each = [(targs == c, probs[:, c]) for c in present] if len(present) > 1 else []
+    mean = lambda score: _round(np.mean([score(t, p) for t, p in each])) if each else None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # kappa of one class only is no number, and says so
+        kappa = cohen_kappa_score(targs, guess) if each else None
+    return dict(matthews=_round(matthews_corrcoef(targs, guess)), kappa=kappa and _round(kappa),
+                roc_auc=mean(roc_auc_score), pr_auc=mean(average_precision_score),
+                brier=_round(((probs - np.eye(probs.shape[1])[targs])**2).sum(1).mean()))
+
+def _top(targs, logits, ks=(3, 5)):
+    "How often the true class is among the first k; only where there are more classes than that."
+    ahead = (logits > logits[np.arange(len(targs)), targs][:, None]).sum(1) # classes that stand before the true one
+    return {f'top{k}': _round((ahead < k).mean()) for k in ks if logits.shape[1] > k}
 
 # %% ../nbs/30_metrics.ipynb #b56dd520
 def evaluate(
@@ -162,9 +186,26 @@ def evaluate(
     averages = _averages(targs, guess, present)
     return dict(part=part, n=n, classes=classes, right=right, accuracy=_round(accuracy_score(targs, guess)),
         accuracy_low=_round(low), accuracy_high=_round(high), balanced_accuracy=averages['macro']['recall'],
+        **_top(targs, _logits(rows)), **_agreement(targs, guess, probabilities(rows), present),
         log_loss=_round(losses(rows).mean()), **averages,
         per_class=_per_class(targs, guess, classes),
         confusion_matrix=confusion_matrix(targs, guess, labels=range(len(classes))).tolist())
+
+# %% ../nbs/30_metrics.ipynb #fa3b5bd4
+def by_frequency(
+    metrics:dict, # what `evaluate` returned
+    counts:dict[str, int] # training pictures of each class
+) -> pd.DataFrame: # one row a third: classes, training pictures of its largest and smallest, n, right, recall, low, high
+    "Recall of the frequent, middle and rare third of the classes, each picture counting once, with Wilson's interval."
+    order = sorted(metrics['classes'], key=lambda c: (-counts.get(c, 0), c)); rows = []
+    for name, third in zip(('head', 'middle', 'tail'), np.array_split(np.array(order, dtype=object), 3)):
+        if not len(third): continue
+        here = [metrics['classes'].index(c) for c in third]; cm = np.array(metrics['confusion_matrix'])
+        n, right = int(cm[here].sum()), int(cm[here, here].sum())
+        low, high = wilson_interval(right, n) if n else (np.nan, np.nan)
+        rows.append(dict(part=name, classes=len(third), most=counts.get(third[0], 0), least=counts.get(third[-1], 0), n=n,
+                         right=right, recall=right/n if n else np.nan, low=low, high=high))
+    return pd.DataFrame(rows).set_index('part')
 
 # %% ../nbs/30_metrics.ipynb #33f0b7a9
 def report_table(

@@ -231,12 +231,13 @@ def layer_groups(model: nn.Module) -> list[list[str]]: # names of parameters, fr
             groups.setdefault(here, []).append(n)
     return [g for _, g in sorted(groups.items())]
 
-def freeze(model: nn.Module, part: str # none | half | most | body
+def freeze(model: nn.Module, part: str, # none | half | most | body
+           thawed: int = 0 # groups at the upper end of it that learn all the same
           ):
     "Let only the head learn (body is frozen), the last stage with it (most is), the upper half, or everything."
     groups = layer_groups(model)
-    n = {"none": 0, "half": len(groups)//2, "most": max(len(groups) - 2, 0), "body": len(groups) - 1}[part]
-    frozen = {name for g in groups[:n] for name in g}
+    n = {"none": 0, "half": len(groups)//2, "most": max(len(groups) - 2, 0), "body": len(groups) - 1}[part] - thawed
+    frozen = {name for g in groups[:max(n, 0)] for name in g}
     for name, p in model.named_parameters(): p.requires_grad_(name not in frozen)
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:

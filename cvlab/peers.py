@@ -7,8 +7,8 @@ __all__ = ['MEAN', 'STD', 'RESNET18', 'TRAIN', 'FIRST', 'NOTEBOOKS', 'NET', 'Jpe
            'fastai_learner', 'fastai_loop', 'timm_loop', 'check_installed', 'lightning_loop', 'ultralytics_loop',
            'fastai_notebooks', 'Clock', 'reach_fastai', 'reach_plain']
 
-# %% ../nbs/49_peers.ipynb #aeab036c
-import importlib.util, subprocess, sys, tempfile, time
+# %% ../nbs/49_peers.ipynb #08f9c1bd
+import importlib.util, os, subprocess, sys, tempfile, time
 from pathlib import Path
 import pandas as pd
 import torch
@@ -130,7 +130,7 @@ def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18
                       enable_progress_bar=False, enable_model_summary=False).fit(model, *loaders)
     return epoch
 
-# %% ../nbs/49_peers.ipynb #0c095c5d
+# %% ../nbs/49_peers.ipynb #b4bee6d0
 RESNET18 = """nc: {nc}
 backbone:
   - [-1, 1, TorchVision, [512, resnet18, null, True, 2]]
@@ -141,7 +141,7 @@ TRAIN = """
 import sys
 from ultralytics import YOLO, settings
 net, data, out, size, bs, threads = sys.argv[1:]
-import torch; torch.set_num_threads(int(threads))
+import ultralytics.utils.torch_utils as u; u.NUM_THREADS = int(threads)
 YOLO(net, task="classify").train(
     data=data, project=out, name="run", epochs=2, imgsz=int(size), batch=int(bs), device="cpu", amp=False,
     pretrained=False, workers=0, optimizer="AdamW", lr0=1e-3, plots=False, save=False, erasing=0., auto_augment=None,
@@ -159,7 +159,9 @@ def ultralytics_loop(files: pd.DataFrame, size: int, bs: int): # -> function tha
     def epoch() -> float:
         out = Path(tempfile.mkdtemp(dir=root))
         args = [root/"resnet18-cls.yaml", root/"data", out, size, bs, torch.get_num_threads()]
-        done = subprocess.run([sys.executable, "-c", TRAIN, *map(str, args)], capture_output=True, text=True, cwd=root)
+        env = os.environ | dict(OMP_NUM_THREADS=str(torch.get_num_threads())) # by itself it takes one
+        done = subprocess.run([sys.executable, "-c", TRAIN, *map(str, args)], capture_output=True, text=True, cwd=root,
+                              env=env)
         if done.returncode: raise LabError(f"ultralytics: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
         table = pd.read_csv(next(out.rglob("results.csv"))).rename(columns=str.strip)
         return float(table.time.diff().iloc[-1])

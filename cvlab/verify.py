@@ -7,12 +7,13 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', '
            'against_head', 'Lab', 'kind', 'dvc_status', 'stage_name', 'is_kept_aside', 'changes', 'lock_problems',
            'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
            'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks',
-           'recounted', 'told_again', 'check_interpret', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate',
-           'against_history', 'aside', 'place_of', 'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file',
-           'files_of', 'check_again', 'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems',
-           'twins', 'Line', 'guarded', 'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages',
-           'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
-           'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
+           'recounted', 'told_again', 'check_interpret', 'check_folds', 'same_table', 'of_part', 'check_lr_find',
+           'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of', 'run_again',
+           'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again', 'expected_params',
+           'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded', 'check_stage',
+           'check_measured', 'measured_line', 'measured_problems', 'pages', 'check_page', 'page_text', 'verify',
+           'check_data', 'check_weights', 'weights_line', 'predict_again', 'numbers_of', 'leaves', 'compare_numbers',
+           'check_known', 'retrain']
 
 # %% ../nbs/71_verify.ipynb #2ab5457b
 import ast, base64, io, json, re, shutil, subprocess, sys, tempfile
@@ -25,13 +26,14 @@ from PIL import Image
 from .baselines import majority_baseline
 from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found,
                           notebook_markdown, pairs_of)
+from .confusion_plots import plot_confusions
 from .core import LabError, nearest, plain, read_yaml, resolve
 from .data import data_hash, read_split, split_hash
 from .leaks import accuracy_without, across, counts, group_leaks, list_findings
 from .ledger import read_ledger
 from .metrics import check_judged, evaluate, predicted, probabilities, read_predictions
 from .effects import calibration
-from .plots import figure_png, plot_confusion_pair, plot_history, plot_reliability, use_lab_style
+from .plots import figure_png, plot_history, plot_reliability, use_lab_style
 from .repro import folder_digest, json_hash, read_json, write_text
 from .runs import STAGES, in_effect, question
 
@@ -259,6 +261,47 @@ def check_interpret(lab, stage, folder):
     points = pd.read_csv(folder/"pointing.csv", dtype={"id": str})
     return same_json(folder/"pointing.json", read_json(folder/"pointing.json") | pointing_summary(points))
 
+# %% ../nbs/71_verify.ipynb #7a536196
+@checks("folds", "the folds, scores, means, effects, metrics, confusion", "oof.csv, ensemble-*.csv: the weights")
+def check_folds(lab, stage, folder):
+    "The folds from the split, and all that follows from the out-of-fold predictions."
+    from cvlab.crossval import fold_effects, fold_scores, over_folds
+    from cvlab.folds import make_folds
+    p, oof = lab.params, pd.read_csv(folder/"oof.csv", dtype={"id": str})
+    folds = make_folds(lab.split, p.folds.n, p.folds.repeats, p.split.seed)
+    here = oof.groupby("experiment", sort=False)
+    scores = pd.concat([fold_scores(g).assign(experiment=e) for e, g in here], ignore_index=True)
+    each = scores.groupby("experiment", sort=False)
+    means = pd.concat({e: over_folds(g) for e, g in each}, names=["experiment", "score"])
+    effects = fold_effects(oof, n_train=len(folds)//p.folds.repeats*(p.folds.n - 1)//p.folds.n)
+    base = oof[(oof.experiment == p.folds.experiments[0]) & (oof.repeat == 0)]
+    first = evaluate(base.drop(columns=["repeat", "fold", "experiment"]), "val")
+    answers = pd.read_csv(folder/"ensemble.csv", dtype={"id": str}).groupby("experiment", sort=False)
+    judged = {e: g.drop(columns="experiment") for e, g in answers}
+    together = {e: evaluate(t) | dict(split=split_hash(lab.split)) for e, t in judged.items()}
+    who = [f"ensemble.csv: {e}: not of this split's test part" for e, t in judged.items() if not of_part(t, lab.split, "test")]
+    placed = oof.merge(folds, on=["id", "repeat"])
+    if len(oof) != len(folds)*len(p.folds.experiments) or (placed.fold_x != placed.fold_y).any():
+        who.append("oof.csv: not one prediction of each picture by the network of its fold")
+    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects)
+    confusion = lambda: plot_confusions(first["confusion_matrix"], first["classes"])
+    return [*who, *(l for name, t in tables.items() for l in same_table(folder/f"{name}.csv", t)),
+            *same_json(folder/"metrics.json", dict(oof=first, ensemble=together)),
+            *figure_problem(folder/"confusion_matrix.png", confusion)]
+
+def same_table(path: Path, now: pd.DataFrame) -> list[str]:
+    "A CSV against the same table computed again."
+    was = pd.read_csv(path, dtype={"id": str}) if path.stat().st_size > 2 else pd.DataFrame()
+    if list(was.columns) != list(now.columns) or len(was) != len(now):
+        return [f"{path.name}: another table than its records give"]
+    off = first_difference(was.fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list"))
+    return [f"{path.name}: {off}"] if off else []
+
+def of_part(preds: pd.DataFrame, split: pd.DataFrame, part: str) -> bool:
+    "Is the table about all pictures of a part, and no others?"
+    want = split[split.part == part]
+    return sorted(zip(preds.id, preds.label)) == sorted(zip(want.id, want.label))
+
 # %% ../nbs/71_verify.ipynb #43ecea85
 @checks("lr_find", "suggestion and interval", "curves.csv: a run")
 def check_lr_find(lab, stage, folder):
@@ -287,7 +330,7 @@ def check_train(lab, stage, folder):
     off = (abs(said - history) > printed).any(axis=1)
     return [f"train.log: epoch {off.argmax() + 1} is not that of results.csv"] if off.any() else []
 
-# %% ../nbs/71_verify.ipynb #ad0578f9
+# %% ../nbs/71_verify.ipynb #a5e92333
 @checks("evaluate", "metrics, curves, confusion, reliability", "predictions.csv: the weights (--weights)")
 def check_evaluate(lab, stage, folder):
     "Metrics and figures from predictions and history, and the predictions against the history."
@@ -296,18 +339,19 @@ def check_evaluate(lab, stage, folder):
     train = lab.path(f"runs/train/{folder.parent.name}/{folder.name}")
     history, p = pd.read_csv(train/"results.csv"), run_params(train)["effective"]
     curves = lambda: plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
-    confusion = lambda: plot_confusion_pair(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
+    confusion = lambda: plot_confusions(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
     return [*same_json(folder/"metrics.json", metrics), *against_history(metrics["val"], history, p),
             *figure_problem(folder/"results.png", curves), *figure_problem(folder/"confusion_matrix.png", confusion),
             *figure_problem(folder/"reliability.png", lambda: plot_reliability(calibration(preds)))]
 
-# %% ../nbs/71_verify.ipynb #8607f17a
+# %% ../nbs/71_verify.ipynb #80cc9313
 def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in effect
                    ) -> list[str]:
     "The kept epoch's validation, as the training saw it, has to be what the predictions of that part give."
     best, room = best_row(history, p["train"]["monitor"]), 1e-4 if p["train"]["precision"] == "fp32" else .02
     said = [("accuracy", val["accuracy"], best.val_accuracy)]
-    if not p["loss"]["label_smoothing"]: said.append(("loss", val["log_loss"], best.val_loss))
+    if not any(p["loss"].get(k) for k in ("label_smoothing", "alpha", "gamma")): # else it is no plain cross-entropy
+        said.append(("loss", val["log_loss"], best.val_loss))
     return [f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}" for what, now, was in said
             if abs(now - was) > room*max(1, was)]
 

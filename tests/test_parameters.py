@@ -16,18 +16,22 @@ FLIPS = {
     "augment.hflip": ("train", .9), "augment.vflip": ("train", .5), "augment.rotate": ("train", 45.),
     "augment.zoom": ("train", .4), "augment.shift": ("train", .3), "augment.crop": ("train", .5),
     "augment.brightness": ("train", .5), "augment.contrast": ("train", .5), "augment.saturation": ("train", .9),
-    "augment.hue": ("train", .2),
+    "augment.hue": ("train", .2), "augment.policy": ("train", "trivial"), "augment.magnitude": ("train", 20),
+    "augment.cutout": ("train", .9), "augment.mixup": ("train", .4), "augment.cutmix": ("train", 1.),
     "model.name": ("train", "resnet10t"), "model.weights": ("train", "WEIGHTS"),
     "model.normalise": ("train", "imagenet"), "model.head": ("train", "deep"), "model.frozen": ("train", "half"),
-    "model.dropout": ("train", .5), "loss.label_smoothing": ("train", .2),
+    "model.dropout": ("train", .5), "loss.label_smoothing": ("train", .2), "loss.alpha": ("train", "effective"),
+    "loss.beta": ("train", .5), "loss.gamma": ("train", 2.), "loss.tau": ("train", 1.), "optim.l1": ("train", .01),
     "optim.name": ("train", "sgd"), "optim.lr": ("train", .01), "optim.wd": ("train", .5), "optim.mom": ("train", .5),
     "optim.decay": ("train", .5), "optim.clip": ("train", .01), "optim.accumulate": ("train", 2),
     "schedule.name": ("train", "cosine"), "schedule.warmup": ("train", .5), "schedule.every": ("train", 1),
     "schedule.gamma": ("train", .5),
     "train.epochs": ("train", 3), "train.bs": ("train", 4), "train.precision": ("train", "bf16"),
     "train.channels_last": ("train", "true"), "train.monitor": ("train", "val_accuracy"), "train.threads": ("train", 1),
+    "train.sampler": ("train", "over"), "train.thaw_every": ("train", 1),
     "train.patience": ("train", 1), "train.ema": ("train", .9), "train.save_every": ("train", 1),
     "train.grow_from": ("train", 16),
+    "folds.n": ("folds", 3), "folds.repeats": ("folds", 2),
     "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
     "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
     "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
@@ -41,10 +45,13 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough f
            "train.patience": ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=6", "augment.hflip=0.0"],
            "optim.mom": ["schedule.name=cosine"], # one_cycle moves it itself
            "schedule.every": ["schedule.name=step", "train.epochs=4"],
+           "augment.magnitude": ["augment.policy=rand"], "train.thaw_every": ["model.frozen=body"],
+           "loss.beta": ["loss.alpha=effective"], "folds.n": ["folds.n=2"], "folds.repeats": ["folds.n=2"],
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
-             "experiments": "likewise", "train.frozen_once": "the same training, faster: below, and nbs/48_features",
+             "experiments": "likewise", "folds.experiments": "tests/test_folds.py", "train.frozen_once": "the same training, faster: below, and nbs/48_features",
+             "augment.albumentations": "below, where the extra is installed",
              "leaks.split": "tests/test_data.py, data that come with parts", "leaks.action": "likewise"}
 BASE = [o for o in SMOKE if not o.startswith("seeds")]
 
@@ -54,6 +61,7 @@ def lab(tmp_path_factory):
     "A tiny dataset, prepared and trained once."
     root = tmp_path_factory.mktemp("lab")
     base = [*BASE, f"data.path={tiny_folder(root/'data')}"]
+    for f in sorted((root/"data"/"square").iterdir())[:10]: f.unlink() # classes of two sizes
     for stage, out in [("prepare", "prepare"), ("train", "train/seed-0")]: run_inline(stage, root/"base"/out, base)
     return root, base
 
@@ -96,6 +104,12 @@ def test_parameter_acts(key, lab, references):
     extra = [e.replace("WEIGHTS", weights) for e in COMPANY.get(key, [])]
     ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
     assert run(lab, key, stage, [*extra, f"{key}={value}"]) != ref, f"{key}={value} changes nothing"
+
+
+def test_an_albumentations_chain_acts(lab, references, tmp_path):
+    A = pytest.importorskip("albumentations")
+    A.save(A.Compose([A.GaussNoise(p=1)]), tmp_path/"chain.yaml", data_format="yaml")
+    assert run(lab, "chain", "train", [f"augment.albumentations={tmp_path/'chain.yaml'}"]) != references["train"]
 
 
 def test_frozen_layers_are_computed_once(lab):
