@@ -42,7 +42,7 @@ FLIPS = {
 }
 # where a parameter shows only in company
 COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough for loss and accuracy to disagree
-           "train.patience": ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=6", "augment.hflip=0.0"],
+           "train.patience": ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=6", "train.monitor=val_accuracy"],
            "optim.mom": ["schedule.name=cosine"], # one_cycle moves it itself
            "schedule.every": ["schedule.name=step", "train.epochs=4"],
            "augment.magnitude": ["augment.policy=rand"], "train.thaw_every": ["model.frozen=body"],
