@@ -6,8 +6,8 @@
 __all__ = ['SEEN', 'SCORES', 'Lab', 'rows_of', 'train_fold', 'done', 'cross_validate', 'fold_scores', 'over_folds',
            'fold_effects', 'plot_folds', 'forget_others', 'ensemble', 'judge_test']
 
-# %% ../nbs/53_crossval.ipynb #8bdd49c3
-from dataclasses import dataclass
+# %% ../nbs/53_crossval.ipynb #41f00969
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -25,11 +25,11 @@ from .metrics import evaluate
 from .models import load_model, save_model
 from .plots import BLUE, GREY
 from .predict import logits_of, predictions
-from .repro import json_hash, read_json, write_json
+from .repro import json_hash, read_json, write_text
 from .runs import write_table
 from .training import batches_of, callbacks_of, learner_of, network_of, train_by
 
-# %% ../nbs/53_crossval.ipynb #d5bcf78b
+# %% ../nbs/53_crossval.ipynb #aaf286ad
 @dataclass(frozen=True)
 class Lab:
     "What all folds share."
@@ -62,6 +62,7 @@ def train_fold(lab: Lab, repeat: int, fold: int) -> pd.DataFrame: # predictions 
     key = {**lab.key, **{s: getattr(p, s).model_dump() for s in SEEN}, "seed": lab.seed, "repeat": repeat, "fold": fold}
     part = fold_split(lab.split, lab.folds, repeat, fold, p.split.val, p.split.seed)
     if not done(lab.folder/f"{name}.json", key): _train(lab, name, key, part)
+    for line in (lab.folder/f"{name}.log").read_text(encoding="utf-8").splitlines(): lab.log(line) # trained now or before
     model, info = load_model(lab.folder, name)
     judged = part[part.part == "fold"]
     logits = logits_of(model, rows_of(lab, judged), info, lab.device, 2*p.train.bs)
@@ -77,14 +78,15 @@ def _train(lab, name, key, part):
     images = rows_of(lab, part)
     train_dl, val_dl = (batches_of(p, part, images, w, lab.seed, lab.device) for w in ("train", "val"))
     cbs = [Checkpoint(lab.folder/f"{name}-state.safetensors", key), LiveBar(), *callbacks_of(p, len(classes))]
-    n = part.part.value_counts(); lab.log(f"{name}: {n['train']} train, {n['val']} choose, {n['fold']} are judged")
+    n, lines = part.part.value_counts(), []
+    lines.append(f"{name}: {n['train']} train, {n['val']} choose, {n['fold']} are judged")
     model = network_of(p, len(classes), lab.seed)
     if p.train.frozen_once:
         train_dl, val_dl, short = frozen_once(model, p.model.frozen, train_dl, val_dl, lab.cache, p.train.precision)
         cbs.append(short)
-    learn = learner_of(p, train_dl, val_dl, model, classes, lab.seed, lab.device, lab.log, cbs)
+    learn = learner_of(p, train_dl, val_dl, model, classes, lab.seed, lab.device, lines.append, cbs)
     learn.checkpoint.resume(); history = train_by(p, learn)
-    write_table(lab.folder/f"{name}.csv", history)
+    write_table(lab.folder/f"{name}.csv", history); write_text(lab.folder/f"{name}.log", "\n".join(lines) + "\n")
     info = dict(name=p.model.name, head=p.model.head, classes=classes, size=p.data.size, side=p.data.side, seed=lab.seed,
                 normalise=train_dl.normalise, epoch=int(learn.keep_best.epoch_of_best), key=json_hash(key))
     save_model(lab.folder, learn.model, info, name) # the .json is written last: with it the fold is done

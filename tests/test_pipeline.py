@@ -64,7 +64,7 @@ def test_again_there_is_nothing_to_do(clone, first):
 def test_forced_again_gives_the_same_bytes(clone, first):
     "One stage of each kind; the whole pipeline by force is what `make repro` on a fresh clone does."
     before = state(clone); sh(clone, "git", "add", "runs")
-    kinds = ["prepare", "baseline", "leaks", "lr_find", "train@default-0", "evaluate@default-0",
+    kinds = ["prepare", "baseline", "leaks", "lr_find", "train@default-0", "evaluate@default-0", "folds",
              "interpret", "compare", "report"]
     assert ran(sh(clone, BIN/"dvc", "repro", "--force", "--single-item", *kinds)) == set(kinds)
     assert state(clone) == before
@@ -85,7 +85,9 @@ def test_a_range_test_without_a_curve_says_so(tmp_path, capsys):
 
 def test_editing_one_experiment_runs_it_and_what_compares_it(clone, first):
     edit(clone, **{"optim: {lr: 10.0}": "optim: {lr: 5.0}"})
-    assert ran(sh(clone, BIN/"cvlab", "repro")) == {"train@hot-0", "evaluate@hot-0", "compare", "report"}
+    nets = {f: f.stat().st_mtime_ns for f in (clone/"runs"/"weights"/"folds").rglob("*.safetensors")}
+    assert ran(sh(clone, BIN/"cvlab", "repro")) == {"train@hot-0", "evaluate@hot-0", "folds", "compare", "report"}
+    assert nets == {f: f.stat().st_mtime_ns for f in nets}, "folds looked at the experiments and trained nothing again"
 
 
 def test_a_figure_setting_runs_nothing(clone, first):
