@@ -152,14 +152,14 @@ def growing(files, size, bs, cache, epochs, grow_from: int, net="resnet18"): # -
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3)
     return run
 
-# %% ../nbs/51_bench.ipynb #7b04c2c0
+# %% ../nbs/51_bench.ipynb #1a48817b
 def frozen_phase(files, size, bs, cache, epochs, net="resnet18"): # -> function
     "Frozen layers once, then the head; each call begins without kept activations, with decoded pictures."
     loaders = lab_loaders(files, size, bs, cache)
     def run():
         seed_everything(0); model = create_model(net, 2, size=size)
         with tempfile.TemporaryDirectory(dir=cache) as empty:
-            train_dl, val_dl, short = frozen_once(model, "body", *loaders, empty)
+            (train_dl, val_dl), short = frozen_once(model, "body", loaders, empty)
             learn = create_learner(train_dl, val_dl, model, frozen="body", channels_last=True, log=quiet, cbs=[short])
             with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3)
     return run
@@ -167,7 +167,7 @@ def frozen_phase(files, size, bs, cache, epochs, net="resnet18"): # -> function
 def last_stage_step(files, size, bs, cache, net="resnet18"): # -> function
     "One step of the last stage and the head on kept activations."
     seed_everything(0); model = create_model(net, 2, size=size)
-    train_dl, _, short = frozen_once(model, "most", *lab_loaders(files, size, bs, cache), cache)
+    (train_dl, _), short = frozen_once(model, "most", lab_loaders(files, size, bs, cache), cache)
     opt = optimizer(rates(model, 1e-3)); model.train(); batches = iter(())
     def step():
         nonlocal batches
@@ -267,7 +267,7 @@ def steepness(n, y) -> float: # of y in n
     n, y = np.log(np.asarray(n, float)), np.log(np.asarray(y, float))
     return float((y[-1] - y[-2])/(n[-1] - n[-2]))
 
-# %% ../nbs/51_bench.ipynb #757b1515
+# %% ../nbs/51_bench.ipynb #da45acde
 def reach_lab(files, weights: str, seed: int, goal: float, net: str = "mobilenetv2_100", size: int = 224,
               epochs: int = 20, normalise: str = "half", bs: int = 32, lr: float = 2e-3
              ) -> float: # seconds; nan: not reached
@@ -279,7 +279,7 @@ def reach_lab(files, weights: str, seed: int, goal: float, net: str = "mobilenet
         how = dict(channels_last=True, normalise=normalise, seed=seed)
         loaders = Batches(ti, ty, bs, train=True, hflip=.5, **how), Batches(vi, vy, bs, **how)
         model = create_model(net, files.label.nunique(), weights, head="deep", size=size)
-        train_dl, val_dl, short = frozen_once(model, "body", *loaders, tmp)
+        (train_dl, val_dl), short = frozen_once(model, "body", loaders, tmp)
         learn = create_learner(train_dl, val_dl, model, frozen="body", channels_last=True, log=quiet, seed=seed,
                                cbs=[short, clock])
         train(learn, epochs, lr)

@@ -6,7 +6,8 @@
 __all__ = ['Fraction', 'Positive', 'Count', 'SHARED', 'LabError', 'Section', 'Data', 'Split', 'Augment', 'Model', 'Loss', 'Optim',
            'Schedule', 'Train', 'Folds', 'LRFind', 'Baseline', 'Leaks', 'Evaluate', 'Interpret', 'Params', 'read_yaml',
            'line_of', 'merge', 'parse_override', 'known_keys', 'nearest', 'complaint', 'check', 'plain',
-           'contradiction', 'has_key', 'resolve', 'flat', 'params_rows', 'params_table', 'params_schema']
+           'contradiction', 'presets', 'take_preset', 'has_key', 'resolve', 'flat', 'params_rows', 'params_table',
+           'params_schema']
 
 # %% ../nbs/00_core.ipynb #a686de25
 import difflib
@@ -156,6 +157,12 @@ class Folds(Section):
     repeats: Count = Field(description="how often the pictures are divided anew")
     experiments: Annotated[list[str], Field(min_length=1)] = Field(
         description="which experiments go through the same folds; the others are compared with the first")
+    tta: Literal["flip", "ten"] | None = Field(
+        description="test-time augmentation that is tried on the test part: mirrored too, or ten views; or null")
+    student: str | None = Field(
+        description="an experiment whose network learns from all networks of the folds (distillation), or null")
+    share: Fraction = Field(description="student: share of its teachers in the loss")
+    temperature: Positive = Field(description="student: what softens the probabilities")
 
 class LRFind(Section):
     "The learning-rate range test."
@@ -282,7 +289,7 @@ def complaint(err: dict, # one of pydantic's errors()
               where # key path -> text that says where the value was written
              ) -> str: # one line
     "Say a validation error the way a colleague would."
-    key = tuple(str(k) for k in err["loc"])
+    key = tuple(str(k) for k in err["loc"] if "[" not in str(k)) # pydantic names the branch of a union that failed
     dotted, at = ".".join(key), where(key)
     if err["type"] == "extra_forbidden":
         return f"{at}{dotted}: no such parameter{nearest(dotted, [*known_keys(), *Params.model_fields])}"
@@ -296,7 +303,8 @@ def check(values: dict, where=lambda key: "") -> Params:
     try: return Params.model_validate(values)
     except ValidationError as e:
         first = min(e.errors(), key=lambda err: err["type"] != "extra_forbidden")
-        raise LabError(complaint(first, where)) from None
+        meant = [err for err in e.errors() if err["loc"][:2] == first["loc"][:2]] # of a union: where it got furthest
+        raise LabError(complaint(max(meant, key=lambda err: len(err["loc"])), where)) from None
 
 # %% ../nbs/00_core.ipynb #8fd44816
 def plain(doc):
@@ -321,6 +329,24 @@ def contradiction(p: Params) -> str: # one line; "" where all is well
                 "to 0, or train.sampler to null")
     return ""
 
+# %% ../nbs/00_core.ipynb #d7b07462
+def presets(top: str | Path = ".") -> dict[str, Path]:
+    "The lab's presets by name; `top` is the folder of params.yaml."
+    return {f.stem: f for f in sorted((Path(top)/"nbs"/"presets").glob("*.yaml"))}
+
+def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
+               ) -> tuple[Path | None, list[str]]: # its file, and the other overrides
+    "Take `preset=` out of a list of overrides; `LabError` for a second one, or one that is not there."
+    asked = [o.partition("=")[2].strip() for o in overrides if o.partition("=")[0].strip() == "preset"]
+    rest = [o for o in overrides if o.partition("=")[0].strip() != "preset"]
+    if not asked: return None, rest
+    if len(set(asked)) > 1: raise LabError(f"preset={asked[1]}: preset={asked[0]} is asked for already; one is enough")
+    name, known = asked[0], presets(top)
+    if name in known: return known[name], rest
+    if Path(name).suffix == ".yaml" and Path(name).is_file(): return Path(name), rest
+    raise LabError(f"preset={name}: no such preset{nearest(name, known)}; there are {', '.join(known)}, or name a .yaml "
+                   "file")
+
 # %% ../nbs/00_core.ipynb #3521c3c3
 SHARED = [("seeds",), ("experiments",), ("split",), ("folds",), ("data", "path"), ("lr_find",), ("baseline",), ("leaks",),
           ("evaluate",), ("interpret",)]
@@ -331,13 +357,18 @@ def has_key(doc: dict, key: tuple) -> bool:
 
 def resolve(path: str | Path = "params.yaml", # the file
             experiment: str = "", # name of an experiment; "" is the base
-            overrides: list[str] | tuple = (), # "section.key=value" each
+            overrides: list[str] | tuple = (), # "section.key=value" each; among them perhaps "preset=name"
            ) -> Params: # checked; its `experiments` are as in the file
-    "Base < experiment < overrides, checked after each layer."
-    doc = read_yaml(path)
-    values, known = plain(doc), plain(doc.get("experiments", {})) or {}
-    at = lambda *prefix: lambda key: f"{path}:{line_of(doc, prefix + key) or 1}: "
-    params = check(values, at())
+    "Base < preset < experiment < overrides, checked after each layer."
+    doc, file = read_yaml(path), path
+    preset, overrides = take_preset(overrides, Path(path).parent)
+    at = lambda *prefix: lambda key: f"{file}:{line_of(doc, prefix + key) or 1}: "
+    values = plain(doc); params = check(values, at())
+    if preset:
+        doc, file = read_yaml(preset), preset
+        values = merge({**values, **({"experiments": {}} if "experiments" in doc else {})}, plain(doc))
+        params = check(values, at())
+    known = values["experiments"]
     for name, over in known.items(): # a mistake in any experiment is a mistake in the file
         if not isinstance(over, dict):
             raise LabError(f"{at('experiments')((name,))}experiments.{name}: "
@@ -349,14 +380,17 @@ def resolve(path: str | Path = "params.yaml", # the file
         if said := contradiction(merged): raise LabError(f"{at('experiments')((name,))}experiments.{name}: {said}")
         if name == experiment: params = merged
     if experiment and experiment not in known:
-        raise LabError(f"{path}: no experiment {experiment!r}"
+        raise LabError(f"{file}: no experiment {experiment!r}"
                        f"{nearest(experiment, known) or '; there are ' + ', '.join(known)}")
     for text in overrides:
         params = check(merge(params.model_dump(), parse_override(text)), lambda key: f"override {text!r}: ")
-    if said := contradiction(params): raise LabError(f"{path}: {said}")
-    if odd := [e for e in params.folds.experiments if e not in known]:
-        raise LabError(f"{at('folds')(('experiments',))}folds.experiments: no experiment {odd[0]!r}"
-                       f"{nearest(odd[0], known) or '; there are ' + ', '.join(known)}")
+    if said := contradiction(params): raise LabError(f"{file}: {said}")
+    student = params.folds.student
+    asked = [*(("experiments", e) for e in params.folds.experiments), *[("student", student)]*bool(student)]
+    if odd := [(k, e) for k, e in asked if e not in known]:
+        (key, name), = odd[:1]
+        raise LabError(f"{at('folds')((key,))}folds.{key}: no experiment {name!r}"
+                       f"{nearest(name, known) or '; there are ' + ', '.join(known)}")
     return params
 
 # %% ../nbs/00_core.ipynb #5169d0cb
@@ -364,8 +398,9 @@ def flat(params: Params) -> dict: # dotted key -> value
     "All values by their dotted names, without the list of experiments."
     def walk(d, prefix=""):
         for k, v in d.items():
-            if isinstance(v, dict): yield from walk(v, f"{prefix}{k}.")
+            if isinstance(v, dict) and prefix + k not in known: yield from walk(v, f"{prefix}{k}.")
             else: yield prefix + k, v
+    known = known_keys()
     return dict(walk(params.model_dump(exclude={"experiments"})))
 
 def params_rows(params: Params, # resolved

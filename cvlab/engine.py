@@ -123,14 +123,15 @@ class CvlabEngine:
     def nb_language(cls, nb, language=None): return language or "python"
 
 # %% ../nbs/03_engine.ipynb #86ed521f
-def run_stage(stage: str, # name of a notebook in nbs/pipeline
+def run_stage(stage: str, # name of a notebook in nbs/pipeline, or in nbs
               out: str | Path, # folder of the run
               experiment: str = "", seed: int = 0, overrides=()) -> Path: # the executed notebook
     "Execute a pipeline notebook; a foreseen mistake ends the process in one line."
     import papermill
     target = Path(out)/f"{stage}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(repo_root()/"nbs"/"pipeline"/f"{stage}.ipynb", target, engine_name="cvlab",
+    source = next(f for d in ("nbs/pipeline", "nbs") if (f := repo_root()/d/f"{stage}.ipynb").exists())
+    papermill.execute_notebook(source, target, engine_name="cvlab",
                                parameters=dict(experiment=experiment, seed=seed, out=str(out),
                                                overrides=list(overrides)))
     return target

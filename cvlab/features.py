@@ -6,10 +6,10 @@
 __all__ = ['call_order', 'learns', 'first_learning', 'Cut', 'comes_in', 'agrees', 'find_cut', 'frozen_hash', 'pictures_hash',
            'views', 'frozen_outputs', 'FrozenBatches', 'Shortened', 'frozen_once']
 
-# %% ../nbs/48_features.ipynb #abda7503
+# %% ../nbs/48_features.ipynb #788a0444
 import hashlib
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from itertools import product
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import nn, Tensor
 from .core import LabError
 from fastai.callback.core import Callback
-from .loaders import Batches, fits_on, normalise_batch, read_cache, write_cache
+from .loaders import Batches, Rows, fits_on, normalise_batch, read_cache, write_cache
 from .models import freeze
 from .repro import json_hash
 from .trainer import precision_dtype
@@ -115,12 +115,14 @@ def find_cut(model: nn.Module, # with frozen parameters
     raise LabError(f"train.frozen_once: {type(model).__name__} cannot be cut at {at}: it does more there than call its modules one "
                    "after another; set train.frozen_once to false")
 
-# %% ../nbs/48_features.ipynb #b9cd5dc0
+# %% ../nbs/48_features.ipynb #6f3a80f2
 def frozen_hash(model: nn.Module) -> str: # hex
-    "Of the structure, and of every tensor that does not learn."
-    h, learning = hashlib.sha256(repr(model).encode()), {n for n, p in model.named_parameters() if p.requires_grad}
+    "Of the structure, and of every tensor that does not learn: neither weights that do, nor the averages of their module."
+    h, mine = hashlib.sha256(repr(model).encode()), {n for n, m in model.named_modules() if any(
+        p.requires_grad for p in m.parameters(recurse=False))}
     for name, t in model.state_dict().items():
-        if name not in learning: h.update(name.encode()); h.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        if name.rpartition(".")[0] not in mine:
+            h.update(name.encode()); h.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
 def pictures_hash(images) -> str: # uint8 (n, h, w, 3)
@@ -133,13 +135,14 @@ def views(dl: Batches) -> list[tuple[int, int]]: # (upside down, mirrored)
     "The flips that a loader may show."
     return list(product(range(1 + (dl.vflip > 0)), range(1 + (dl.hflip > 0))))
 
-# %% ../nbs/48_features.ipynb #76ff3a52
-def frozen_outputs(model: nn.Module, cut: Cut, dl: Batches, # its pictures, size, normalisation and flips
+# %% ../nbs/48_features.ipynb #6753edc7
+def frozen_outputs(model: nn.Module, cut: Cut, dl: Batches, # its pictures, size, normalisation
+                   flips: list[tuple[int, int]], # see `views`
                    folder: str | Path, # of the caches
                    precision: str = "fp32" # fp32 | bf16 | fp16
                   ) -> np.ndarray: # float32 (n, views, ...), a read-only memory map
     "What comes in at the cut for every picture and every view of it, computed at most once."
-    dtype, flips, model = precision_dtype(precision), views(dl), model.to(dl.device).eval()
+    dtype, model = precision_dtype(precision), model.to(dl.device).eval()
     def run(idx, flip):
         places = torch.cat([torch.zeros(len(idx), 2, dtype=torch.long), torch.tensor(flip).expand(len(idx), 2)], 1)
         xb = normalise_batch(dl.bytes(idx, places).permute(0, 3, 1, 2), dl.normalise, layout=dl.layout)
@@ -156,18 +159,21 @@ def frozen_outputs(model: nn.Module, cut: Cut, dl: Batches, # its pictures, size
     write_cache(path, shape, fill, np.float32)
     return np.load(path, mmap_mode="r")
 
-# %% ../nbs/48_features.ipynb #56e16464
+# %% ../nbs/48_features.ipynb #6a3557d6
 class FrozenBatches(Batches):
     "Batches of what frozen layers give: the order and the flips are those of the loader of the pictures."
-    def __init__(self, dl: Batches, outputs: np.ndarray # see `frozen_outputs`
+    def __init__(self, dl: Batches, outputs: np.ndarray, # see `frozen_outputs`
+                 flips: list[tuple[int, int]], # what its second axis is
+                 rows: np.ndarray | None = None # int (n,): where the loader's pictures are; None: they are all
                 ):
         self.__dict__ |= dl.__dict__
-        self.flips, self.outputs = views(dl), outputs
+        self.flips, self.outputs, self.rows = flips, outputs, torch.arange(len(outputs)) if rows is None else torch.as_tensor(rows)
         if fits_on(self.device, outputs.nbytes): self.outputs = torch.from_numpy(np.array(outputs)).to(self.device)
     def __iter__(self):
-        for idx, places, _ in self.draws():
+        for self.idx, places, _ in self.draws():
+            idx = self.idx; row = self.rows[idx]
             view = torch.tensor([self.flips.index(tuple(f)) for f in places[:, 2:].tolist()])
-            here = (idx, view) if isinstance(self.outputs, Tensor) else (idx.numpy(), view.numpy())
+            here = (row, view) if isinstance(self.outputs, Tensor) else (row.numpy(), view.numpy())
             xb = torch.as_tensor(self.outputs[here]).to(self.device, non_blocking=True)
             yield (xb.contiguous(memory_format=self.layout) if xb.ndim == 4 else xb), self.targets[idx].to(self.device)
 
@@ -183,18 +189,25 @@ class Shortened(Callback):
             self.stack.enter_context(self.cut.shortened(m))
     def after_fit(self): self.stack.close()
 
-# %% ../nbs/48_features.ipynb #680ad798
+# %% ../nbs/48_features.ipynb #b09b552a
 def frozen_once(model: nn.Module, frozen: str, # half | most | body
-                train_dl: Batches, val_dl: Batches,
+                loaders: list[Batches], # that of the training first
                 folder: str | Path, # of the caches
-                precision: str = "fp32"
-               ) -> tuple[Batches, Batches, Callback]: # loaders of what the frozen part gives, and what shortens the network
+                precision: str = "fp32",
+                together: bool = False # they show rows of one array (`Rows`): compute all of it, with the flips of the first
+               ) -> tuple[list[Batches], Callback]: # loaders of what the frozen part gives, and what shortens the network
     "Freeze a part of a network and compute it once; raises `LabError` where the training needs more than flips of whole pictures."
-    if train_dl.augment: raise LabError("train.frozen_once: only flips can be computed beforehand; set the rest of augment to 0")
-    if train_dl.side != train_dl.images.shape[1]:
+    first = loaders[0]
+    if first.augment: raise LabError("train.frozen_once: only flips can be computed beforehand; set the rest of augment to 0")
+    if first.side != first.images.shape[1]:
         raise LabError("train.frozen_once: windows differ from epoch to epoch; set data.margin to 0")
-    model = model.to(train_dl.device, memory_format=train_dl.layout); freeze(model, frozen)
-    idx = torch.arange(min(4, len(train_dl.images)))
-    xb = normalise_batch(train_dl.bytes(idx, torch.zeros(len(idx), 4, dtype=torch.long)).permute(0, 3, 1, 2), train_dl.normalise)
+    model = model.to(first.device, memory_format=first.layout); freeze(model, frozen)
+    idx = torch.arange(min(4, len(first.images)))
+    xb = normalise_batch(first.bytes(idx, torch.zeros(len(idx), 4, dtype=torch.long)).permute(0, 3, 1, 2), first.normalise)
     cut = find_cut(model, xb)
-    return *(FrozenBatches(dl, frozen_outputs(model, cut, dl, folder, precision)) for dl in (train_dl, val_dl)), Shortened(cut)
+    def short(dl):
+        flips, pool = views(first if together else dl), copy(dl)
+        if together: pool.images, pool.store, pool.buffer = dl.images.array, None, None
+        outputs = frozen_outputs(model, cut, pool, flips, folder, precision)
+        return FrozenBatches(dl, outputs, flips, dl.images.index if together else None)
+    return [short(dl) for dl in loaders], Shortened(cut)

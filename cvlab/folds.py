@@ -13,7 +13,7 @@ from .core import LabError
 from .data import draw, most_common
 from .repro import derive_seed
 
-# %% ../nbs/17_folds.ipynb #25a1c390
+# %% ../nbs/17_folds.ipynb #d81a8a33
 def make_folds(split: pd.DataFrame, # id, label, group, part; rows of the test part are left out
                n: int = 5, repeats: int = 1,
                seed: int = 0) -> pd.DataFrame: # id, repeat, fold: each picture once a repeat
@@ -34,13 +34,12 @@ def fold_split(split: pd.DataFrame, folds: pd.DataFrame, # see `make_folds`
                repeat: int, fold: int,
                val: float = .15, # fraction of the groups outside the fold that chooses the epoch
                seed: int = 0) -> pd.DataFrame: # the rows of the split that are not test, with part train | val | fold
-    "What trains, chooses and is judged in one fold."
+    "What trains, chooses and is judged in one fold; a rare class may be absent from what chooses, not from what trains."
     here = folds[folds.repeat == repeat].set_index("id").fold
     rows = split[split.id.isin(here.index)]
     judged = (rows.id.map(here) == fold).to_numpy()
     kept, drawn = draw(most_common(rows[~judged]), val, derive_seed(seed, repeat, fold) % 2**32)
     out = rows.assign(part=np.where(judged, "fold", np.where(rows.group.isin(drawn.index), "val", "train")))
-    for part in ("train", "val"): # of a class with few pictures the draw may take all or none
-        if len(lost := sorted(set(rows.label) - set(out.label[out.part == part]))) and part == "train":
-            raise LabError(f"fold {fold + 1}: class {lost[0]!r} has no picture to train on; lower folds.n or split.val")
+    if lost := sorted(set(rows.label) - set(out.label[out.part == "train"])): # few pictures: the draw may take all
+        raise LabError(f"fold {fold + 1}: class {lost[0]!r} has no picture to train on; lower folds.n or split.val")
     return out

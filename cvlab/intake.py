@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'SAME', 'Data', 'notes_on', 'look', 'contradictions', 'pictures_root', 'read_data', 'open_data', 'printable',
-           'report']
+           'doubts', 'report']
 
 # %% ../nbs/13_intake.ipynb #d1225f29
 import hashlib, io, os
@@ -99,10 +99,21 @@ def open_data(source: str | Path, cache: str | Path = ".cvlab/cache") -> Data:
         raise LabError(f"{e}; {n} picture(s) were refused, `cvlab data check` says why" if n else str(e)) from None
     return data
 
-# %% ../nbs/13_intake.ipynb #a5e7939e
+# %% ../nbs/13_intake.ipynb #df48c59e
 def printable(text: str) -> str:
     "A name on one line, whatever is in it."
     return text if text.isprintable() else repr(text)[1:-1]
+
+def doubts(samples: pd.DataFrame) -> list[str]: # a line each
+    "What may be meant so, and may be a mistake: classes that a given part lacks, and names that differ only in case."
+    lines, names = [], pd.Series(sorted(set(samples.label)))
+    for part in ("val", "test"):
+        given = samples[samples.part == part]
+        if len(given) and (absent := [c for c in names if c not in set(given.label)]):
+            lines.append(f"part {part} has no picture of {', '.join(map(repr, absent))}: what it measures is of the others")
+    for _, same in names.groupby(names.str.casefold()):
+        if len(same) > 1: lines.append(f"classes {' and '.join(map(repr, same))} differ only in case: are they one?")
+    return lines
 
 def report(data: Data, most: int = 20 # names listed of each verdict; where there are more, the reasons are counted
           ) -> str: # some lines
@@ -115,9 +126,7 @@ def report(data: Data, most: int = 20 # names listed of each verdict; where ther
     lines += [f"  {l}" for l in table.to_string().splitlines() if l.strip() not in ("label",)]
     if len(few := s.label.value_counts()[lambda n: n < 10]):
         lines.append(f"small: {', '.join(f'{k} ({n})' for k, n in few.items())}; nothing measured on so few is certain")
-    for part in ("val", "test"):
-        if (s.part == part).any() and (absent := sorted(set(s.label) - set(s[s.part == part].label))):
-            lines.append(f"absent from {part}: {', '.join(absent)}")
+    lines += doubts(data.samples)
     for verdict in ("refused", "converted", "ignored"):
         some = data.said[data.said.verdict == verdict]
         if len(some): lines.append(f"{verdict}: {len(some)}")

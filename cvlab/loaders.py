@@ -203,7 +203,7 @@ class Batches:
                 raise LabError(f"train.bs={bs} is more than the {self.n} {what}; lower train.bs")
         self.resident = fits_on(self.device, int(np.prod(images.shape))) if resident is None else resident
         self.shown = None # side that is shown, pixels, where it is less than `size`: progressive resizing
-        self.store = self.buffer = None
+        self.store = self.buffer = self.idx = None
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def set_epoch(self, epoch: int): self.epoch = epoch
@@ -245,7 +245,8 @@ class Batches:
         return self.buffer[:len(idx)].to(self.device, non_blocking=True)
 
     def __iter__(self):
-        for idx, places, gen in self.draws():
+        for self.idx, places, gen in self.draws(): # idx: whose pictures the batch in hand holds
+            idx = self.idx
             xb = self.bytes(idx, places).permute(0, 3, 1, 2)
             if self.shown and self.shown < self.side:
                 xb = F.interpolate(xb.float(), self.shown, mode="bilinear", antialias=True)

@@ -19,7 +19,7 @@ from .engine import run_stage
 from .data import data_hash, find_samples, read_split, split_hash, split_samples, write_split
 from .intake import pictures_root
 from .ledger import reading
-from .fixtures import SMOKE, tiny_folder
+from .fixtures import SMOKE, bright_folder, tiny_folder
 from .repro import (Lock, atomic_write, environment, folder_digest, repo_root, settings, write_if_changed,
                          write_text)
 
@@ -32,6 +32,7 @@ STAGES = {"prepare": ("data", "split"),
           "folds": ("data", "split", "augment", "model", "loss", "optim", "schedule", "train", "folds", "experiments"),
           "evaluate": ("data", "augment", "train", "evaluate"),
           "interpret": ("data", "train", "interpret"),
+          "numbers": ("data", "split", "augment", "model", "loss", "optim", "schedule", "train", "baseline"),
           "compare": ("train", "seeds", "experiments"),
           "report": ("seeds", "experiments", "train", "folds")}
 PER_SEED = ("train", "weights", "evaluate") # folders for each experiment and seed
@@ -90,6 +91,7 @@ def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]: # (root of the runs,
     "A temporary lab: tiny data, split, and overrides that make everything small."
     if stage in ("compare", "report"): return repo_root()/"runs", ()
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
+    if stage == "numbers": return root, (*SMOKE, f"data.path={bright_folder(root/'data')/'samples.csv'}")
     write_split(root/"prepare"/"split.csv", split_samples(find_samples(tiny_folder(root/"data"))))
     overrides = (*SMOKE, f"data.path={root/'data'}")
     if stage == "folds": overrides += ("folds.n=2",)

@@ -83,7 +83,9 @@ class History(Callback):
         self.confusion, self.more = None, {} # what other callbacks add to the row
     def after_loss(self):
         y, guess = self.y.argmax(1) if self.y.ndim == 2 else self.y, self.pred.argmax(1) # mixed: the larger share
-        self.sums[self.training] += torch.stack([self.loss_grad.detach().float()*len(y), (guess == y).sum()])
+        self.number = self.y.is_floating_point() and self.y.ndim == 1 # a number is not right or wrong, but off
+        right = (self.pred[:, 0] - self.y).abs().sum().detach() if self.number else (guess == y).sum()
+        self.sums[self.training] += torch.stack([self.loss_grad.detach().float()*len(y), right])
         self.n[self.training] += len(y)
         if self.by_class and not self.training: self.count(y, guess, self.pred.shape[1])
     def count(self, y: Tensor, guess: Tensor, k: int):
@@ -92,13 +94,15 @@ class History(Callback):
     def after_epoch(self):
         (tl, tr), (vl, vr), tn, vn = self.sums[True].tolist(), self.sums[False].tolist(), self.n[True], self.n[False]
         if self.by_class: self.more |= by_class(self.confusion.view(self.pred.shape[1], -1))
-        self.add(dict(epoch=self.epoch + 1, train_loss=tl/tn, val_loss=vl/vn, val_accuracy=vr/vn,
+        what = "val_mae" if self.number else "val_accuracy"
+        self.add(dict(epoch=self.epoch + 1, train_loss=tl/tn, val_loss=vl/vn, **{what: vr/vn},
                       lr=float(self.opt.hypers[-1]["lr"]), **self.more))
     def add(self, row: dict):
         self.rows.append(row)
+        what = "val_mae" if "val_mae" in row else "val_accuracy"
         line = ("epoch {epoch:3}   train loss {train_loss:.4f}   val loss {val_loss:.4f}   "
-                "val accuracy {val_accuracy:.4f}   lr {lr:.2e}").format(**row)
-        self.log(line + "".join(f"   {k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k not in COLUMNS))
+                f"{what.replace('_', ' ')} {row[what]:.4f}   lr {{lr:.2e}}").format(**row)
+        self.log(line + "".join(f"   {k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k not in (*COLUMNS, what)))
     def scores(self, monitor: str) -> list[float]: # one an epoch, larger is better
         "The monitored column: a *_loss with its sign turned."
         return [(-1 if monitor.endswith("loss") else 1)*r[monitor] for r in self.rows]

@@ -7,13 +7,13 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', '
            'against_head', 'Lab', 'kind', 'dvc_status', 'stage_name', 'is_kept_aside', 'changes', 'lock_problems',
            'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
            'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks',
-           'recounted', 'told_again', 'check_interpret', 'check_folds', 'same_table', 'of_part', 'check_lr_find',
-           'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of', 'run_again',
-           'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again', 'expected_params',
-           'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded', 'check_stage',
-           'check_measured', 'measured_line', 'measured_problems', 'pages', 'check_page', 'page_text', 'verify',
-           'check_data', 'check_weights', 'weights_line', 'predict_again', 'numbers_of', 'leaves', 'compare_numbers',
-           'check_known', 'retrain']
+           'recounted', 'told_again', 'check_interpret', 'check_folds', 'not_together', 'same_table', 'of_part',
+           'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of',
+           'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
+           'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
+           'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages', 'check_page', 'page_text',
+           'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again', 'numbers_of', 'leaves',
+           'compare_numbers', 'check_known', 'retrain']
 
 # %% ../nbs/71_verify.ipynb #2ab5457b
 import ast, base64, io, json, re, shutil, subprocess, sys, tempfile
@@ -261,11 +261,11 @@ def check_interpret(lab, stage, folder):
     points = pd.read_csv(folder/"pointing.csv", dtype={"id": str})
     return same_json(folder/"pointing.json", read_json(folder/"pointing.json") | pointing_summary(points))
 
-# %% ../nbs/71_verify.ipynb #7a536196
-@checks("folds", "the folds, scores, means, effects, metrics, confusion", "oof.csv, ensemble-*.csv: the weights")
+# %% ../nbs/71_verify.ipynb #5059c5cc
+@checks("folds", "the folds, scores, means, effects, metrics, confusion", "oof.csv, answers.csv: the weights")
 def check_folds(lab, stage, folder):
     "The folds from the split, and all that follows from the out-of-fold predictions."
-    from cvlab.crossval import fold_effects, fold_scores, over_folds
+    from cvlab.crossval import fold_effects, fold_scores, over_folds, score_ways
     from cvlab.folds import make_folds
     p, oof = lab.params, pd.read_csv(folder/"oof.csv", dtype={"id": str})
     folds = make_folds(lab.split, p.folds.n, p.folds.repeats, p.split.seed)
@@ -276,18 +276,31 @@ def check_folds(lab, stage, folder):
     effects = fold_effects(oof, n_train=len(folds)//p.folds.repeats*(p.folds.n - 1)//p.folds.n)
     base = oof[(oof.experiment == p.folds.experiments[0]) & (oof.repeat == 0)]
     first = evaluate(base.drop(columns=["repeat", "fold", "experiment"]), "val")
-    answers = pd.read_csv(folder/"ensemble.csv", dtype={"id": str}).groupby("experiment", sort=False)
-    judged = {e: g.drop(columns="experiment") for e, g in answers}
-    together = {e: evaluate(t) | dict(split=split_hash(lab.split)) for e, t in judged.items()}
-    who = [f"ensemble.csv: {e}: not of this split's test part" for e, t in judged.items() if not of_part(t, lab.split, "test")]
+    said = pd.read_csv(folder/"answers.csv", dtype={"id": str, "network": str}).fillna({"network": ""})
+    who = [f"answers.csv: {e}, {way}: not of this split's test part" for (e, way, _), t in
+           said.groupby(["experiment", "way", "network"], sort=False) if not of_part(t, lab.split, "test")]
+    who += not_together(said)
     placed = oof.merge(folds, on=["id", "repeat"])
     if len(oof) != len(folds)*len(p.folds.experiments) or (placed.fold_x != placed.fold_y).any():
         who.append("oof.csv: not one prediction of each picture by the network of its fold")
-    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects)
+    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects, ways=score_ways(said))
     confusion = lambda: plot_confusions(first["confusion_matrix"], first["classes"])
     return [*who, *(l for name, t in tables.items() for l in same_table(folder/f"{name}.csv", t)),
-            *same_json(folder/"metrics.json", dict(oof=first, ensemble=together)),
+            *same_json(folder/"metrics.json", dict(oof=first, split=split_hash(lab.split))),
             *figure_problem(folder/"confusion_matrix.png", confusion)]
+
+def not_together(said: pd.DataFrame) -> list[str]: # see `cvlab.crossval.on_test`
+    "Where the answers of all networks together are not those of the single ones."
+    from cvlab.ensembles import averaged, logit_columns, voted
+    off, here = [], said.set_index(["experiment", "way"])
+    for (e, way), f in [((e, w), f) for e, w in dict.fromkeys(here.index) for n, f in (("average", averaged), ("vote", voted))
+                        if e != "all" and w.split(",")[0] == n]:
+        single = here.loc[[(e, way.replace("average", "one network").replace("vote", "one network"))]]
+        want = f([t.reset_index(drop=True) for _, t in single.groupby("network")])
+        columns = logit_columns(want)
+        if not np.allclose(here.loc[[(e, way)], columns], want[columns], atol=1e-4):
+            off.append(f"answers.csv: {e}: the {way} is not that of the single networks")
+    return off
 
 def same_table(path: Path, now: pd.DataFrame) -> list[str]:
     "A CSV against the same table computed again."

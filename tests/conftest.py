@@ -12,7 +12,7 @@ BIN = Path(sys.executable).parent
 
 def code_cells(stage):
     "Sources of the code cells of a pipeline notebook; the parameters cell is left out."
-    nb = json.loads((TOP/"nbs"/"pipeline"/f"{stage}.ipynb").read_text())
+    nb = json.loads((TOP/"nbs"/("" if stage == "numbers" else "pipeline")/f"{stage}.ipynb").read_text())
     return ["".join(c["source"]) for c in nb["cells"]
             if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])]
 

@@ -31,7 +31,8 @@ FLIPS = {
     "train.sampler": ("train", "over"), "train.thaw_every": ("train", 1),
     "train.patience": ("train", 1), "train.ema": ("train", .9), "train.save_every": ("train", 1),
     "train.grow_from": ("train", 16),
-    "folds.n": ("folds", 3), "folds.repeats": ("folds", 2),
+    "folds.n": ("folds", 3), "folds.repeats": ("folds", 2), "folds.tta": ("folds", "flip"),
+    "folds.student": ("folds", "default"), "folds.share": ("folds", 1.), "folds.temperature": ("folds", 8.),
     "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
     "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
     "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
@@ -47,6 +48,8 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough f
            "schedule.every": ["schedule.name=step", "train.epochs=4"],
            "augment.magnitude": ["augment.policy=rand"], "train.thaw_every": ["model.frozen=body"],
            "loss.beta": ["loss.alpha=effective"], "folds.n": ["folds.n=2"], "folds.repeats": ["folds.n=2"],
+           "folds.tta": ["folds.n=2"], "folds.student": ["folds.n=2"], "folds.share": ["folds.n=2", "folds.student=default"],
+           "folds.temperature": ["folds.n=2", "folds.student=default"],
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
