@@ -8,7 +8,7 @@ __all__ = ['GREY', 'YIQ', 'uniform', 'window_draw', 'affine_draw', 'move_batch',
            'augmenter', 'mixer', 'draws']
 
 # %% ../nbs/12_augment.ipynb #9c1cedb8
-import math
+import math, os
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -109,10 +109,11 @@ def erase_batch(xb: Tensor, gen: torch.Generator, cutout: float # probability
     erase = v2.RandomErasing(cutout, value=.5)
     with global_draws(gen): return torch.stack([erase(x) for x in xb])
 
-# %% ../nbs/12_augment.ipynb #da20b470
+# %% ../nbs/12_augment.ipynb #94838dfc
 @cache
 def album(path: str): # an albumentations.Compose
     "Read a chain; raises `LabError` where the extra or the file is missing, or the file is none."
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1") # importing it would ask a server for its newest version
     try: import albumentations as A
     except ImportError:
         raise LabError("augment.albumentations: the extra is not installed; "

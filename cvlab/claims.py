@@ -6,13 +6,13 @@
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
-           'class_metrics', 'together_of', 'folded', 'bench_row', 'results_of', 'column_of', 'lr_found', 'lookup',
-           'recipes_of', 'effect_of', 'pairs_of', 'leaking_ids', 'certified', 'leaks_of', 'clean_answers', 'guesses_of',
-           'guessed', 'pointing_of', 'hits_of', 'Claim', 'value_of', 'rounded', 'text_of', 'axis_values',
-           'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims',
-           'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of', 'check_text',
-           'links_of', 'anchors', 'link_problem', 'check_links', 'notebook_markdown', 'named', 'slice_right',
-           'calibration_of']
+           'class_metrics', 'rows_of', 'guessed', 'found', 'together_of', 'folded', 'bench_row', 'results_of',
+           'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of', 'leaking_ids', 'certified',
+           'leaks_of', 'clean_answers', 'guesses_of', 'pointing_of', 'hits_of', 'Claim', 'value_of', 'rounded',
+           'text_of', 'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry',
+           'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says',
+           'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem', 'check_links', 'notebook_markdown',
+           'named', 'slice_right', 'calibration_of']
 
 # %% ../nbs/70_claims.ipynb #6527e868
 import ast, glob, inspect, math, os, re
@@ -203,6 +203,36 @@ def _recall(paths, cls): return class_metrics(one(paths), cls)["recall"]
 @formula
 def _f1(paths, cls): return class_metrics(one(paths), cls)["f1"]
 
+# %% ../nbs/70_claims.ipynb #6f587ead
+@read_once
+def rows_of(path): return pd.read_csv(path)
+
+@formula
+def _row(paths, column, **where):
+    t = rows_of(one(paths))
+    for k, v in where.items():
+        pick(dict.fromkeys(t), k, "column"); t = t[t[k].astype(str) == str(v)]
+    if len(t) != 1: raise LabError(f"{len(t)} rows with {', '.join(f'{k}={v}' for k, v in where.items())}")
+    return float(pick(t.iloc[0].to_dict(), column, "column"))
+
+# %% ../nbs/70_claims.ipynb #82939b3c
+@read_once
+def guessed(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+def found(paths, answer: str, label: str) -> tuple[int, int]: # right, of how many
+    t = guessed(one(paths)); pick(dict.fromkeys(t), answer, "answer"); pick(dict.fromkeys(t.label), label, "class")
+    here = t[t.label == label]
+    return int((here[answer] == here.label).sum()), len(here)
+
+@formula
+def _found(paths, answer, label): right, n = found(paths, answer, label); return right/n
+@formula
+def _found_low(paths, answer, label): return wilson_interval(*found(paths, answer, label))[0]
+@formula
+def _found_high(paths, answer, label): return wilson_interval(*found(paths, answer, label))[1]
+@formula
+def _found_n(paths, answer, label): return found(paths, answer, label)[1]
+
 # %% ../nbs/70_claims.ipynb #dc02b874
 @read_once
 def together_of(path): return pd.read_csv(path).set_index(["experiment", "score"])
@@ -277,6 +307,11 @@ def _rows(paths, part, label=None):
 
 @formula
 def _pictures(paths): return len(split_of(one(paths)))
+
+@formula
+def _class_size(paths, which): # least or most: pictures of a class outside the test part
+    split = split_of(one(paths)); n = split[split.part != "test"].label.value_counts()
+    return pick(dict(least=n.min(), most=n.max()), which, "size")
 
 # %% ../nbs/70_claims.ipynb #64ad846d
 @read_once
@@ -477,6 +512,7 @@ def axis_values(axis: str, params, # checked parameters: the base
                 experiment: str | None = None # the experiment already chosen
                ) -> list:
     "What an axis of a family runs over."
+    if isinstance(axis, list): return axis
     if axis == "experiments": return list(params.experiments)
     if axis == "reference": return list(params.experiments)[:1] # what the others are compared with
     if axis == "folded": return list(params.folds.experiments) # what is cross-validated
@@ -546,6 +582,7 @@ def check_axes(axes, line: int | None) -> None:
     "An entry's `for` is a mapping to known axes."
     if not isinstance(axes, dict): raise LabError(f"{line}: for: write it as a mapping, such as {{exp: experiments}}")
     for name, axis in axes.items():
+        if isinstance(axis, list): continue # its values
         try: pick(dict.fromkeys(AXES), axis, "axis")
         except LabError as e: raise LabError(f"{line}: for.{name}: {e}") from None
 

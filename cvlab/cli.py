@@ -499,9 +499,11 @@ def runs_list():
 def runs_keep(run: Annotated[Path, typer.Argument(help="what `cvlab train --out` named")],
               name: Annotated[str, typer.Argument(help="becomes runs/measured/<name>")]):
     "Keep the figures of a run on data that cannot be shipped: predictions, history, parameters; no picture, no path."
+    from cvlab.crossval import keep_folds
     from cvlab.runs import keep_measured
     run = run.resolve(); to_root()
-    for f in keep_measured(run, Path("runs/measured")/name): print(f)
+    keep = keep_folds if (run/"folds"/"oof.csv").exists() else keep_measured
+    for f in keep(run, Path("runs/measured")/name): print(f)
 
 @runs_app.command("prune")
 def runs_prune():

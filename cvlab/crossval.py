@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SEEN', 'SCORES', 'Lab', 'rows_of', 'logits_from', 'train_fold', 'train_parts', 'done', 'cross_validate',
            'fold_scores', 'over_folds', 'fold_effects', 'plot_folds', 'forget_others', 'judge_test', 'stack_of',
-           'teacher_of', 'student', 'on_test', 'score_ways']
+           'teacher_of', 'student', 'on_test', 'score_ways', 'guesses_of', 'score_guesses', 'keep_folds']
 
-# %% ../nbs/53_crossval.ipynb #8c6364e6
-import hashlib
+# %% ../nbs/53_crossval.ipynb #f33fad68
+import hashlib, shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import nn
 from scipy.stats import t as student_t
+from sklearn.metrics import f1_score, recall_score
 from .callbacks import Checkpoint, Distil, LiveBar
 from .core import LabError, Params
 from .effects import effect, split_error
@@ -31,7 +32,7 @@ from .models import load_model, save_model
 from .plots import BLUE, GREY
 from .predict import VIEWS, logits_of, predictions
 from .repro import json_hash, read_json, write_text
-from .runs import write_table
+from .runs import placeless, write_table, yaml_text
 from .training import batches_of, callbacks_of, learner_of, network_of, train_by
 
 # %% ../nbs/53_crossval.ipynb #ce786579
@@ -262,3 +263,40 @@ def score_ways(said: pd.DataFrame # see `on_test`
         low, high = (min(accs), max(accs)) if len(ms) > 1 else (ms[0]["accuracy_low"], ms[0]["accuracy_high"])
         rows.append(dict(experiment=e, way=way, passes=passes, networks=len(ms), n=ms[0]["n"], low=low, high=high, **mean))
     return pd.DataFrame(rows)
+
+# %% ../nbs/53_crossval.ipynb #08986de0
+def guesses_of(said: pd.DataFrame, # id, label, logit_<class>..., and the columns that tell answers apart
+               by: list[str], # these; their values are joined by a slash
+               keep: list[str] = () # more columns, the same for all answers
+              ) -> pd.DataFrame: # id, keep, label; and of each answer its name: the guess, and its name.nll
+    "What the scores need of predictions; a row a picture."
+    columns, out = logit_columns(said), None
+    for key, t in said.groupby(by, sort=False):
+        name, logp = "/".join(map(str, key)), answers([t])[0]
+        at = t.label.map({c[6:]: i for i, c in enumerate(columns)}).to_numpy()
+        mine = t[["id", *keep, "label"]].assign(**{name: [columns[i][6:] for i in logp.argmax(1)],
+                                                   f"{name}.nll": -logp[np.arange(len(t)), at].round(6)})
+        out = mine if out is None else out.merge(mine, on=["id", *keep, "label"], validate="one_to_one")
+    return out
+
+def score_guesses(label, guess, nll) -> dict[str, float]: # of each of SCORES
+    "The scores of `fold_scores` from guesses."
+    f1 = f1_score(label, guess, labels=sorted(set(label)), average="macro", zero_division=0)
+    recalls = recall_score(label, guess, labels=sorted(set(label)), average="macro", zero_division=0)
+    return dict(accuracy=float(np.mean(np.asarray(label) == np.asarray(guess))), balanced_accuracy=recalls, macro_f1=f1,
+                log_loss=float(np.mean(nll)))
+
+def keep_folds(run: Path, # root of a `cvlab folds`
+               folder: Path) -> list[Path]: # what was written
+    "The tables of a run of folds, small, without pictures and without places; the folder is made anew."
+    if not (run/"folds"/"oof.csv").exists(): raise LabError(f"{run}: no folds/oof.csv; name what `cvlab folds --out` named")
+    shutil.rmtree(folder, ignore_errors=True)
+    oof, said = (pd.read_csv(run/"folds"/f, dtype={"id": str, "label": str}) for f in ("oof.csv", "answers.csv"))
+    write_table(folder/"guesses.csv", guesses_of(oof, ["experiment"], ["repeat", "fold"]))
+    write_table(folder/"test_guesses.csv", guesses_of(said[said.network.isna()], ["experiment", "way"]))
+    for name in ("scores.csv", "together.csv", "effects.csv", "ways.csv"):
+        write_text(folder/name, (run/"folds"/name).read_text(encoding="utf-8"))
+    for name in ("folds.png", "confusion_matrix.png"): shutil.copy(run/"folds"/name, folder/name)
+    write_text(folder/"split.csv", (run/"prepare"/"split.csv").read_text(encoding="utf-8"))
+    write_text(folder/"params.yaml", yaml_text(placeless(run/"folds"/"params.yaml")))
+    return sorted(folder.iterdir())

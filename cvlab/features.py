@@ -189,7 +189,7 @@ class Shortened(Callback):
             self.stack.enter_context(self.cut.shortened(m))
     def after_fit(self): self.stack.close()
 
-# %% ../nbs/48_features.ipynb #b09b552a
+# %% ../nbs/48_features.ipynb #7f354085
 def frozen_once(model: nn.Module, frozen: str, # half | most | body
                 loaders: list[Batches], # that of the training first
                 folder: str | Path, # of the caches
@@ -205,9 +205,8 @@ def frozen_once(model: nn.Module, frozen: str, # half | most | body
     idx = torch.arange(min(4, len(first.images)))
     xb = normalise_batch(first.bytes(idx, torch.zeros(len(idx), 4, dtype=torch.long)).permute(0, 3, 1, 2), first.normalise)
     cut = find_cut(model, xb)
-    def short(dl):
-        flips, pool = views(first if together else dl), copy(dl)
-        if together: pool.images, pool.store, pool.buffer = dl.images.array, None, None
-        outputs = frozen_outputs(model, cut, pool, flips, folder, precision)
-        return FrozenBatches(dl, outputs, flips, dl.images.index if together else None)
-    return [short(dl) for dl in loaders], Shortened(cut)
+    outputs = lambda dl: frozen_outputs(model, cut, dl, views(dl), folder, precision)
+    if not together: return [FrozenBatches(dl, outputs(dl), views(dl)) for dl in loaders], Shortened(cut)
+    pool = copy(first); pool.images, pool.store, pool.buffer = first.images.array, None, None
+    every = outputs(pool)
+    return [FrozenBatches(dl, every, views(first), dl.images.index) for dl in loaders], Shortened(cut)

@@ -80,8 +80,8 @@ def read_predictions(
     except FileNotFoundError: raise LabError(f'{path}: no such file; the train stage writes it') from None
     except (ValueError, OSError) as e: raise LabError(f'{path}: not a predictions table: {str(e).strip()}') from None
     if problem := _problem(preds): raise LabError(f'{path}: {problem}')
-    preds[[_LOGIT + c for c in classes_of(preds)]] = _logits(preds)
-    return preds
+    logits = pd.DataFrame(_logits(preds), preds.index, [_LOGIT + c for c in classes_of(preds)])
+    return pd.concat([preds.drop(columns=logits.columns), logits], axis=1)[preds.columns] # a thousand columns at once
 
 # %% ../nbs/30_metrics.ipynb #233c9924
 def check_judged(

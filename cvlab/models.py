@@ -74,7 +74,7 @@ def origin(name: str) -> str: # lab | timm | torchvision
     if timm.is_model(name): return "timm"
     theirs = torchvision.models.list_models(module=torchvision.models)
     if name in theirs: return "torchvision"
-    near = difflib.get_close_matches(name, [*NETWORKS, *timm.list_models(), *theirs], 3, .5)
+    near = difflib.get_close_matches(name, sorted({*NETWORKS, *timm.list_models(), *theirs}), 3, .5)
     raise LabError(f"model.name: {name!r} is no network of the lab, of timm or of torchvision; "
                    f"nearest: {', '.join(near) or 'none, see timm.list_models()'}")
 
@@ -169,7 +169,8 @@ def normalisation(name: str, weights: str | None, asked: str = "auto", # auto, o
     "The statistics that the weights were trained with."
     if asked != "auto": return asked
     if weights is None: return "half"
-    if (beside := Path(weights).with_suffix(".json")).exists(): return read_json(beside)["normalise"]
+    beside = Path(weights).with_suffix(".json")
+    if beside.exists() and "normalise" in (said := read_json(beside)): return said["normalise"]
     whose, said = origin(name), ((.485, .456, .406), (.229, .224, .225)) # torchvision's are all ImageNet's
     if whose == "timm":
         import timm

@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'OFF', 'numbers_of', 'split_numbers', 'judge_numbers', 'SquaredError', 'Scale', 'check_numbers',
            'train_numbers', 'say_numbers', 'simple_numbers', 'plot_numbers']
 
-# %% ../nbs/55_numbers.ipynb #5efd22ef
+# %% ../nbs/55_numbers.ipynb #9906380f
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, root_mean_squared_error
 from sklearn.pipeline import make_pipeline
@@ -116,7 +117,7 @@ def say_numbers(model: nn.Module, scale: Scale, split: pd.DataFrame, images, par
     said = scale.up(logits_of(model, ims, info, device)[:, 0].astype(np.float64))
     return rows[["id", "part", "value"]].reset_index(drop=True).assign(said=said)
 
-# %% ../nbs/55_numbers.ipynb #ea58d08e
+# %% ../nbs/55_numbers.ipynb #c921876e
 def simple_numbers(split: pd.DataFrame, images, note, bins: int = 8
                   ) -> dict[str, pd.DataFrame]: # mean, histogram: as `say_numbers`
     "What the baselines say of the test part."
@@ -134,6 +135,7 @@ def plot_numbers(table: pd.DataFrame, # see `say_numbers`
     ends = [min(table.value.min(), table.said.min()), max(table.value.max(), table.said.max())]
     a.plot(ends, ends, color=GREY, lw=1); a.plot(table.value, table.said, "o", color=BLUE, ms=4, alpha=.6)
     a.set(xlabel=f"true number{unit}", ylabel=f"what the network says{unit}"); a.set_aspect("equal", adjustable="datalim")
-    b.hist(table.said - table.value, bins=24, color=BLUE); b.axvline(0, color=GREY, lw=1)
+    b.hist(table.said - table.value, bins=16, color=BLUE); b.axvline(0, color=GREY, lw=1)
+    b.yaxis.set_major_locator(MaxNLocator(integer=True))
     b.set(xlabel=f"error{unit}: said less true", ylabel=f"pictures (n = {len(table)})")
     return fig

@@ -113,7 +113,7 @@ def read_slices(path: str | Path) -> pd.DataFrame: # all columns are text
     if problem := _problem(slices): raise LabError(f"{path}: {problem}; evaluate again")
     return slices
 
-# %% ../nbs/33_slices.ipynb #cf600251
+# %% ../nbs/33_slices.ipynb #ec3b7d61
 FEW = 5 # pictures; fewer are no basis for a number
 
 def joined(preds: pd.DataFrame, # predictions table
@@ -122,7 +122,7 @@ def joined(preds: pd.DataFrame, # predictions table
     "Predictions with their slices; every picture has to have one."
     rows = preds[preds.part == part]
     if rows.empty: raise LabError(f"no {part} rows among the predictions")
-    both = rows.assign(right=predicted(rows) == rows.label.to_numpy()).merge(slices, on=["id", "part"], how="left")
+    both = rows[["id", "part"]].assign(right=predicted(rows) == rows.label.to_numpy()).merge(slices, on=["id", "part"], how="left")
     if (n := both[PROPERTIES[0]].isna().sum()):
         which = both.id[both[PROPERTIES[0]].isna()].iloc[0]
         raise LabError(f"slices.csv lacks {n} of the {len(both)} {part} pictures, such as {which}; evaluate again")

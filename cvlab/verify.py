@@ -11,9 +11,9 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', '
            'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of',
            'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
            'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
-           'check_stage', 'check_measured', 'measured_line', 'measured_problems', 'pages', 'check_page', 'page_text',
-           'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again', 'numbers_of', 'leaves',
-           'compare_numbers', 'check_known', 'retrain']
+           'check_stage', 'check_measured', 'measured_line', 'check_guesses', 'measured_problems', 'pages',
+           'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
+           'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
 
 # %% ../nbs/71_verify.ipynb #2ab5457b
 import ast, base64, io, json, re, shutil, subprocess, sys, tempfile
@@ -525,7 +525,7 @@ def check_stage(lab: Lab, stage: str, problems: list[str] # those already found
     if not again: return [Line(stage, "re-trainable", rest)]
     return [Line(stage, "verified", again + (f"; re-trainable: {rest}" if rest else ""))]
 
-# %% ../nbs/71_verify.ipynb #6936efdb
+# %% ../nbs/71_verify.ipynb #c499c5d7
 def check_measured(lab: Lab) -> list[Line]:
     "A line a set and recipe below runs/measured."
     return [measured_line(f, lab) for f in sorted(lab.path("runs/measured").glob("*/*"))]
@@ -535,10 +535,31 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
     files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
     problems = [f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(measured_problems, f)]
     what = f"{len(files)} predictions agree with their splits and histories"
+    if (recipe/"guesses.csv").exists():
+        problems, what = guarded(check_guesses, recipe), "the scores of its folds follow from the guesses"
     if (recipe/"certificate.json").exists():
         problems, what = guarded(check_leaks, lab, "leaks", recipe), "the certificate follows from its tables"
     return Line(name, "drift", problems[0]) if problems else Line(
         name, "unverifiable", f"its pictures cannot be shipped; {what}")
+
+def check_guesses(recipe: Path) -> list[str]:
+    "Scores, means, and those of the test part from who named what (`cvlab.crossval.keep_folds`)."
+    from cvlab.crossval import SCORES, over_folds, score_guesses
+    text = lambda name: pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
+    oof, test, split = text("guesses.csv"), text("test_guesses.csv"), read_split(recipe/"split.csv")
+    scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"ways.csv").query("networks == 1")
+    score = lambda t, name: score_guesses(t.label, t[name], t[f"{name}.nll"].astype(float))
+    now = [dict(repeat=int(r), fold=int(k), n=len(g), **score(g, e), experiment=e)
+           for e in scores.experiment.unique() for (r, k), g in oof.groupby(["repeat", "fold"])]
+    of_test = ways[["experiment", "way", "passes", "networks", "n"]].assign(
+        **pd.DataFrame([score(test, f"{e}/{w}") for e, w in zip(ways.experiment, ways.way)], index=ways.index))
+    means = pd.concat({e: over_folds(g) for e, g in pd.DataFrame(now).groupby("experiment", sort=False)}, names=["experiment", "score"])
+    off = same_table(recipe/"scores.csv", pd.DataFrame(now)) + same_table(recipe/"together.csv", means.reset_index())
+    worst = (of_test[list(SCORES)] - ways[list(SCORES)]).abs().max().max()
+    if worst > 1e-4: off.append(f"ways.csv: {worst:.2g} from what test_guesses.csv gives")
+    for name, t, part in (("guesses.csv", oof.drop_duplicates("id"), split.part != "test"), ("test_guesses.csv", test, split.part == "test")):
+        if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])): off.append(f"{name}: not the pictures of split.csv")
+    return off
 
 def measured_problems(preds: Path) -> list[str]:
     "Predictions against the split and the history of the same run."

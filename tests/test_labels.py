@@ -28,7 +28,7 @@ def run(root, source, stages, *overrides):
 
 
 def test_any_text_is_a_class(tmp_path):
-    source = table(tmp_path/"odd", ODD*12)
+    source = table(tmp_path/"odd", ODD*20)
     run(tmp_path/"run", source, STAGES, "train.bs=8", "folds.n=2", "leaks.planted=8")
     preds = pd.read_csv(tmp_path/"run/evaluate/seed-0/predictions.csv", dtype=str, keep_default_na=False)
     assert set(preds.label) == set(ODD) and {f"logit_{c}" for c in ODD} <= set(preds.columns)
@@ -63,7 +63,7 @@ def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
 @pytest.mark.parametrize("labels, words, says", [
     (["a", "b", "c"], [], "class 'a' has 1 different picture(s)"),
     (["a", "b"]*4, ["folds.n=5"], "folds.n=5: class 'a' has"),
-    (["a", "b"]*12, ["model.name=resnet81"], "did you mean resnet"),
+    (["a", "b"]*12, ["model.name=resnet81"], "nearest: resnet18"),
     (["a", "b"]*12, ["model.weights=THREE"], ""),
     (["a", "b"]*12, ["train.sampler=over", "loss.tau=1.0"], "equally often already"),
     (["a", "b"]*12, ["loss.alpha={a: 1.0, c: 2.0}"], "loss.alpha: there is no class 'c'"),
@@ -72,7 +72,7 @@ def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
 def test_what_cannot_work_is_one_line(tmp_path, labels, words, says):
     from cvlab.models import create_model, save_model
     source = table(tmp_path/"some", labels, side=24)
-    save_model(tmp_path/"three", create_model("small_cnn", 3), dict(name="small_cnn", classes=list("abc")))
+    save_model(tmp_path/"three", create_model("small_cnn", 3), dict(name="small_cnn", classes=list("abc"), normalise="half"))
     words = [w.replace("THREE", str(tmp_path/"three"/"best.safetensors")) for w in words]
     quick = ["train.epochs=1", "data.size=32", "train.bs=4", "leaks.planted=8", "evaluate.samples=4"]
     verb = "folds" if "folds.n" in str(words) else "train"

@@ -54,7 +54,7 @@ def test_folds_from_the_command_line(tmp_path):
 def test_advice_can_be_trained_on(tmp_path):
     folder = tiny_folder(tmp_path/"data")
     code, out, err = cvlab("advise", folder, "--out", tmp_path/"advice.yaml"); assert code == 0, err
-    assert "48 pictures of 2 classes, 1.0 to 1, side 32 px; no GPU" in out and "About " in out
+    assert "48 pictures of 2 classes, 1.0 to 1, side 40 px; no GPU" in out and "About " in out
     run_words = ["train", "--data", folder, "--out", tmp_path/"run", f"preset={tmp_path/'advice.yaml'}", "model.weights=null"]
     code, out, err = cvlab(*run_words, "train.epochs=2", "leaks.planted=8"); assert code == 0, err
     assert read_yaml_of(tmp_path/"run"/"train"/"seed-0"/"params.yaml")["requested"]["train"]["frozen_once"] is True
