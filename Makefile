@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data bench architectures clean lock install
+.PHONY: help repro verify test lab data docs docs-serve bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 repro: install ## train and evaluate what is out of date, then say how it compares with the last commit
 	@cvlab repro
@@ -22,12 +22,23 @@ verify: install ## recompute every number, figure and hash that is stated here; 
 test: install ## everything that tests: clean and exported notebooks, notebooks, whole-system tests
 	@.ci/test
 
-lab: install ## open JupyterLab on this environment
-	@JUPYTER_CONFIG_DIR=$(CURDIR)/.jupyter JUPYTERLAB_SETTINGS_DIR=$(CURDIR)/.jupyter/settings JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/.cvlab/workspaces \
-	  jupyter lab nbs/index.ipynb
+lab: install ## open JupyterLab on this environment; ARGS="--no-browser --port 8889" where there is no browser
+	@.githooks/setup
+	@JUPYTER_CONFIG_DIR='$(CURDIR)/.jupyter' JUPYTERLAB_SETTINGS_DIR='$(CURDIR)/.jupyter/settings' JUPYTERLAB_WORKSPACES_DIR='$(CURDIR)/.cvlab/workspaces' \
+	  JUPYTER_DATA_DIR='$(CURDIR)/.cvlab/jupyter' JUPYTER_RUNTIME_DIR='$(CURDIR)/.cvlab/jupyter/runtime' IPYTHONDIR='$(CURDIR)/.cvlab/ipython' \
+	  jupyter lab nbs/lab.ipynb $(ARGS)
 
 data: install ## draw the embedded dataset
 	@cvlab data use meadow
+
+docs: extra-docs ## build the documentation site into _docs, from the notebooks, without the network
+	@cvlab docs
+
+docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever a page is saved
+	@sphinx-autobuild -q --port $(or $(PORT),8000) --watch nbs --watch runs --ignore '*/.ipynb_checkpoints/*' --pre-build "cvlab docs --sources" .cvlab/site .cvlab/site-html
+
+extra-docs: install
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-docs.txt
 
 bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-bench.txt
@@ -43,7 +54,8 @@ clean: install ## clean all notebooks, export the library, write the JSON schema
 lock: ## resolve requirements.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
-	for extra in dev:uv parquet:pyarrow albumentations:albumentations 'bench:lightning ultralytics'; do \
+	for extra in dev:uv parquet:pyarrow albumentations:albumentations 'bench:lightning ultralytics' \
+    'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements-$${extra%:*}.txt || exit 1; \
 	done
@@ -56,5 +68,5 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "cvlab: python has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@if git rev-parse --git-dir >/dev/null 2>&1; then git config core.hooksPath .githooks; fi
+	@.githooks/setup
 	@touch $@

@@ -5,3 +5,9 @@ import warnings
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 __version__ = "0.1.0"
+
+
+def load_ipython_extension(shell):
+    "`%load_ext cvlab`: the magics %runs and %params (notebook 56)."
+    from cvlab.browse import load_ipython_extension as load
+    load(shell)
