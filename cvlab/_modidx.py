@@ -121,6 +121,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'cvlab.browse.samples_html': ('browse.html#samples_html', 'cvlab/browse.py'),
                               'cvlab.browse.schema_of': ('browse.html#schema_of', 'cvlab/browse.py'),
                               'cvlab.browse.show_browser': ('browse.html#show_browser', 'cvlab/browse.py'),
+                              'cvlab.browse.tails': ('browse.html#tails', 'cvlab/browse.py'),
                               'cvlab.browse.widget_of': ('browse.html#widget_of', 'cvlab/browse.py'),
                               'cvlab.browse.yaml_value': ('browse.html#yaml_value', 'cvlab/browse.py')},
             'cvlab.callbacks': { 'cvlab.callbacks.Checkpoint': ('callbacks.html#checkpoint', 'cvlab/callbacks.py'),

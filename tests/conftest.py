@@ -50,3 +50,15 @@ def clone_into(clone):
 
 @pytest.fixture(scope="session")
 def top(): return TOP
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    "A browser without a window; where there is none, tests that need it are skipped by name."
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install --require-hashes -r requirements-docs.txt")
+    with api.sync_playwright() as p:
+        try: browser = p.chromium.launch(executable_path=next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None),
+                                         args=["--no-sandbox"])
+        except api.Error as e: pytest.skip(f"no browser: apt install chromium, or playwright install chromium ({str(e).splitlines()[0]})")
+        yield browser
+        browser.close()
