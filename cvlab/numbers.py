@@ -37,7 +37,8 @@ def numbers_of(samples: pd.DataFrame) -> np.ndarray: # float64 (n,)
     values = pd.to_numeric(samples.label, errors="coerce").to_numpy(np.float64)
     if not (good := np.isfinite(values)).all():
         i = int(np.argmin(good))
-        raise LabError(f"{samples.path.iloc[i]}: its label {samples.label.iloc[i]!r} is no number")
+        raise LabError(f"{samples.path.iloc[i]}: its label {samples.label.iloc[i]!r} is no number; "
+                       "name a CSV with the columns path and label, a number each")
     if len(values) < 20: raise LabError(f"{len(values)} pictures with a number; at least twenty are needed")
     if np.ptp(values) == 0: raise LabError(f"every picture has the number {values[0]:g}: there is nothing to learn")
     return values

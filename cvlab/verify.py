@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', 'Verdict', 'compare_predictions', 'committed',
-           'against_head', 'Lab', 'kind', 'dvc_status', 'stage_name', 'is_kept_aside', 'changes', 'lock_problems',
-           'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
-           'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks',
-           'recounted', 'told_again', 'check_interpret', 'check_folds', 'not_together', 'same_table', 'of_part',
-           'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of',
-           'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
+           'against_head', 'locked', 'Lab', 'kind', 'dvc_status', 'stage_name', 'is_kept_aside', 'changes',
+           'lock_problems', 'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference',
+           'same_json', 'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline',
+           'check_leaks', 'recounted', 'told_again', 'check_interpret', 'check_folds', 'not_together', 'same_table',
+           'of_part', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside',
+           'place_of', 'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
            'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
            'check_stage', 'check_measured', 'measured_line', 'check_guesses', 'measured_problems', 'pages',
            'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
@@ -84,11 +84,23 @@ def against_head(path: str | Path, # a predictions file in a git repository
     return compare_predictions(read_predictions(io.BytesIO(old)), read_predictions(path))
 
 # %% ../nbs/71_verify.ipynb #d8c4d98b
+def locked(root: str | Path = ".") -> dict: # stage -> its entry: cmd, deps, outs
+    "What dvc.lock remembers; `LabError` where it is missing, or damaged."
+    path = Path(root)/"dvc.lock"
+    if not path.exists(): raise LabError(f"{path}: no such file; `git checkout dvc.lock` brings the last one back")
+    said, stages = plain(read_yaml(path)), None
+    if isinstance(said, dict): stages = said.get("stages")
+    whole = lambda e: isinstance(e, dict) and all(isinstance(f, dict) and {"path", "md5"} <= f.keys()
+                                                  for k in ("deps", "outs") for f in e.get(k) or [None])
+    if isinstance(stages, dict) and all(map(whole, stages.values())): return stages
+    odd = next((s for s in stages if not whole(stages[s])), "") if isinstance(stages, dict) else ""
+    raise LabError(f"{path}: {f'stage {odd} is cut off' if odd else 'no stages in it'}; `git checkout dvc.lock` brings the last one back")
+
 class Lab:
     "A repository that is to be checked, read once."
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
-        self.lock = plain(read_yaml(self.root/"dvc.lock"))["stages"]
+        self.lock = locked(self.root)
         self.params = resolve(self.root/"params.yaml")
         self.split = read_split(self.root/"runs"/"prepare"/"split.csv")
         self.classes = sorted(self.split.label.unique())
@@ -109,7 +121,7 @@ def dvc_status(root: Path) -> dict: # stage -> list of {"changed deps" or "chang
     from dvc.repo import Repo
     try:
         with Repo(str(root)) as repo: return {stage_name(a): said for a, said in repo.status().items()}
-    except DvcException as e: raise LabError(f"dvc: {' '.join(str(e).split())}") from None
+    except DvcException as e: raise LabError(f"dvc: {' '.join(str(e).split())}; `git diff dvc.yaml dvc.lock` shows what was changed") from None
 
 def stage_name(address: str) -> str: # ../lab/dvc.yaml:prepare -> prepare
     "DVC's address of a stage, seen from another folder, without the way there."
@@ -142,7 +154,7 @@ def stale_stages(root: str | Path = ".") -> list[str]:
     p, known = resolve(Path(root)/"params.yaml"), set()
     for s, stage in read_yaml(Path(root)/"dvc.yaml")["stages"].items():
         known |= {f"{s}@{e}-{n}" for e in p.experiments for n in p.seeds} if "matrix" in stage else {s}
-    return [s for s in plain(read_yaml(Path(root)/"dvc.lock"))["stages"] if s not in known]
+    return [s for s in locked(root) if s not in known]
 
 def forget_stages(names: list[str], root: str | Path = "."):
     "Remove entries from dvc.lock; the rest stays as it is, to the byte."
