@@ -324,6 +324,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'cvlab.cli.data_import': ('cli.html#data_import', 'cvlab/cli.py'),
                            'cvlab.cli.data_use': ('cli.html#data_use', 'cvlab/cli.py'),
                            'cvlab.cli.differs': ('cli.html#differs', 'cvlab/cli.py'),
+                           'cvlab.cli.docs': ('cli.html#docs', 'cvlab/cli.py'),
                            'cvlab.cli.evaluate': ('cli.html#evaluate', 'cvlab/cli.py'),
                            'cvlab.cli.finished': ('cli.html#finished', 'cvlab/cli.py'),
                            'cvlab.cli.folded': ('cli.html#folded', 'cvlab/cli.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REFUSED', 'app', 'Overrides', 'Experiment', 'data_app', 'Source', 'OWN', 'FEW', 'FOLDED', 'Weights', 'runs_app',
            'Verbs', 'main', 'at_home', 'to_root', 'from_here', 'params', 'schema', 'clean', 'data_check', 'data_add',
-           'data_use', 'data_import', 'stage_seconds', 'summary', 'repro', 'verify', 'cards', 'portfolio',
+           'data_use', 'data_import', 'stage_seconds', 'summary', 'repro', 'verify', 'cards', 'portfolio', 'docs',
            'print_lines', 'stage_folders', 'finished', 'differs', 'stages_left', 'out_of_resume', 'check_out', 'plan',
            'train', 'check_before', 'check_batches', 'result', 'what_next', 'verdict', 'check_folds', 'folds_left',
            'folds', 'folded', 'regress', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_keep',
@@ -225,6 +225,15 @@ def portfolio():
     from cvlab.report import portfolio
     from cvlab.verify import Line
     print_lines([Line(r.item, r.state, r.evidence) for r in portfolio().itertuples()])
+
+@app.command()
+def docs(out: Annotated[Path | None, typer.Option(help="where the site goes; a site that is there is replaced; default: _docs")] = None,
+         sources: Annotated[bool, typer.Option("--sources", help="only write what Sphinx reads, into .cvlab/site")] = False):
+    "Build the documentation site from the notebooks, without the network."
+    out = out and Path.cwd()/out
+    to_root()
+    from cvlab.site import build_site
+    print(build_site(out or "_docs", sources_only=sources))
 
 def print_lines(lines):
     "State, what, why, in columns."

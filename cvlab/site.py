@@ -280,20 +280,24 @@ def runs_list(root: Path, shown: list[Path]) -> str: # Markdown
         out += [f"## {stage}\n", "\n".join(f"- [{named(p)}]({p.as_posix()})" for p in of(stage)), "\n" + toctree(of(stage), stage, named)]
     return "\n".join(out)
 
-# %% ../nbs/75_site.ipynb #1846b904
+# %% ../nbs/75_site.ipynb #6e0a6dda
 def _markdown(text: str, page: Path, root: Path, shown: set[Path], wanted: set[Path]) -> str:
     text = linked_files(text, page, root, shown, wanted)
     if page.parts[:2] != ("runs", "cards"): text = numbers_as_links(text, _up(placed(page))) # a card's claims are its own
     return linked_names(text, placed(page))
 
 def mistakes_table(path: Path) -> str: # Markdown, "" without the file
-    "The mistakes that the tests make on purpose, by family, and what they are told."
+    "The mistakes that the tests make on purpose, by family: what was done, what is answered, what helps."
     if not path.exists(): return ""
-    out, code = [], lambda s: "<code>" + html.escape(" ".join(str(s).split())).replace("|", "&#124;").replace("*", "&#42;").replace("_", "&#95;") + "</code>"
-    entries = read_yaml(path)
-    for family in dict.fromkeys(e["family"] for e in entries):
-        out.append(f"\n### {family}\n\n| what was done | what it says |\n|---|---|")
-        out += [f"| {e['what']} | {code(e['says'])} |" for e in entries if e["family"] == family]
+    def code(text):
+        lines = [re.sub(r"[|*_`\\\[\]<>&]", lambda m: f"&#{ord(m[0])};", " ".join(x.split())) for x in str(text).strip().splitlines()]
+        return "<br>".join(f"<code>{x}</code>" for x in lines)
+    out = []
+    for family in read_yaml(path):
+        said = [c for c in family["cases"] if "say" in c and "told" in c and "xfail" not in c]
+        if not said: continue
+        out.append(f"\n### {family['family']}\n\n| what was done | typed | answered |\n|---|---|---|")
+        out += [f"| {c['did']} | {code(c['say'])} | {code(c['told'])}{'<br>' + code(c['do']) if 'do' in c else ''} |" for c in said]
     return "\n".join(out)
 
 def write_sources(root: str | Path, # top of the repository

@@ -8,7 +8,7 @@ import pytest
 
 import cvlab.cli
 from cvlab.claims import expand_template
-from cvlab.core import resolve
+from cvlab.core import flat, resolve
 from cvlab.site import NEEDED, build_site
 
 TOP = Path(__file__).resolve().parent.parent
@@ -152,3 +152,13 @@ def test_commands_of_the_guides_are_understood(page, line):
     settings = [o for o in context.params.get("overrides") or () if not o.startswith(("preset=advice", "model.weights=~"))]
     resolve(TOP/"params.yaml", context.params.get("experiment") or "", settings)
     context.close()
+
+
+def test_parameters_that_the_pages_name_exist():
+    "Every `section.key` or `section.key=value` in backticks."
+    known = set(flat(resolve(TOP/"params.yaml")))
+    sections = {k.split(".")[0] for k in known}
+    for page in sorted((TOP/"nbs/site").glob("*.md")):
+        for words in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
+            for section, key in re.findall(r"(?<![\w/.~-])(\w+)\.(\w+|\*)(?==|$|\s)", words):
+                if section in sections and key not in ("dvc", "ipynb"): assert key == "*" or f"{section}.{key}" in known, f"{page.name}: `{words}`"

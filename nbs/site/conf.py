@@ -22,6 +22,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure", "toc.not_included",
                      "myst.strikethrough", "config.cache"]
 
+highlight_language = "text" # a fence that names no language is a shell
 html_theme = "pydata_sphinx_theme"
 html_title = "cvlab"
 html_context = dict(default_mode="auto") # light or dark as the reader has it
