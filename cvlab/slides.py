@@ -62,25 +62,28 @@ def reveal_parts() -> dict[str, str]: # a key of PARTS -> text
                        "pip install --require-hashes -r requirements-docs.txt")
     return {k: (folder/f).read_text(encoding="utf-8").replace("</script", r"<\/script") for k, f in PARTS.items()}
 
-# %% ../nbs/76_slides.ipynb #c3905c99
+# %% ../nbs/76_slides.ipynb #c1c9c2dd
 LOOK = """
 :root { --r-background-color: #fff; --ink: #1d2329; --soft: #59636e; --accent: #0173b2; --line: #d8dde3 }
 body { background: #fff } main, .reveal-viewport { height: 100% }
-.reveal { font: 25px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink) }
-.reveal .slides { text-align: left } .reveal .slides section { padding: 0; height: 100%; box-sizing: border-box }
+.reveal { font: 27px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink) }
+.reveal .slides { text-align: left } .reveal .slides section section { padding: 34px 20px 0; height: 100%; box-sizing: border-box }
 .reveal h1, .reveal h2, .reveal h3 { font-weight: 700; line-height: 1.15; margin: 0 0 .5em; text-wrap: balance }
-.reveal h1 { font-size: 54px } .reveal h2 { font-size: 40px } .reveal h3 { font-size: 28px }
+.reveal h1 { font-size: 60px } .reveal h2 { font-size: 44px } .reveal h3 { font-size: 28px }
 .reveal p, .reveal ul, .reveal ol, .reveal blockquote { margin: 0 0 .55em } .reveal blockquote { color: var(--soft) }
 .reveal ul, .reveal ol { padding-left: 1.1em } .reveal li { margin: .2em 0 }
 .reveal a { color: var(--accent) } .reveal strong { color: var(--accent) }
 .reveal code { font-size: .88em; background: #f1f3f5; border-radius: 4px; padding: .05em .3em }
-.reveal pre { margin: 0 0 .6em; font-size: 20px; line-height: 1.35; white-space: pre-wrap }
-.reveal pre code { background: none; padding: 0 }
+.reveal pre, .reveal code { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }
+.reveal pre { margin: 0 0 .6em; font-size: 23px; line-height: 1.5; white-space: pre-wrap }
+.reveal pre code { background: none; padding: 0; font-size: 1em }
 .reveal table { border-collapse: collapse; font-size: 22px; margin: 0 0 .6em }
 .reveal th, .reveal td { padding: .22em .8em .22em 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top }
 .reveal thead th { color: var(--soft); font-weight: 600 }
+.reveal td:not(:nth-child(2)), .reveal th { white-space: nowrap }
 .reveal img { max-width: 100%; max-height: 440px; margin: 0 0 .3em; display: block }
+.reveal .celltag_right { float: right; width: 44%; margin: 0 0 .5em 1.2em }
 .reveal .evidence { color: var(--soft); font-size: 17px; margin: .3em 0 0 } .reveal .file { font-size: .82em }
 .reveal .slide-number { background: none; color: var(--soft); font-size: 15px }
 .reveal .controls { color: var(--accent) } .reveal .progress { color: var(--accent); height: 4px }

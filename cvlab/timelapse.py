@@ -115,7 +115,7 @@ def _frames(histories, n_classes):
     plt.close(fig)
     return pictures, last
 
-# %% ../nbs/37_timelapse.ipynb #e814a10b
+# %% ../nbs/37_timelapse.ipynb #bb6df9dc
 def _colours(picture):
     "The colours of a picture (n, 3), how often each is there, and which one each pixel has."
     rgb = np.asarray(picture).astype(np.int64) @ [1 << 16, 1 << 8, 1]
@@ -132,7 +132,7 @@ def _indexed(picture, palette):
 def _gif(pictures):
     "The bytes of the film and of its last frame."
     colours, counts, _ = _colours(pictures[-1])
-    palette = colours[np.argsort(-counts, kind="stable")[:64]] # the commonest
+    palette = colours[np.argsort(-counts, kind="stable")[:32]] # the commonest
     frames = [_indexed(p, palette) for p in pictures]
     film, still = io.BytesIO(), io.BytesIO()
     frames[0].save(film, "GIF", save_all=True, append_images=frames[1:], duration=[330]*(len(frames) - 1) + [4000],
