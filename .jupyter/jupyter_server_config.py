@@ -30,4 +30,4 @@ c.FileContentsManager.pre_save_hook = clean_notebook
 c.MultiKernelManager.default_kernel_name = "python3"
 c.ServerApp.root_dir = str(TOP)
 c.LabApp.news_url = None # asks nobody whether they want news
-c.LanguageServerManager.node_roots = [] # asks no npm for language servers: there are none, and npm writes into the home folder
+c.LanguageServerManager.node_roots = [] # asks npm for no language servers; it would write into the home folder

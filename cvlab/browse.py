@@ -187,7 +187,7 @@ def findings_html(run) -> str: # one line
     except LabError as e: words = html.escape(str(e))
     return f"<li><code>{html.escape(run.Index)}</code>: {words}</li>"
 
-# %% ../nbs/56_browse.ipynb #ac4dca69
+# %% ../nbs/56_browse.ipynb #416328f2
 def samples_html(runs: pd.DataFrame) -> str:
     "The surest mistakes of the first run of a group: as a picture where one is stored, else as a table."
     run = next(runs.itertuples())
@@ -200,7 +200,8 @@ def samples_html(runs: pd.DataFrame) -> str:
     if preds is None: return f"<p><code>{name}</code> was not evaluated: nothing to look at.</p>"
     wrong = mistakes(preds)
     if not len(wrong): return f"<p><code>{name}</code> named every test picture right.</p>"
-    return f"<p><code>{name}</code>, its surest mistakes (no picture is stored here):</p>" + as_html(wrong, words=True, index=False)
+    said = f"<p><code>{name}</code>, its surest mistakes (no picture is stored here):</p>"
+    return said + as_html(wrong, words=True, index=False)
 
 # %% ../nbs/56_browse.ipynb #24df8c97
 class Browser:
