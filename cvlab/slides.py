@@ -45,13 +45,15 @@ def read_slides(
         raise LabError(f"{notebook}: no cell has the tag `slide`; tag those that begin one")
     return nb
 
-# %% ../nbs/76_slides.ipynb #193efc74
+# %% ../nbs/76_slides.ipynb #7bfc78eb
 def title_of(nb, default:str) -> str:
     "The first H1 of a notebook."
-    return next((m[1] for c in nb.cells if c.cell_type == "markdown" and (m := re.search(r"^# (.+)$", c.source, re.M))), default)
+    texts = (c.source for c in nb.cells if c.cell_type == "markdown")
+    return next((m[1] for t in texts if (m := re.search(r"^# (.+)$", t, re.M))), default)
 
-# %% ../nbs/76_slides.ipynb #685a9a2e
-PARTS = {"reset": "dist/reset.css", "look": "dist/reveal.css", "reveal": "dist/reveal.js", "notes": "plugin/notes/notes.js"}
+# %% ../nbs/76_slides.ipynb #ac9c255f
+PARTS = {"reset": "dist/reset.css", "look": "dist/reveal.css", "reveal": "dist/reveal.js",
+         "notes": "plugin/notes/notes.js"}
 
 def reveal_parts() -> dict[str, str]: # a key of PARTS -> text
     "The files of reveal.js that go into a talk; `LabError` where they are not installed."
@@ -62,12 +64,13 @@ def reveal_parts() -> dict[str, str]: # a key of PARTS -> text
                        "pip install --require-hashes -r requirements-docs.txt")
     return {k: (folder/f).read_text(encoding="utf-8").replace("</script", r"<\/script") for k, f in PARTS.items()}
 
-# %% ../nbs/76_slides.ipynb #c1c9c2dd
+# %% ../nbs/76_slides.ipynb #6184f08e
 LOOK = """
 :root { --r-background-color: #fff; --ink: #1d2329; --soft: #59636e; --accent: #0173b2; --line: #d8dde3 }
 body { background: #fff } main, .reveal-viewport { height: 100% }
 .reveal { font: 27px/1.4 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink) }
-.reveal .slides { text-align: left } .reveal .slides section section { padding: 34px 20px 0; height: 100%; box-sizing: border-box }
+.reveal .slides { text-align: left }
+.reveal .slides section section { padding: 34px 20px 0; height: 100%; box-sizing: border-box }
 .reveal h1, .reveal h2, .reveal h3 { font-weight: 700; line-height: 1.15; margin: 0 0 .5em; text-wrap: balance }
 .reveal h1 { font-size: 60px } .reveal h2 { font-size: 44px } .reveal h3 { font-size: 28px }
 .reveal p, .reveal ul, .reveal ol, .reveal blockquote { margin: 0 0 .55em } .reveal blockquote { color: var(--soft) }
@@ -144,7 +147,7 @@ def fetched(
     css = " ".join([*(t.get_text() for t in soup.select("style")), *(t["style"] for t in soup.select("[style]"))])
     return found + re.findall(r"@import[^;]*", css) + re.findall(r"url\(\s*[\"']?(?!data:|#)([^)\"']+)", css)
 
-# %% ../nbs/76_slides.ipynb #fe8f8900
+# %% ../nbs/76_slides.ipynb #46fa14cd
 def slides(
     notebook:str|Path, # executed, with tagged cells
     out:str|Path # the HTML file to write
@@ -159,7 +162,8 @@ def slides(
     page, _ = exporter.from_notebook_node(nb, {"talk": title_of(nb, notebook.stem), "metadata": {"path": str(folder)}})
     soup = BeautifulSoup(page, "html.parser"); _spell_out(soup, folder, root)
     page = str(soup)
-    if missing := fetched(page): raise LabError(f"{notebook}: {missing[0][:80]} would be fetched when a slide is shown; embed it")
+    if missing := fetched(page):
+        raise LabError(f"{notebook}: {missing[0][:80]} would be fetched when a slide is shown; embed it")
     for name, text in {**parts, "own": LOOK, "deck": DECK}.items(): page = page.replace(f"/*{name}*/", text, 1)
     write_text(out, page)
     return Path(out)

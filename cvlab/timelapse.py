@@ -46,7 +46,7 @@ def read_histories(
         raise LabError(f"{Path(root)/'train'/empty[0]}: no seed-*/results.csv; train {empty[0]}, or leave it out")
     return {e: [read_history(p) for p in paths] for e, paths in found.items()}
 
-# %% ../nbs/37_timelapse.ipynb #f4b14295
+# %% ../nbs/37_timelapse.ipynb #4cd6ae95
 _LOOKS = [dict(color=c, ls=ls, marker=m) for c, ls, m in zip(
     PALETTE, 3*["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))], "os^Dv<>Pp*")]
 
@@ -60,7 +60,8 @@ def _axes(histories, n_classes):
             (loss.min()/1.5, loss.max()*1.5) if len(loss) else (.1, 10), (-.03, 1.03),
             (min(peaks)/30, max(peaks)*2) if peaks else (.1, 10)]):
         _epochs(ax, name); ax.set(xlim=(.5, max(whole.epoch.max(), 2) + .5), ylim=ends)
-    for ax, chance in zip(axes, (np.log(n_classes), 1/n_classes)): ax.axhline(chance, color=GREY, ls=(0, (1, 2)), lw=1.2)
+    for ax, chance in zip(axes, (np.log(n_classes), 1/n_classes)):
+        ax.axhline(chance, color=GREY, ls=(0, (1, 2)), lw=1.2)
     for ax in (axes[0], axes[2]): ax.set_yscale("log")
     return fig, axes
 
@@ -163,18 +164,19 @@ class Timelapse:
                 f'<img src="{film}" alt="{html.escape(self.alt)}"></picture>')
     def __repr__(self): return f"Timelapse: {self.alt}"
 
-# %% ../nbs/37_timelapse.ipynb #3a7b3017
+# %% ../nbs/37_timelapse.ipynb #9d3c461d
 def timelapse(
     histories:dict[str, list[pd.DataFrame]], # experiment -> a history a seed, see `read_histories`
     n_classes:int # for the lines of chance
 ) -> Timelapse: # 960 pixels wide
     "Film the histories of several trainings at once; equal histories give equal bytes."
     if not histories or not all(histories.values()): raise LabError("timelapse: needs an experiment with a history")
-    if len(histories) > len(_LOOKS): raise LabError(f"timelapse: {len(histories)} experiments; {len(_LOOKS)} can be told apart")
+    if len(histories) > len(_LOOKS):
+        raise LabError(f"timelapse: {len(histories)} experiments; {len(_LOOKS)} can be told apart")
     if n_classes < 2: raise LabError(f"timelapse: needs two or more classes, got {n_classes}")
     with matplotlib.rc_context():
         use_lab_style(100); pictures, last = _frames(histories, n_classes)
     peaks = ", ".join(f"{e} {max(h.lr.max() for h in hs):.2g}" for e, hs in histories.items())
-    alt = (f"Training loss, validation accuracy and learning rate of {sum(map(len, histories.values()))} trainings, growing "
-           f"over {last} epochs. At the end {_words(histories, last)}. Largest learning rate: {peaks}.")
+    alt = (f"Training loss, validation accuracy and learning rate of {sum(map(len, histories.values()))} trainings, "
+           f"growing over {last} epochs. At the end {_words(histories, last)}. Largest learning rate: {peaks}.")
     return Timelapse(*_gif(pictures), alt)
