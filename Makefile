@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data docs docs-serve bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab data docs docs-serve slides bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -34,6 +34,10 @@ data: install ## draw the embedded dataset
 docs: extra-docs ## build the documentation site into _docs, from the notebooks, without the network
 	@cvlab docs
 
+slides: extra-docs ## the interview walk as one file of slides and the time-lapse as a GIF, into build/slides; they need no network
+	@python -m cvlab.slides nbs/tutorials/walkthrough.ipynb build/slides/walkthrough.html
+	@python -c "from cvlab.timelapse import *; print(timelapse(read_histories('runs', ['default', 'augmented', 'hot']), 2).save('build/slides/timelapse.gif'))"
+
 docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever a page is saved
 	@sphinx-autobuild -q --port $(or $(PORT),8000) --watch nbs --watch runs --ignore '*/.ipynb_checkpoints/*' --pre-build "cvlab docs --sources" .cvlab/site .cvlab/site-html
 
@@ -60,9 +64,13 @@ lock: ## resolve requirements.txt and those of the extras anew (needs uv, the ex
 	    -o requirements-$${extra%:*}.txt || exit 1; \
 	done
 
+.DEFAULT: # a name that is no target
+	@[ -z '$(filter-out %.txt %.toml,$@)' ] || echo "cvlab: make $@: no such target; \`make help\` lists them" >&2; exit 2
+
 install: $(VENV)/.installed ## the environment in .venv (3 GB to download, 6.5 GB on disk), hash-locked
 
 $(VENV)/.installed: requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "cvlab: $(PYTHON): no such program; name a Python of 3.11 to 3.13 with make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"cvlab: this is Python {v[0]}.{v[1]}, the lock is for 3.11 to 3.13; name another one with make PYTHON=python3.12 ...")'
 	@[ -d $(VENV) ] || echo "cvlab: installing into $(VENV): about 3 GB to download, 6.5 GB on disk; once"
 	@$(PYTHON) -m venv $(VENV) || { echo "cvlab: python has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }

@@ -103,6 +103,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'cvlab.browse.choices': ('browse.html#choices', 'cvlab/browse.py'),
                               'cvlab.browse.complete_magics': ('browse.html#complete_magics', 'cvlab/browse.py'),
                               'cvlab.browse.effective': ('browse.html#effective', 'cvlab/browse.py'),
+                              'cvlab.browse.few_enough': ('browse.html#few_enough', 'cvlab/browse.py'),
                               'cvlab.browse.find_runs': ('browse.html#find_runs', 'cvlab/browse.py'),
                               'cvlab.browse.findings_html': ('browse.html#findings_html', 'cvlab/browse.py'),
                               'cvlab.browse.history_of': ('browse.html#history_of', 'cvlab/browse.py'),

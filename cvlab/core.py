@@ -233,6 +233,8 @@ def read_yaml(path: str | Path # the file
     "Read a YAML 1.2 file; a `LabError` names the line where it breaks."
     try: return YAML(typ="rt").load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError: raise LabError(f"{path}: no such file; run this from the top of the repository") from None
+    except UnicodeDecodeError as e:
+        raise LabError(f"{path}: no text in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8") from None
     except MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         raise LabError(f"{path}:{mark.line + 1}: {e.problem or e.context}") from None
@@ -295,6 +297,9 @@ def complaint(err: dict, # one of pydantic's errors()
         return f"{at}{dotted}: no such parameter{nearest(dotted, [*known_keys(), *Params.model_fields])}"
     if err["type"] == "missing":
         return f"{at}{dotted} is missing: every parameter is written out, add it (see `cvlab params`)"
+    if err["type"] == "model_type":
+        what = f"a section, such as {next(k for k in known_keys() if k.startswith(dotted))}=..." if dotted else "a mapping"
+        return f"{at}{dotted or 'this file'}: should be {what}, not {err['input']!r}"
     text = err["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{at}{dotted}: {text}" + (f", not {err['input']!r}" if not isinstance(err["input"], dict) else "")
 
@@ -366,6 +371,7 @@ def resolve(path: str | Path = "params.yaml", # the file
     values = plain(doc); params = check(values, at())
     if preset:
         doc, file = read_yaml(preset), preset
+        if not isinstance(doc, dict): raise LabError(f"{file}:1: write it as a mapping, such as train: {{epochs: 2}}")
         values = merge({**values, **({"experiments": {}} if "experiments" in doc else {})}, plain(doc))
         params = check(values, at())
     known = values["experiments"]

@@ -101,6 +101,9 @@ def find_root(source: str | Path) -> Path: # a folder
     "Where the paths of a source begin; raises `LabError` when there is no such source."
     source = Path(source)
     if source.suffix.lower() == ".csv" and source.is_file(): return source.parent
+    if source.is_file():
+        raise LabError(f"{source}: a file, and neither a CSV nor an archive; name the folder that holds one subfolder of "
+                       "pictures a class")
     if not source.is_dir():
         raise LabError(f"{source}: no such folder; it should hold one subfolder of pictures a class")
     while not (source/"samples.csv").is_file() and (only := lone_folder(source)) is not None: source = only
@@ -254,5 +257,10 @@ def write_split(path: str | Path, split: pd.DataFrame):
 
 def read_split(path: str | Path) -> pd.DataFrame:
     "Read a split table; all columns are text."
-    try: return pd.read_csv(path, dtype=str, keep_default_na=False)
+    try: split = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError: raise LabError(f"{path}: no split table; run the prepare stage first") from None
+    except ValueError as e: # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+        raise LabError(f"{path}: no split table ({str(e).splitlines()[0]}); run the prepare stage again") from None
+    if lost := [c for c in ("id", "path", "label", "group", "part") if c not in split]:
+        raise LabError(f"{path}: no split table (no column {lost[0]!r}); run the prepare stage again")
+    return split

@@ -29,9 +29,9 @@ def tidy_text(text: str, # what a cell printed
     "Output text without addresses, process numbers, machine paths or overwritten progress lines."
     if root: text = text.replace(root, ".")
     text = re.sub(r"\b0x[0-9a-fA-F]{6,}", "0x…", text)
-    text = re.sub(r"[^\s\"']*ipykernel_\d+/\d+\.py", "<cell>", text)
+    text = re.sub(r"(?<![^\s\"'])[^\s\"']*ipykernel_\d+/\d+\.py", "<cell>", text)
     text = re.sub(re.escape(tempfile.gettempdir()) + r"/[\w-]*[a-z0-9_]{8}(?=[/\s<]|$)", "/tmp/…", text)
-    return re.sub(r"[^\n]*\r(?!\n)", "", text)
+    return re.sub(r"^[^\n]*\r(?!\n)", "", text, flags=re.M)
 
 # %% ../nbs/03_engine.ipynb #d3a47e72
 KERNEL = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"},

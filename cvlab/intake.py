@@ -123,7 +123,7 @@ def report(data: Data, most: int = 20 # names listed of each verdict; where ther
     s = s.assign(label=s.label.map(printable))
     counts = s.label.value_counts(sort=False).to_frame("pictures")
     table = pd.crosstab(s.label, s.part) if (s.part != "").any() else counts
-    lines += [f"  {l}" for l in table.to_string().splitlines() if l.strip() not in ("label",)]
+    if len(s): lines += [f"  {l}" for l in table.to_string().splitlines() if l.strip() not in ("label",)]
     if len(few := s.label.value_counts()[lambda n: n < 10]):
         lines.append(f"small: {', '.join(f'{k} ({n})' for k, n in few.items())}; nothing measured on so few is certain")
     lines += doubts(data.samples)
@@ -131,5 +131,7 @@ def report(data: Data, most: int = 20 # names listed of each verdict; where ther
         some = data.said[data.said.verdict == verdict]
         if len(some): lines.append(f"{verdict}: {len(some)}")
         if len(some) <= most: lines += [f"  {printable(p)}: {why}" for p, why in zip(some.path, some.why)]
-        else: lines += [f"  {len(g):,} x {why}, such as {printable(g.path.iloc[0])}" for why, g in some.groupby("why")]
+        else:
+            kind = some.why.str.replace(r"(belongs to|the same picture as) [^,]*,", r"\1 another,", regex=True)
+            lines += [f"  {len(g):,} x {why}, such as {printable(g.path.iloc[0])}" for why, g in some.groupby(kind)]
     return "\n".join(lines)

@@ -138,7 +138,7 @@ def load_weights(model: nn.Module, path: str | Path, head: tuple[str, ...] # nam
     "Load a safetensors file into `model`, strictly but for the last layers and the input size; raises `LabError`."
     try: state = load_file(path)
     except FileNotFoundError: raise LabError(f"model.weights: {path}: no such file") from None
-    except (SafetensorError, IsADirectoryError) as e:
+    except (SafetensorError, OSError) as e: # of a folder, safetensors says "No such device"
         raise LabError(f"model.weights: {path} is no safetensors file ({e})") from None
     own = model.state_dict()
     if misfits(own, state, head): state = adapted(model, state)

@@ -142,7 +142,9 @@ def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]: # the split, and wh
     "What a run was trained on."
     for root in weights.parents:
         if (root/"prepare"/"split.csv").exists() and (root/"weights") in (weights, *weights.parents):
-            params = read_yaml(root/"train"/weights.relative_to(root/"weights")/"params.yaml")
+            asked = root/"train"/weights.relative_to(root/"weights")/"params.yaml"
+            if not asked.exists(): raise LabError(f"{asked}: no such file; the run is not whole, train again")
+            params = read_yaml(asked)
             return read_split(root/"prepare"/"split.csv"), params["requested"]["data"]["path"]
     raise LabError(f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named")
 
@@ -151,6 +153,8 @@ def samples_for(weights: Path, part: str, data: str | Path | None, classes: list
     "The split of the run, or all pictures of another source as the part."
     if data is None:
         split, source = split_of_run(weights)
+        if odd := sorted(set(split.label) - set(classes)):
+            raise LabError(f"{weights}: the network does not know the class {odd[0]!r} of its split; it knows {', '.join(classes)}")
         return split, pictures_root(source, cache)
     folder, samples, said = read_data(data, cache)
     if n := (said.verdict == "refused").sum():

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 import numpy as np
 from fastcore.basics import AttrDict
-from configparser import ConfigParser
+from configparser import ConfigParser, Error as NoConfig
 from .core import LabError
 
 # %% ../nbs/01_repro.ipynb #d3092070
@@ -31,7 +31,10 @@ def settings(root: str | Path | None = None # default: the repository around the
             ) -> AttrDict: # device, cache, dpi
     "Read settings.ini."
     path = Path(root or repo_root())/"settings.ini"
-    ini = ConfigParser(); ini.read(path, encoding="utf-8")
+    ini = ConfigParser()
+    try: ini.read(path, encoding="utf-8")
+    except (NoConfig, UnicodeDecodeError) as e:
+        raise LabError(f"{path}: {str(e).splitlines()[0]}; restore the file from git") from None
     if not ini.has_section("lab"): raise LabError(f"{path}: no section [lab]; restore the file from git")
     known, got = {"device": str, "cache": str, "dpi": int}, dict(ini["lab"])
     if odd := set(got) ^ set(known):
