@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['schema', 'find_runs', 'effective', 'history_of', 'judged', 'run_row', 'run_table', 'beginnings', 'named', 'tails',
-           'best_of', 'plot_runs', 'mistakes', 'as_html', 'picture_html', 'findings_html', 'samples_html', 'Browser',
-           'widget_of', 'is_live', 'show_browser', 'schema_of', 'allowed', 'choices', 'yaml_value', 'params_help',
-           'LabMagics', 'next_runs', 'next_params', 'complete_magics', 'load_ipython_extension']
+           'few_enough', 'best_of', 'plot_runs', 'mistakes', 'as_html', 'picture_html', 'findings_html', 'samples_html',
+           'Browser', 'widget_of', 'is_live', 'show_browser', 'schema_of', 'allowed', 'choices', 'yaml_value',
+           'params_help', 'LabMagics', 'next_runs', 'next_params', 'complete_magics', 'load_ipython_extension']
 
 # %% ../nbs/56_browse.ipynb #267581ce
 import base64, html, json, os
@@ -113,7 +113,7 @@ def named(
         raise LabError(f"runs: no run {odd[0]!r}{nearest(odd[0], known) or there}")
     return groups
 
-# %% ../nbs/56_browse.ipynb #52194a03
+# %% ../nbs/56_browse.ipynb #061ec1e5
 _DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2))] # not by colour alone
 _PANELS = {"train_loss": "train loss (mean a picture)", "val_loss": "val loss (mean a picture)",
            "val_accuracy": "val accuracy (share right)"}
@@ -122,6 +122,11 @@ def tails(words: list[str]) -> list[str]:
     "Names without the folders that all of them share."
     shared = os.path.commonpath([os.path.dirname(w) for w in words]) if len(words) > 1 else ""
     return [w[len(shared) + 1:] if shared else w for w in words]
+
+def few_enough(groups: dict):
+    "`LabError` for more groups than one figure can tell apart."
+    if len(groups) > len(_DASHES):
+        raise LabError(f"runs: {len(groups)} groups are too many to tell apart; name {len(_DASHES)} at most")
 
 def best_of(groups: dict) -> str:
     "The finding: the highest mean validation accuracy of the kept epochs."
@@ -136,8 +141,7 @@ def plot_runs(
     groups:dict[str, list] # name: what `history_of` returned of each of its runs; six groups at most
 ) -> Figure: # three panels: training loss, validation loss, validation accuracy
     "Training curves of several groups of runs over the same axes."
-    if len(groups) > len(_DASHES):
-        raise LabError(f"runs: {len(groups)} groups are too many to tell apart; name {len(_DASHES)} at most")
+    few_enough(groups)
     finite = [[(h.replace([np.inf, -np.inf], np.nan), m) for h, m in runs] for runs in groups.values()]
     groups = dict(zip(tails(list(groups)), finite))
     fig, axes = _figure(9.5, 3.4, 1, 3, sharex=True)
@@ -203,7 +207,7 @@ def samples_html(runs: pd.DataFrame) -> str:
     said = f"<p><code>{name}</code>, its surest mistakes (no picture is stored here):</p>"
     return said + as_html(wrong, words=True, index=False)
 
-# %% ../nbs/56_browse.ipynb #24df8c97
+# %% ../nbs/56_browse.ipynb #776e922b
 class Browser:
     "Runs to look at: a table, curves and mistakes; with a list to choose from where a person can click."
     def __init__(self,
@@ -221,8 +225,10 @@ class Browser:
 
     def curves(self) -> str: # HTML
         "The curves of the groups over the same axes, and what they say."
-        histories, lines = {}, []
-        for w, runs in named(self.runs, self.words).items():
+        groups, histories, lines = named(self.runs, self.words), {}, []
+        try: few_enough(groups)
+        except LabError as e: return f"<p>{html.escape(str(e))}</p>"
+        for w, runs in groups.items():
             good = []
             for r in runs.itertuples():
                 try: good.append(history_of(r))
@@ -230,13 +236,12 @@ class Browser:
             if good: histories[w] = good
             lines += [findings_html(r) for r in runs.itertuples()]
         if not histories: return f"<ul>{''.join(lines)}</ul>"
-        try: fig = picture_html(figure_png(plot_runs(histories)), f"Training curves of {', '.join(histories)}")
-        except LabError as e: fig = f"<p>{html.escape(str(e))}</p>"
+        fig = picture_html(figure_png(plot_runs(histories)), f"Training curves of {', '.join(histories)}")
         return f"{fig}<details open><summary>What the curves say</summary><ul>{''.join(lines)}</ul></details>"
 
     def samples(self) -> str: # HTML
         "Mistakes of each group."
-        return "".join(samples_html(runs) for runs in named(self.runs, self.words).values())
+        return "".join(samples_html(runs) for runs in list(named(self.runs, self.words).values())[:len(_DASHES)])
 
     def _repr_html_(self): # what is stored and printed
         return self.table() + (self.curves() + self.samples() if self.words else "")
