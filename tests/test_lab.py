@@ -51,8 +51,8 @@ def lab(clone, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(lab):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which the extra of tests brings")
-    if not CHROMIUM: pytest.skip("needs chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-docs.txt)")
+    if not CHROMIUM: pytest.skip("needs chromium or google-chrome on the PATH")
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
