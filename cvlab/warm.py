@@ -21,7 +21,7 @@ IPython.core.pylabtools tqdm.auto""".split()
 def load_libraries():
     "Import what notebooks import: nothing of the lab, nor the figures' backend, which has to meet its kernel."
     # as a kernel does, before matplotlib looks
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     # ipykernel reads it while it is imported: whose end is a kernel's end
     os.environ["JPY_PARENT_PID"] = str(os.getpid())
     sys.modules.setdefault("rfc3987_syntax", None) # as in notebook 03
