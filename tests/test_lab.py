@@ -8,7 +8,6 @@ import nbformat
 import pytest
 from conftest import BIN, TOP, clone_into, environ, sh
 
-CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
 TOKEN = "a-token-for-tests"
 
 
@@ -50,15 +49,11 @@ def lab(clone, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-docs.txt)")
-    if not CHROMIUM: pytest.skip("needs chromium or google-chrome on the PATH")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(120_000)
-        yield page
-        browser.close()
+def page(chromium, lab):
+    page = chromium.new_page(viewport={"width": 1500, "height": 1000})
+    page.set_default_timeout(120_000)
+    yield page
+    page.close()
 
 
 def shot(page, name):

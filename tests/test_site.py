@@ -42,7 +42,7 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def parsed(site): return {p: Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html")) if "_static" not in p.parts}
+def parsed(site): return {p: Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html")) if "_static" not in p.parts and p.name != "slides.html"} # the talk: test_slides.py
 
 
 def test_there_is_a_page_for_each_notebook_and_run(site):
@@ -76,6 +76,11 @@ def test_nothing_is_loaded_from_elsewhere(site, parsed):
 def test_pages_are_small(parsed):
     heavy = {page.name: page.stat().st_size for page in parsed if page.stat().st_size > 1_000_000}
     assert not heavy
+
+
+def test_the_talk_and_the_film_are_there(site):
+    assert (site/"slides.html").stat().st_size > 100_000 and (site/"timelapse.gif").read_bytes()[:3] == b"GIF"
+    assert (site/"timelapse.png").exists() and 'href="slides.html"' in (site/"showing.html").read_text(encoding="utf-8")
 
 
 def test_math_is_drawn_by_the_browser_itself(site):

@@ -1,5 +1,5 @@
 "The interview walk: one file of slides that opens without a network, and a page that says what the records say."
-import json, re, shutil
+import json, re
 from importlib.util import find_spec
 
 import nbformat
@@ -8,10 +8,7 @@ from conftest import TOP
 from cvlab.slides import TAGS, fetched, slides
 
 WALK = TOP/"nbs"/"tutorials"/"walkthrough.ipynb"
-CHROMIUM = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
 needs_reveal = pytest.mark.skipif(find_spec("sphinx_revealjs") is None, reason="reveal.js is not installed (extra docs)")
-needs_browser = pytest.mark.skipif(CHROMIUM is None or find_spec("playwright") is None,
-                                   reason="no chromium, or playwright is not installed (extra docs)")
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +61,10 @@ def test_one_file_and_nothing_to_fetch(page):
     assert str(TOP) not in text
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]); yield b; b.close()
-
-
 @pytest.fixture
-def tab(browser, page):
+def tab(chromium, page):
     "The talk, opened with the network off; `tab.asked` are requests, `tab.said` what went wrong."
-    context = browser.new_context(viewport=dict(width=1280, height=720)); context.set_offline(True)
+    context = chromium.new_context(viewport=dict(width=1280, height=720)); context.set_offline(True)
     tab = context.new_page(); tab.asked, tab.said = [], []
     context.on("request", lambda r: tab.asked.append(r.url))
     context.on("console", lambda m: tab.said.append(m.text) if m.type in ("error", "warning") else None)
@@ -89,7 +79,6 @@ LOWEST = """() => Math.max(...[...Reveal.getCurrentSlide().querySelectorAll('h1,
 
 
 @needs_reveal
-@needs_browser
 def test_a_talk_goes_from_the_first_slide_to_the_last_offline(tab, page, walk):
     steps, seen = len(tagged(walk, "slide")) + len(tagged(walk, "fragment")) - 1, 1
     for _ in range(steps):
@@ -103,7 +92,6 @@ def test_a_talk_goes_from_the_first_slide_to_the_last_offline(tab, page, walk):
 
 
 @needs_reveal
-@needs_browser
 def test_s_opens_the_notes_offline(tab):
     with tab.context.expect_page() as opened: tab.keyboard.press("s")
     opened.value.wait_for_function("document.querySelector('.speaker-controls-notes .value')?.textContent.includes('Asked')")
@@ -113,9 +101,8 @@ def test_s_opens_the_notes_offline(tab):
 
 
 @needs_reveal
-@needs_browser
-def test_who_wants_no_motion_gets_the_still(browser, page):
-    context = browser.new_context(reduced_motion="reduce"); tab = context.new_page(); tab.goto(page.as_uri())
+def test_who_wants_no_motion_gets_the_still(chromium, page):
+    context = chromium.new_context(reduced_motion="reduce"); tab = context.new_page(); tab.goto(page.as_uri())
     tab.wait_for_function("window.Reveal && Reveal.isReady()")
     assert tab.evaluate("document.querySelector('picture img').currentSrc").startswith("data:image/png")
     context.close()

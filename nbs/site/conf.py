@@ -9,7 +9,7 @@ author = "The cvlab maintainers"
 copyright = "The cvlab maintainers, Apache-2.0"
 version = release = importlib.metadata.version("cvlab")
 extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton"]
-exclude_patterns = ["_site", *Path(__file__).with_name("_site").joinpath("no_pages.txt").read_text().split("\n")[:-1]]
+exclude_patterns = ["_site", "_extra", *Path(__file__).with_name("_site").joinpath("no_pages.txt").read_text().split("\n")[:-1]]
 
 # notebooks: stored outputs as they are; nothing is run
 nb_execution_mode = "off"
@@ -27,6 +27,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "cvlab"
 html_context = dict(default_mode="auto") # light or dark as the reader has it
 html_static_path = ["_site"]
+html_extra_path = ["_extra"] # the talk and the film, as they are
 html_css_files = ["cvlab.css"]
 html_copy_source = False
 html_show_sourcelink = False
