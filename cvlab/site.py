@@ -161,7 +161,8 @@ def linked_files(text: str, page: Path, # where it stands, relative to the top
     "Relative links and pictures as the site can follow them; raises LabError for a target that does not exist."
     def mend(m):
         bang, words, target, title = m.groups()
-        if re.match(r"[a-z]+:|#", target): return m[0]
+        if target.startswith("#"): return f"{bang}[{words}]({target.lower()}{title})" # JupyterLab keeps capitals in anchors
+        if re.match(r"[a-z]+:", target): return m[0]
         path, _, anchor = target.partition("#")
         at = Path(os.path.normpath(page.parent/path))
         if at == Path("README.md"): at = Path("nbs/site/index.md")
@@ -172,7 +173,7 @@ def linked_files(text: str, page: Path, # where it stands, relative to the top
         if at not in shown: wanted.add(at)
         if at not in shown and at.suffix in (".ipynb", ".md"): # Sphinx would look for a page
             return f"{{download}}`{words.replace('`', '')} <{os.path.relpath(placed(at), placed(page).parent)}>`"
-        return f"{bang}[{words}]({os.path.relpath(placed(at), placed(page).parent)}{'#' + anchor if anchor else ''}{title})"
+        return f"{bang}[{words}]({os.path.relpath(placed(at), placed(page).parent)}{'#' + anchor.lower() if anchor else ''}{title})"
     parts = re.split(r"(^```.*?^```[^\n]*$)", text, flags=re.M | re.S)
     return "".join(p if p.startswith("```") else LINK.sub(lambda m: mend(m) if m[3] else m[0], p) for p in parts)
 
@@ -319,11 +320,12 @@ def write_sources(root: str | Path, # top of the repository
                                                                   lambda p: " ".join(p.parts[2:-1])),
                  tutorials=[(p.relative_to("nbs").as_posix(), *head_of(root/p)) for p in found if p.parts[:2] == ("nbs", "tutorials")],
                  tutorial_tree=toctree([p for p in found if p.parts[:2] == ("nbs", "tutorials") or p == Path("nbs/lab.ipynb")], "Tutorials"),
-                 mistakes=mistakes_table(root/"nbs/mistakes.yaml"))
+                 mistakes="<!--mistakes-->")
     for p in texts:
         if p.is_relative_to(SITE):
             texts[p] = render(texts[p], claims, root, **words)
             if said := check_text(texts[p], claims, root): raise LabError(f"{p}: {said[0]}")
+            texts[p] = texts[p].replace("<!--mistakes-->", mistakes_table(root/"nbs/mistakes.yaml")) # their numbers are what is typed
     texts[Path(SITE)/"claims.md"] = claims_page(claims, root, {p: t for p, t in texts.items() if p.parts[0] != "runs"})
     texts[Path(SITE)/"library.md"], texts[Path(SITE)/"runs.md"] = library_list(root, found), runs_list(root, found)
     shutil.rmtree(to, ignore_errors=True)

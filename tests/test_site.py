@@ -112,9 +112,7 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
 def test_search_finds_without_a_server(site, chromium):
     tab = chromium.new_context(offline=True).new_page()
     tab.goto((site/"search.html").as_uri() + "?q=lr_find")
-    tab.wait_for_selector("ul.search li a", timeout=20_000)
-    found = tab.eval_on_selector_all("ul.search li a", "all => all.map(a => a.href)")
-    assert any("41_lr_finder" in f for f in found), found
+    tab.wait_for_selector("ul.search li a[href*='41_lr_finder']", timeout=20_000) # results appear one after another
     tab.context.close()
 
 
