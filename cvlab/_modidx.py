@@ -1395,6 +1395,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'cvlab.verify.measured_line': ('verify.html#measured_line', 'cvlab/verify.py'),
                               'cvlab.verify.measured_problems': ('verify.html#measured_problems', 'cvlab/verify.py'),
                               'cvlab.verify.near': ('verify.html#near', 'cvlab/verify.py'),
+                              'cvlab.verify.not_those_effects': ('verify.html#not_those_effects', 'cvlab/verify.py'),
                               'cvlab.verify.not_together': ('verify.html#not_together', 'cvlab/verify.py'),
                               'cvlab.verify.notebook_problems': ('verify.html#notebook_problems', 'cvlab/verify.py'),
                               'cvlab.verify.numbers_of': ('verify.html#numbers_of', 'cvlab/verify.py'),

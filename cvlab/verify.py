@@ -11,8 +11,8 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', '
            'of_part', 'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside',
            'place_of', 'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
            'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
-           'check_stage', 'check_measured', 'measured_line', 'check_guesses', 'measured_problems', 'pages',
-           'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
+           'check_stage', 'check_measured', 'measured_line', 'check_guesses', 'not_those_effects', 'measured_problems',
+           'pages', 'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
            'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
 
 # %% ../nbs/71_verify.ipynb #2ab5457b
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .baselines import majority_baseline
-from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found,
+from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found, over_splits,
                           notebook_markdown, pairs_of)
 from .confusion_plots import plot_confusions
 from .core import LabError, nearest, plain, read_yaml, resolve
@@ -555,8 +555,9 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
         name, "unverifiable", f"its pictures cannot be shipped; {what}")
 
 def check_guesses(recipe: Path) -> list[str]:
-    "Scores, means, and those of the test part from who named what (`cvlab.crossval.keep_folds`)."
-    from cvlab.crossval import SCORES, over_folds, score_guesses
+    "Scores, means, effects, figures, and the scores of the test part from who named what (`cvlab.crossval.keep_folds`)."
+    from cvlab.crossval import SCORES, over_folds, plot_folds, score_guesses
+    from cvlab.trainer import BY_CLASS
     text = lambda name: pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
     oof, test, split = text("guesses.csv"), text("test_guesses.csv"), read_split(recipe/"split.csv")
     scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"ways.csv").query("networks == 1")
@@ -571,6 +572,23 @@ def check_guesses(recipe: Path) -> list[str]:
     if worst > 1e-4: off.append(f"ways.csv: {worst:.2g} from what test_guesses.csv gives")
     for name, t, part in (("guesses.csv", oof.drop_duplicates("id"), split.part != "test"), ("test_guesses.csv", test, split.part == "test")):
         if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])): off.append(f"{name}: not the pictures of split.csv")
+    off += not_those_effects(scores, effects := pd.read_csv(recipe/"effects.csv"), (split.part != "test").sum())
+    monitor, first = run_params(recipe)["requested"]["train"]["monitor"], scores.experiment.iloc[0]
+    classes, base = sorted(oof.label.unique()), oof[oof.repeat == "0"]
+    named = pd.crosstab(base.label, base[first]).reindex(index=classes, columns=classes, fill_value=0).to_numpy()
+    return [*off, *figure_problem(recipe/"folds.png", lambda: plot_folds(scores, "macro_f1" if monitor in BY_CLASS else "accuracy", effects)),
+            *figure_problem(recipe/"confusion_matrix.png", lambda: plot_confusions(named, classes))]
+
+def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # pictures of all folds
+                     ) -> list[str]:
+    "Is each effect the mean difference of the folds' scores to the first experiment's, with its interval?"
+    at, off = scores.set_index(["repeat", "fold"]), []
+    base = at[at.experiment == at.experiment.iloc[0]]
+    k, test = scores.fold.nunique(), base.n.mean()
+    for r in effects.itertuples():
+        now = over_splits((at[at.experiment == r.experiment][r.metric] - base[r.metric]).to_numpy(), n*(k - 1)//k, test)
+        if max(abs(now["mean"] - r.effect), abs(now["low"] - r.low), abs(now["high"] - r.high)) > 1e-5:
+            off.append(f"effects.csv: {r.experiment}, {r.metric}: {r.effect:.5f} is written, {now['mean']:.5f} comes out of scores.csv")
     return off
 
 def measured_problems(preds: Path) -> list[str]:
@@ -589,7 +607,8 @@ def pages(lab: Lab) -> list[Path]:
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Numbers, links and figures of one page."
     name, text = page.relative_to(lab.root).as_posix(), page_text(page)
-    made = {o for s in lab.lock for o in lab.outs(s)}
+    made = {o for s in lab.lock for o in lab.outs(s)} | {f.relative_to(lab.root).as_posix() for kept in # redrawn by `check_guesses`
+            lab.root.glob("runs/measured/*/*/guesses.csv") for f in kept.parent.glob("*.png")}
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
     n = len(MARKED.findall(text))

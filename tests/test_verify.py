@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import BIN, clone_into, sh
-from cvlab.verify import Lab, check_page, check_stage, lock_problems, measured_line
+from conftest import BIN, TOP, clone_into, sh
+from cvlab.verify import Lab, check_guesses, check_page, check_stage, lock_problems, measured_line
 
 EVALUATE, TRAIN = "runs/evaluate/default/seed-0", "runs/train/default/seed-0"
 
@@ -196,3 +196,27 @@ def test_every_edited_claim_is_caught(published):
                 token = TOKENS.search(edited, m.start()); n += 1
                 assert problem_of(token, claims, root), (page.name, m[0], k)
     assert n > 2000 and len(read) > 15
+
+
+KEPT = TOP/"runs"/"measured"/"grocery_fruit"/"imbalance"
+
+
+@pytest.mark.parametrize("name, spoil, told", [
+    ("effects.csv", lambda t: t.assign(effect=t.effect + .01), "effects.csv: inverse, accuracy"),
+    ("effects.csv", lambda t: t.assign(low=t.low.clip(lower=0)), "effects.csv: inverse, accuracy"),
+    ("scores.csv", lambda t: t.assign(macro_f1=t.macro_f1.clip(lower=.93)), "scores.csv"),
+    ("guesses.csv", lambda t: t.assign(plain=t.label), "scores.csv"),
+    ("test_guesses.csv", lambda t: t[1:], "not the pictures of split.csv")], ids=lambda x: x if isinstance(x, str) else "")
+def test_kept_folds_are_recomputed(name, spoil, told, tmp_path):
+    "Of pictures that cannot be shipped the tables are there: whoever changes one of them is found out."
+    shutil.copytree(KEPT, tmp_path/"kept")
+    table = pd.read_csv(tmp_path/"kept"/name, keep_default_na=False)
+    spoil(table).to_csv(tmp_path/"kept"/name, index=False)
+    assert any(told in p for p in check_guesses(tmp_path/"kept"))
+
+
+def test_kept_figures_are_drawn_again(tmp_path):
+    shutil.copytree(KEPT, tmp_path/"kept")
+    assert check_guesses(KEPT) == []
+    shutil.copy(KEPT/"confusion_matrix.png", tmp_path/"kept"/"folds.png")
+    assert check_guesses(tmp_path/"kept") == ["folds.png: is not the figure that its records give"]
