@@ -26,8 +26,8 @@ def run_inline(stage, out, overrides=(), experiment="", seed=0):
 
 def environ(clone):
     "The environment of a person who works in the clone with this environment's programs."
-    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(clone),
-            "MPLBACKEND": "Agg"}
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} # `make test` may have started us
+    return {**known, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(clone), "MPLBACKEND": "Agg"}
 
 
 def sh(clone, *command, check=True):
