@@ -50,12 +50,17 @@ def figure_png(
     return small.getvalue()
 
 # %% ../nbs/31_plots.ipynb #587607ae
+def _with_words(fig):
+    "The figure's PNG, and its title as the text that stands for it where it is not seen."
+    title = ' '.join((fig.get_suptitle() or (fig.axes[0].get_title() if len(fig.axes) == 1 else '')).split())
+    return (figure_png(fig), dict(alt=title)) if title else figure_png(fig)
+
 def _show_small():
     "In a notebook, show (and store) figures as `figure_png` makes them."
     ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if ip is None: return
     plt.close(plt.figure())  # wakes matplotlib's notebook backend, which would otherwise overrule the next line later
-    ip.display_formatter.formatters['image/png'].for_type(Figure, figure_png)
+    ip.display_formatter.formatters['image/png'].for_type(Figure, _with_words)
 
 def use_lab_style(
     dpi:int=100 # dots per inch of new figures

@@ -9,7 +9,7 @@ __all__ = ['PACKAGES', 'UNHASHED', 'repo_root', 'settings', 'pick_device', 'seed
            'write_if_changed']
 
 # %% ../nbs/01_repro.ipynb #afd0f4ab
-import ctypes, fcntl, hashlib, json, os, platform, random, shutil, subprocess, sys
+import ctypes, fcntl, hashlib, json, os, platform, random, re, shutil, subprocess, sys
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -51,9 +51,10 @@ def pick_device(name: str = "auto"): # -> torch.device
     import torch
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto": name = "cuda" if cuda else "mps" if mps else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise LabError(f"settings.ini: device {name!r} is none of auto, cpu, cuda, mps")
-    if name.startswith("cuda") and not cuda or name == "mps" and not mps:
+    there = torch.cuda.device_count() if cuda else 0
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there or name == "mps" and not mps:
         raise LabError(f"settings.ini: device {name!r} is not available here; use auto")
     return torch.device(name)
 
