@@ -2,6 +2,7 @@
 import pandas as pd
 import pytest
 from conftest import TOP, run_inline
+from cvlab.cli import check_folds
 from cvlab.core import presets, resolve
 from cvlab.fixtures import SMOKE, bright_folder, tiny_folder
 from cvlab.models import create_model
@@ -12,7 +13,7 @@ SMALL = ["data.size=64", "train.epochs=1", "train.bs=8", "model.weights=null", "
 
 
 def test_there_is_one_for_each_task():
-    assert {"default", "fast_dev", "two_class", "unequal", "xray", "helmet", "imbalance", "species"} <= set(presets(TOP))
+    assert {"default", "fast_dev", "two_class", "unequal", "xray", "helmet", "imbalance", "species", "tuned"} <= set(presets(TOP))
     p = resolve(TOP/"params.yaml", "", ["preset=fast_dev"])
     assert (p.train.epochs, p.folds.n) == (2, 2)
     assert resolve(TOP/"params.yaml", "", ["preset=default"]) == resolve(TOP/"params.yaml")
@@ -31,6 +32,17 @@ def test_a_preset_trains(name, tmp_path):
     run_inline("train", tmp_path/"train"/"seed-0", own)
     p = resolve(TOP/"params.yaml", "", own); asked = read_yaml_of(tmp_path/"train"/"seed-0"/"params.yaml")
     assert asked["requested"]["loss"] == p.loss.model_dump() and asked["requested"]["augment"] == p.augment.model_dump()
+
+
+@pytest.mark.parametrize("name", sorted(presets(TOP)))
+def test_a_preset_goes_through_folds(name):
+    "All that `cvlab folds` asks before anything starts, of every experiment that the preset brings."
+    asked = lambda e: resolve(TOP/"params.yaml", e, [f"preset={name}"])
+    p = asked(""); recipes, student = [asked(e) for e in p.folds.experiments], p.folds.student and asked(p.folds.student)
+    for e in p.experiments: asked(e)
+    n = 480; split = pd.DataFrame(dict(id=[f"{i:016x}" for i in range(n)], label=[f"class {i % 4}" for i in range(n)],
+                                       group=range(n), part=["test" if i % 6 == 0 else "train" for i in range(n)]))
+    check_folds(split, *recipes, student=student)
 
 
 def read_yaml_of(path):
