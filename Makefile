@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data docs docs-serve slides bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab data docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -43,6 +43,9 @@ docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever
 
 extra-docs: install
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-docs.txt
+
+first-steps: install ## follow the README as a stranger, with a clock, into runs/bench; ARGS=--install really installs
+	@python tests/first_steps.py --out runs/bench/first_steps.json $(ARGS)
 
 bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-bench.txt

@@ -257,6 +257,8 @@ def _folded_n(paths, score, experiment): return folded(paths, score, experiment,
 def bench_row(path: Path, row: str) -> dict: return pick(read_json(path)["rows"], row, "row")
 
 @formula
+def _value(paths, key): return float(pick(read_json(one(paths)), key, "key"))
+@formula
 def _bench(paths, row): return bench_row(one(paths), row)["value"]
 @formula
 def _bench_low(paths, row): return bench_row(one(paths), row)["low"]

@@ -2,9 +2,10 @@
 
     python tests/first_steps.py [--install] [--out steps.json]
 
-clones this repository into a temporary folder, reads the commands out of the clone's README and types them there, in a
-home folder with 100 drawn pictures as `~/photos`. `--install` really installs (3 GB to download); without it the present
-environment runs the clone's sources. A command of the README that fails ends this with its output and exit status 1."""
+clones this repository into a temporary folder, reads the commands out of the clone's README and types them there, in
+a home folder with 100 drawn pictures as `~/photos`. `--install` really installs (3 GB to download); without it the
+present environment runs the clone's sources. A command of the README that fails ends this with its output and exit
+status 1."""
 import argparse, os, re, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 
@@ -31,33 +32,48 @@ def said(readme: str, verb: str) -> str: # "" where the page does not say it
 
 
 def way(readme: str) -> list[tuple[str, str]]: # (command, "" or why it is not the page's)
-    "What has to be typed, in order: the page's words where it has them."
-    steps = [(said(readme, "git clone") or "git clone", "" if said(readme, "git clone") else "not on the page")]
-    install = said(readme, "make install")
-    steps.append((install or "make install", "" if install else "not on the page: it is in `make help`"))
-    steps.append((said(readme, "source "), ""))
-    at, lines = next((b for b in blocks(readme) if any(OWN in l for l in b[1])), (0, []))
+    "What has to be typed, in order and once: the page's words where it has them."
+    clone, install, source = (said(readme, verb) for verb in ("git clone", "make install", "source "))
+    steps = [(clone or "git clone", "" if clone else "not on the page"),
+             (install or "make install", "" if install else "not on the page: it is in `make help`"), (source, "")]
+    lines = next((lines for _, lines in blocks(readme) if any(OWN in l for l in lines)), [])
     last = next((i for i, l in enumerate(lines) if l.startswith("cvlab train")), None)
     if last is None: sys.exit(f"README.md: no block of commands trains on {OWN}")
-    return [s for s in steps if s[0]] + [(l, "") for l in lines[:last + 1]]
+    return list(dict([s for s in steps if s[0]] + [(l, "") for l in lines[:last + 1]]).items())
 
 
-def typed(command: str, cwd: Path, env: dict) -> dict: # wall, processor: seconds; load; said: the last lines
+def words_before(readme: str) -> dict[str, int|None]: # None: there is none
+    "How much stands above the first command and above the first picture."
+    places = dict(command=next((at for at, _ in blocks(readme)), None),
+                  picture=next((m.start() for m in re.finditer(r"^!\[", readme, re.M)), None))
+    return {f"words_to_{k}": None if at is None else words(readme[:at]) for k, at in places.items()}
+
+
+def typed(command: str, cwd: Path, env: dict) -> dict: # wall, processor: seconds; load
     "One command, with its time."
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    done = subprocess.run(["bash", "-c", command], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(["bash", "-c", command], cwd=cwd, env=env, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if done.returncode: sys.exit(f"$ {command}\n{done.stdout[-3000:]}\nexited with {done.returncode}")
-    return dict(start=start, wall=round(time.time() - start, 1), processor=round(cpu, 1), load=round(os.getloadavg()[0], 1), said=done.stdout[-600:])
+    return dict(start=start, wall=round(time.time() - start, 1), processor=round(cpu, 1), load=load())
+
+
+def load() -> float: return round(os.getloadavg()[0], 1)
+
+
+def minutes(rows: list[dict]) -> float: return round(sum(r["wall"] for r in rows)/60, 2)
 
 
 def surroundings(home: Path, clone: Path, install: bool) -> dict:
     "A stranger's shell: a home of one's own; pip is told where packages come from as it is here."
-    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")} | dict(HOME=str(home), MPLBACKEND="Agg")
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "VIRTUAL_ENV", "PYTHONPATH"))}
+    env = known | dict(HOME=str(home), MPLBACKEND="Agg")
     for name in (".config/pip", ".pip"):
         if (Path.home()/name).exists():
-            (home/name).parent.mkdir(parents=True, exist_ok=True); (home/name).symlink_to(Path.home()/name)
+            (home/name).parent.mkdir(parents=True, exist_ok=True)
+            (home/name).symlink_to(Path.home()/name)
     bin = Path(sys.executable).parent
     paths = [p for p in env["PATH"].split(os.pathsep) if Path(p) != bin]
     if install: env["PATH"] = os.pathsep.join(paths)
@@ -73,6 +89,7 @@ def main():
     sys.path.insert(0, str(TOP))
     from cvlab.meadow import make_meadow
     from cvlab.repro import write_json
+    from cvlab.timing import machine
     with tempfile.TemporaryDirectory(prefix="first-steps-") as tmp:
         home, clone = Path(tmp, "home"), Path(tmp, "cvlab")
         make_meadow(home/"photos", 100)
@@ -86,22 +103,22 @@ def main():
                 if asked.install: prefix = f"{command} && "
                 row = typed(prefix + "true", clone, env)
             elif command.startswith("make install") and not asked.install:
-                row, note = dict(start=time.time(), wall=0., processor=0., load=os.getloadavg()[0], said=""), "the present environment instead"
+                row = dict(start=time.time(), wall=0., processor=0., load=load())
+                note = "the present environment instead"
             else: row = typed(prefix + command, clone, env)
             rows.append(dict(command=command, note=note, **row))
-            print(f"{row['wall']:8.1f} s  {row['processor']:8.1f} s processor  load {row['load']:4.1f}  {command}" + (f"  ({note})" if note else ""), flush=True)
-        pictures = sorted((p for p in home.rglob("*.png") if home/"photos" not in p.parents), key=lambda p: p.stat().st_mtime)
+            print(f"{row['wall']:8.1f} s  {row['processor']:8.1f} s processor  load {row['load']:4.1f}  {command}"
+                  + (f"  ({note})" if note else ""), flush=True)
+        drawn = (p for p in home.rglob("*.png") if home/"photos" not in p.parents)
+        pictures = sorted(drawn, key=lambda p: p.stat().st_mtime)
         if not pictures: sys.exit("README.md: after its commands there is no picture of the training")
         waited = sum(r["wall"] for r in rows[:-1]) + pictures[0].stat().st_mtime - rows[-1]["start"]
-        starts = [at for at, _ in blocks(readme)]
-        own = next(at for at, lines in blocks(readme) if any(OWN in l for l in lines))
-        seen = re.search(r"^\|.*\n\|---|^!\[", readme, re.M)
-        result = dict(words_to_first_command=words(readme[:starts[0]]), words_to_own_pictures=words(readme[:own]),
-                      words_to_first_table_or_picture=words(readme[:seen.start()]) if seen else None, commands=len(rows),
+        result = dict(words_before(readme), commands=len(rows),
                       commands_not_on_the_page=sum("not on the page" in r["note"] for r in rows),
-                      minutes=round(sum(r["wall"] for r in rows)/60, 2), minutes_to_first_picture=round(waited/60, 2),
+                      minutes=minutes(rows), minutes_to_own_picture=round(waited/60, 2),
+                      minutes_of_installing=minutes([r for r in rows if r["command"].startswith("make install")]),
                       processor_minutes=round(sum(r["processor"] for r in rows)/60, 2), installed=asked.install,
-                      first_picture=str(pictures[0].relative_to(home)), pictures=len(pictures), cores=os.cpu_count(),
+                      first_picture=str(pictures[0].relative_to(home)), pictures=len(pictures), machine=machine(),
                       steps=[{k: r[k] for k in ("command", "note", "wall", "processor", "load")} for r in rows])
         for k, v in result.items():
             if k != "steps": print(f"{k.replace('_', ' '):34} {v}")
