@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUGMENT', 'quiet', 'STAGES', 'ROWS', 'bench_pictures', 'lab_loaders', 'lab_learner', 'lab_loop', 'pure_loop',
-           'lab_from_files', 'times', 'step_of', 'flops_of', 'gemm', 'giving_back', 'growing', 'frozen_phase',
-           'last_stage_step', 'predictor', 'forward_of', 'lab_notebooks', 'dvc_repro', 'check_nothing_to_do',
-           'many_pictures', 'started', 'growth', 'steepness', 'reach_lab', 'Row', 'Bench', 'plot_bench']
+           'lab_from_files', 'times', 'step_of', 'flops_of', 'gemm', 'giving_back', 'accuracies', 'paired_difference',
+           'growing', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of', 'lab_notebooks', 'dvc_repro',
+           'check_nothing_to_do', 'many_pictures', 'started', 'growth', 'steepness', 'reach_lab', 'Row', 'Bench',
+           'plot_bench']
 
 # %% ../nbs/51_bench.ipynb #9c4c44ff
 import ctypes, json, os, shutil, subprocess, sys, tempfile, time
@@ -65,15 +66,15 @@ def lab_loaders(files: pd.DataFrame, # path, label, part, id
     return (Batches(ti, ty, bs, train=True, hflip=hflip, augment=augmenter(**augment), **how),
             Batches(vi, vy, bs, **how))
 
-def lab_learner(loaders, net: str = "resnet18", precision: str = "fp32", channels_last: bool = True, cbs=(), **kw):
-    "A trainer of the lab, as the pipeline's, that prints nothing."
-    seed_everything(0); size = loaders[0].side
-    return create_learner(*loaders, create_model(net, 2, size=size, **kw), precision=precision,
+def lab_learner(loaders, net: str = "resnet18", precision: str = "fp32", seed: int = 0, cbs=(), **kw):
+    "A trainer of the lab, as the pipeline's, that prints nothing; floats lie as the loaders lay them."
+    seed_everything(seed); size, channels_last = loaders[0].side, loaders[0].layout == torch.channels_last
+    return create_learner(*loaders, create_model(net, 2, size=size, **kw), precision=precision, seed=seed,
                           channels_last=channels_last, log=quiet, cbs=list(cbs))
 
 def lab_loop(*args, net="resnet18", precision="fp32", **kw): # -> function; arguments as for `lab_loaders`
     "One epoch of our trainer."
-    learn = lab_learner(lab_loaders(*args, **kw), net, precision, kw.get("channels_last", True))
+    learn = lab_learner(lab_loaders(*args, **kw), net, precision)
     def epoch():
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     return epoch
@@ -96,11 +97,11 @@ def pure_loop(*args, net="resnet18", precision="fp32", **kw): # -> function
     return epoch
 
 # %% ../nbs/51_bench.ipynb #b66e0c82
-def lab_from_files(files, size, bs, cache, epochs, net="resnet18", **kw): # -> function
+def lab_from_files(files, size, bs, cache, epochs, net="resnet18", precision="fp32", **kw): # -> function
     "Decode all, then train; each call begins with an empty cache."
     def run():
         with tempfile.TemporaryDirectory(dir=cache) as empty:
-            learn = lab_learner(lab_loaders(files, size, bs, empty, **kw), net)
+            learn = lab_learner(lab_loaders(files, size, bs, empty, **kw), net, precision)
             with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3)
     return run
 
@@ -144,36 +145,53 @@ def giving_back(f): # -> function
         finally: keep_memory()
     return run
 
+# %% ../nbs/51_bench.ipynb #2028e304
+def accuracies(files, size, bs, cache, epochs: int, seeds: int, net="resnet18", precision="fp32",
+               channels_last: bool = True) -> np.ndarray: # (seeds,), of the validation part after the last epoch
+    "Train from scratch, once a seed."
+    def one(seed):
+        loaders = lab_loaders(files, size, bs, cache, channels_last, augment=AUGMENT)
+        return train(lab_learner(loaders, net, precision, seed), epochs, 1e-3).val_accuracy.iloc[-1]
+    return np.array([one(seed) for seed in range(seeds)])
+
+def paired_difference(a, b) -> tuple[float, float]: # mean of a - b, half of its 95 % interval (Student)
+    "What one of two gains, where each seed was given to both."
+    from scipy.stats import t
+    d = np.asarray(a, float) - np.asarray(b, float); n = len(d)
+    return d.mean(), t.ppf(.975, n - 1)*d.std(ddof=1)/n**.5
+
 # %% ../nbs/51_bench.ipynb #48565d30
-def growing(files, size, bs, cache, epochs, grow_from: int, net="resnet18"): # -> function
+def growing(files, size, bs, cache, epochs, grow_from: int, net="resnet18", precision="fp32", **kw): # -> function
     "Epochs that begin with small pictures."
-    learn = lab_learner(lab_loaders(files, size, bs, cache), net, cbs=[Grow(grow_from)])
+    learn = lab_learner(lab_loaders(files, size, bs, cache, **kw), net, precision, cbs=[Grow(grow_from)])
     def run():
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3)
     return run
 
 # %% ../nbs/51_bench.ipynb #1a48817b
-def frozen_phase(files, size, bs, cache, epochs, net="resnet18"): # -> function
+def frozen_phase(files, size, bs, cache, epochs, net="resnet18", precision="fp32", **kw): # -> function
     "Frozen layers once, then the head; each call begins without kept activations, with decoded pictures."
-    loaders = lab_loaders(files, size, bs, cache)
+    loaders = lab_loaders(files, size, bs, cache, **kw)
     def run():
         seed_everything(0); model = create_model(net, 2, size=size)
         with tempfile.TemporaryDirectory(dir=cache) as empty:
-            (train_dl, val_dl), short = frozen_once(model, "body", loaders, empty)
-            learn = create_learner(train_dl, val_dl, model, frozen="body", channels_last=True, log=quiet, cbs=[short])
+            (train_dl, val_dl), short = frozen_once(model, "body", loaders, empty, precision)
+            learn = create_learner(train_dl, val_dl, model, frozen="body", precision=precision, log=quiet, cbs=[short],
+                                   channels_last=loaders[0].layout == torch.channels_last)
             with learn.no_bar(), learn.no_logging(): learn.fit(epochs, 1e-3)
     return run
 
-def last_stage_step(files, size, bs, cache, net="resnet18"): # -> function
+def last_stage_step(files, size, bs, cache, net="resnet18", precision="fp32", **kw): # -> function
     "One step of the last stage and the head on kept activations."
-    seed_everything(0); model = create_model(net, 2, size=size)
-    (train_dl, _), short = frozen_once(model, "most", lab_loaders(files, size, bs, cache), cache)
+    seed_everything(0); model, dtype = create_model(net, 2, size=size), precision_dtype(precision)
+    (train_dl, _), short = frozen_once(model, "most", lab_loaders(files, size, bs, cache, **kw), cache, precision)
     opt = optimizer(rates(model, 1e-3)); model.train(); batches = iter(())
     def step():
         nonlocal batches
         try: xb, yb = next(batches)
         except StopIteration: batches = iter(train_dl); xb, yb = next(batches)
-        with short.cut.shortened(model): loss = nn.functional.cross_entropy(model(xb), yb)
+        with short.cut.shortened(model), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            loss = nn.functional.cross_entropy(model(xb), yb)
         loss.backward(); opt.step(); opt.zero_grad()
     return step
 
@@ -194,9 +212,9 @@ def forward_of(p: Predictor, bs: int): # -> function
     return run
 
 # %% ../nbs/51_bench.ipynb #1abea3e0
-STAGES = """from cvlab.engine import run_stage
-from cvlab.warm import warm
-with warm():
+STAGES = """from cvlab.warm import warm
+with warm(at_once=True):
+    from cvlab.engine import run_stage
     for stage in {!r}: run_stage(*stage)"""
 
 def lab_notebooks(folder: Path): # class folders of pictures -> function
@@ -241,7 +259,7 @@ def started(folder: str, side: int = 32) -> dict: # start, epoch: seconds; own, 
         (ti, ty, _), (vi, vy, _) = (part_of(split, images, p) for p in ("train", "val"))
         loaders = Batches(ti, ty, 64, train=True, hflip=.5), Batches(vi, vy, 64)
         next(iter(loaders[0])); start = time.perf_counter() - begin
-        learn = lab_learner(loaders, "small_cnn", channels_last=False); begin = time.perf_counter()
+        learn = lab_learner(loaders, "small_cnn"); begin = time.perf_counter()
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     return dict(start=start, epoch=time.perf_counter() - begin, **peak)
 
@@ -312,7 +330,9 @@ ROWS = {r.key: r for r in [
     Row("ultralytics", "ultralytics' epoch / ours", 1., True),
     Row("loader_fastai", "fastai's loader / ours", 12., True),
     Row("loader_torch", "torchvision's loader / ours", 8., True),
+    Row("noise", "accuracy that this precision costs / its 95 % interval", 1., False),
     Row("frozen", "fastai's frozen phase of five epochs / ours", 20., True),
+    Row("mirrored", "the same, each picture mirrored too in ours", 20., True),
     Row("grow", "six epochs at full size / growing from half the side", 1., True),
     Row("last", "full step / last stage on kept activations", 4., True),
     Row("step", "rate of a training step / of a matrix product", .75, True),

@@ -20,7 +20,7 @@ fastai.callback.schedule matplotlib.pyplot seaborn sklearn.model_selection sklea
 statsmodels.api captum.attr pydantic ruamel.yaml papermill nbclient ipykernel.kernelapp ipykernel.inprocess
 IPython.core.pylabtools tqdm.auto""".split()
 
-def load_libraries():
+def load_libraries(): # a generator: one library a step
     "Import what notebooks import: nothing of the lab, nor the figures' backend, which has to meet its kernel."
     # as a kernel does, before matplotlib looks
     os.environ["MPLBACKEND"] = INLINE
@@ -30,6 +30,7 @@ def load_libraries():
     for name in LIBRARIES:
         try: importlib.import_module(name)
         except Exception: pass
+        yield
     gc.collect(); gc.freeze() # what was imported is shared, and stays so
 
 def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
@@ -56,20 +57,21 @@ def message(conn: socket.socket) -> dict | None: # None: nobody is there any mor
         data += part
     return json.loads(data)
 
-def serve(path: str, # of the socket
+def serve(server: socket.socket, # listening
+          at_once: bool = False, # import now; a copy is made when all is there, either way
           load=load_libraries):
     "Make copies for whoever asks, until the standard input is closed; a copy dies with the one who asked for it."
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for those who work
-    server = socket.socket(socket.AF_UNIX); server.bind(path); server.listen()
-    copies, loaded = {}, False # connection: process
+    copies, steps = {}, load() # connection: process
     while True:
-        ready = select.select([server, sys.stdin, *copies], [], [], .05)[0]
+        if at_once: at_once = next(steps, "done") is None
+        ready = select.select([server, sys.stdin, *copies], [], [], 0 if at_once else .05)[0]
         if sys.stdin in ready: break
         for conn in ready:
             if conn is server:
                 new = server.accept()[0]
                 if not (asked := message(new)): continue
-                if not loaded: loaded = load() is None
+                for _ in steps: pass
                 if not (pid := os.fork()):
                     for c in (server, new, *copies): c.close()
                     become(**asked)
@@ -101,6 +103,7 @@ class Copy:
         answer = message(self.conn)
         if not answer: raise ConnectionError("the process that waits has gone")
         self.pid = answer["pid"]
+
     def poll(self, timeout: float = 0) -> int | None:
         if self.returncode is None and select.select([self.conn], [], [], timeout)[0]:
             self.returncode = (message(self.conn) or dict(status=-signal.SIGKILL))["status"]
@@ -131,17 +134,19 @@ def asked_first():
     finally: factory.default_provisioner_name = before
 
 @contextmanager
-def warm():
+def warm(at_once: bool = False): # import now, not when the first kernel is asked for
     "Kernels that start while the block runs have their libraries already."
     if sys.platform != "linux": yield; return
     folder = tempfile.mkdtemp(prefix="cvlab-"); path = f"{folder}/warm"
-    server = subprocess.Popen([sys.executable, "-m", "cvlab.warm", path], stdin=subprocess.PIPE)
-    while not Path(path).exists() and server.poll() is None: time.sleep(.01)
+    with socket.socket(socket.AF_UNIX) as door: # who asks before the process has begun, waits at it
+        door.bind(path); door.listen()
+        command = [sys.executable, "-m", "cvlab.warm", str(door.fileno()), *["at once"]*at_once]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[door.fileno()])
     try:
         asks = dict(CVLAB_WARM=path, JUPYTER_DEFAULT_PROVISIONER_NAME="cvlab")
         with asked_first(), patch.dict(os.environ, asks): yield
     finally: server.stdin.close(); server.wait(); shutil.rmtree(folder, ignore_errors=True)
 
 if __name__ == "__main__" and "__file__" in globals(): # in a notebook there is no file
-    serve(sys.argv[1])
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:] == ["at once"])
     os._exit(0) # what was frozen would be called a leak
