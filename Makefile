@@ -5,8 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+DATA ?= data
+OUT ?= runs/local/own
+PRESET ?= imbalance
+
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab data check quick train evaluate compare full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -31,15 +35,34 @@ lab: install ## open JupyterLab on this environment; ARGS="--no-browser --port 8
 data: install ## draw the embedded dataset
 	@cvlab data use meadow
 
+check: install ## what is wrong with the pictures in DATA; without DATA these targets take those of `make data`
+	@cvlab data check $(DATA)
+
+quick: install ## a first look: a quarter of the epochs on DATA, into OUT-quick
+	@cvlab train --data $(DATA) --out $(OUT)-quick --fast $(ARGS)
+
+train: install ## train on DATA into OUT; EPOCHS=100, and anything else of params.yaml in ARGS="model.name=resnet18"
+	@cvlab train --data $(DATA) --out $(OUT) $(addprefix train.epochs=,$(EPOCHS)) $(ARGS)
+
+evaluate: install ## what the network in OUT is worth on the test part
+	@cvlab evaluate --run $(OUT) --part test $(ARGS)
+
+compare: install ## experiments of PRESET through the same folds of DATA, into OUT-folds
+	@cvlab folds --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)
+
+full-test: test verify ## what the continuous integration runs, then every number, figure and hash
+
 docs: extra-docs ## build the documentation site into _docs, from the notebooks, without the network
 	@cvlab docs
 
 slides: extra-docs ## the interview walk as one file of slides and the time-lapse as a GIF, into build/slides; they need no network
 	@python -m cvlab.slides nbs/tutorials/walkthrough.ipynb build/slides/walkthrough.html
-	@python -c "from cvlab.timelapse import *; print(timelapse(read_histories('runs', ['default', 'augmented', 'hot']), 2).save('build/slides/timelapse.gif'))"
+	@python -m cvlab.timelapse build/slides/timelapse.gif
 
 docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever a page is saved
-	@sphinx-autobuild -q --port $(or $(PORT),8000) --watch nbs --watch runs --ignore '*/.ipynb_checkpoints/*' --pre-build "cvlab docs --sources" .cvlab/site .cvlab/site-html
+	@mkdir -p .cvlab/site
+	@sphinx-autobuild -q --port $(or $(PORT),8000) --watch nbs --watch runs --ignore .cvlab/site --ignore '*/.*' \
+	  --pre-build "cvlab docs --sources" .cvlab/site .cvlab/site-html
 
 extra-docs: install
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-docs.txt
