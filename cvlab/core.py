@@ -78,7 +78,7 @@ class Augment(Section):
     mixup: Annotated[float, Field(ge=0)] = Field(
         description="alpha: two pictures and their targets are mixed; 0 is off")
     cutmix: Annotated[float, Field(ge=0)] = Field(
-        description="alpha: a rectangle comes from another picture; where mixup is on too, each batch takes one of them")
+        description="alpha: a rectangle comes from another picture; with mixup on too, each batch takes one of them")
 
 class Model(Section):
     "The network."
@@ -189,7 +189,7 @@ class Leaks(Section):
         description="lab: that of the prepare stage; published: the parts that the data came in, nothing left out")
     action: Literal["warn", "fail"] = Field(
         description="fail: stop where a picture or a group is in two parts, or a picture under two labels")
-    bits: Annotated[int, Field(ge=0, le=32)] = Field(description="bits of 64 in which hashes of suspects differ at most")
+    bits: Annotated[int, Field(ge=0, le=32)] = Field(description="bits of 64 in which hashes of suspects may differ")
     alpha: Annotated[float, Field(gt=0, lt=.5)] = Field(
         description="chance of a false alarm: of one pair in the whole set, and of one shortcut")
     planted: Annotated[int, Field(ge=8)] = Field(

@@ -201,7 +201,8 @@ def liberate(c: Curves) -> list[str]:
     if c.get("model.frozen", "none") != "none": return ["model.frozen=none"]
     if c.get("model.dropout", 0) > .25: return ["model.dropout=0.0"]
     if augments(c):
-        off = {k: "null" if isinstance(v, str) else 0. for k, v in switched_on(c.get("augment")).items() if k != "magnitude"}
+        on = switched_on(c.get("augment"))
+        off = {k: "null" if isinstance(v, str) else 0. for k, v in on.items() if k != "magnitude"}
         return [f"augment.{k}={v}" for k, v in off.items() if k not in FLIPS]
     if c.get("model.name", "") in ("small_cnn", "xray_cnn"): return ["model.name=resnet18"]
     return times_rate(c, 3)

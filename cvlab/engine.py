@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 # %% ../nbs/03_engine.ipynb #2a8f7fc2
-# nbformat's validator would build a grammar of web addresses, as long as all other imports take together; no notebook needs it
+# nbformat's validator would build a grammar of web addresses, which takes as long as all other imports together
 sys.modules.setdefault("rfc3987_syntax", None)
 
 # %% ../nbs/03_engine.ipynb #f95383a1
@@ -93,8 +93,8 @@ INLINE = "module://matplotlib_inline.backend_inline"
 
 @contextmanager
 def in_stage():
-    """What a kernel needs to know: where to speak to us, through files and no open port, whether anybody watches, and where figures go.
-    A person's own MPLBACKEND would leave notebooks without figures."""
+    """What a kernel needs to know: where to speak to us, through files and no open port, whether anybody watches, and
+    where figures go. A person's own MPLBACKEND would leave notebooks without figures."""
     with (tempfile.TemporaryDirectory(prefix="cvlab-") as folder,
           patch.dict(os.environ, CVLAB_STAGE="watched" if sys.stderr.isatty() else "unwatched", MPLBACKEND=INLINE)):
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"},
@@ -152,7 +152,8 @@ def clean_file(path: str | Path, check: bool = False # only look
               ) -> bool: # was there something to clean
     "Clean one notebook in place."
     path = Path(path); before = path.read_text(encoding="utf-8")
-    nb = tidy(nbformat.reads(before, 4), str(repo_root(path.parent)), outputs=path.parent.name != "pipeline" and path.name != "lab.ipynb")
+    keep = path.parent.name != "pipeline" and path.name != "lab.ipynb"
+    nb = tidy(nbformat.reads(before, 4), str(repo_root(path.parent)), outputs=keep)
     after = nbformat.writes(nb)
     if after.rstrip("\n") == before.rstrip("\n"): return False
     if not check: write_text(path, after)

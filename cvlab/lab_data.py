@@ -135,7 +135,8 @@ def add(source: str | Path, cache: str | Path) -> Data:
 def use(name: str = "meadow" # a key of DRAWN
        ) -> str: # a line if another CPU drew another pixel
     "Draw a set into data/; does nothing when it is there."
-    if name not in DRAWN: raise LabError(f"{name}: no embedded dataset{nearest(name, DRAWN)}; there is {' and '.join(DRAWN)}")
+    if name not in DRAWN:
+        raise LabError(f"{name}: no embedded dataset{nearest(name, DRAWN)}; there is {' and '.join(DRAWN)}")
     undo(); want = DRAWN[name]
     if Path("data").exists() and drawn_here() == want and not differences()["changed"]: return ""
     check_replaceable()

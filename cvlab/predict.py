@@ -154,7 +154,8 @@ def samples_for(weights: Path, part: str, data: str | Path | None, classes: list
     if data is None:
         split, source = split_of_run(weights)
         if odd := sorted(set(split.label) - set(classes)):
-            raise LabError(f"{weights}: the network does not know the class {odd[0]!r} of its split; it knows {', '.join(classes)}")
+            raise LabError(f"{weights}: the network does not know the class {odd[0]!r} of its split; "
+                           f"it knows {', '.join(classes)}")
         return split, pictures_root(source, cache)
     folder, samples, said = read_data(data, cache)
     if n := (said.verdict == "refused").sum():

@@ -148,7 +148,8 @@ def in_effect(requested: dict, # sections, as asked for
     for key, got in measured.items():
         section, name = key.split(".")
         want = done[section][name]
-        if want not in ("auto", got): raise LabError(f"{key} was asked to be {want!r} and was {got!r}: this run is no result")
+        if want not in ("auto", got):
+            raise LabError(f"{key} was asked to be {want!r} and was {got!r}: this run is no result")
         done[section][name] = got
     return done
 

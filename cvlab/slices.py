@@ -122,7 +122,8 @@ def joined(preds: pd.DataFrame, # predictions table
     "Predictions with their slices; every picture has to have one."
     rows = preds[preds.part == part]
     if rows.empty: raise LabError(f"no {part} rows among the predictions")
-    both = rows[["id", "part"]].assign(right=predicted(rows) == rows.label.to_numpy()).merge(slices, on=["id", "part"], how="left")
+    both = rows[["id", "part"]].assign(right=predicted(rows) == rows.label.to_numpy())
+    both = both.merge(slices, on=["id", "part"], how="left")
     if (n := both[PROPERTIES[0]].isna().sum()):
         which = both.id[both[PROPERTIES[0]].isna()].iloc[0]
         raise LabError(f"slices.csv lacks {n} of the {len(both)} {part} pictures, such as {which}; evaluate again")

@@ -92,6 +92,7 @@ def machine() -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", info.read_text())) if info.exists() else set()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processor": cpu_name(), "cores": str(psutil.cpu_count()), "instructions": " ".join(k for k in KNOWN if k in flags),
+    return {"processor": cpu_name(), "cores": str(psutil.cpu_count()),
+            "instructions": " ".join(k for k in KNOWN if k in flags),
             "memory": f"{psutil.virtual_memory().total/2**30:.0f} GiB", "GPU": ", ".join(gpus) or "none",
             "threads": str(torch.get_num_threads()), "torch": torch.__version__, "system": platform.system()}
