@@ -8,6 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 DATA ?= data
 OUT ?= runs/local/own
 PRESET ?= imbalance
+PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help repro verify test lab data check quick train evaluate compare full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
@@ -60,8 +61,10 @@ slides: extra-docs ## the interview walk as one file of slides and the time-laps
 	@python -m cvlab.timelapse build/slides/timelapse.gif
 
 docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever a page is saved
+	@! { : > /dev/tcp/127.0.0.1/$(PORT); } 2> /dev/null || \
+	  { echo "cvlab: port $(PORT) is taken; name another one with make docs-serve PORT=8001" >&2; exit 1; }
 	@mkdir -p .cvlab/site
-	@sphinx-autobuild -q --port $(or $(PORT),8000) --watch nbs --watch runs --ignore .cvlab/site --ignore '*/.*' \
+	@sphinx-autobuild -q --port $(PORT) --watch nbs --watch runs --ignore .cvlab/site --ignore '*/.*' \
 	  --pre-build "cvlab docs --sources" .cvlab/site .cvlab/site-html
 
 extra-docs: install

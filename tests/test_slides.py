@@ -4,8 +4,11 @@ from importlib.util import find_spec
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from conftest import TOP
+from cvlab.core import LabError
 from cvlab.slides import TAGS, fetched, slides
+from cvlab.timelapse import film_of
 
 WALK = TOP/"nbs"/"tutorials"/"walkthrough.ipynb"
 needs_reveal = pytest.mark.skipif(find_spec("sphinx_revealjs") is None, reason="reveal.js is not installed (extra docs)")
@@ -36,21 +39,41 @@ def test_the_walk_says_what_the_records_say(walk):
     from cvlab.claims import check_text, load_claims
     from cvlab.core import resolve
     from cvlab.data import read_split
-    from cvlab.timelapse import read_histories, timelapse
     params = resolve(TOP/"params.yaml")
     claims = load_claims(TOP/"nbs/claims.yaml", params, sorted(read_split(TOP/"runs/prepare/split.csv").label.unique()))
     data = [o.data for c in walk.cells for o in c.get("outputs", []) if "data" in o]
     said = [d["text/markdown"] for d in data if "<!--claim:" in d.get("text/markdown", "")]
     drifted = [p for t in said for p in check_text(t, claims, TOP) if "unregistered" not in p]
     assert len(said) >= 6 and drifted == [], "run the walk again: jupyter nbconvert --execute --inplace"
-    film = timelapse(read_histories(TOP/"runs", list(params.experiments)), 2)
-    assert any(film.alt in d.get("text/plain", "") for d in data), "the film is of other runs; run the walk again"
+    assert any(film_of(TOP).alt in d.get("text/plain", "") for d in data), "the film is of other runs; run the walk again"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("slides")/"walkthrough.html"
     return slides(WALK, out)
+
+
+@needs_reveal
+def test_it_can_be_said_in_three_to_five_minutes(page):
+    "What is read aloud, at 130 words a minute: neither tables nor commands, evidence or notes."
+    soup = BeautifulSoup(page.read_text(), "html.parser").select_one(".slides")
+    for silent in soup.select("aside, table, pre, script, style, .evidence"): silent.decompose()
+    spoken = len(re.findall(r"[^\W_][\w'’.,-]*", soup.get_text(" ")))
+    assert 3 <= spoken/130 <= 5, f"{spoken} words"
+
+
+def test_the_film_is_of_the_experiments_of_params(tmp_path):
+    "`make slides` names none of them; one that was not trained is a line."
+    for f in ("params.yaml", "runs/prepare/split.csv", *(p.relative_to(TOP) for p in TOP.glob("runs/train/*/*/results.csv"))):
+        (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/f).write_bytes((TOP/f).read_bytes())
+    params = (tmp_path/"params.yaml").read_text()
+    assert film_of(tmp_path) == film_of(TOP)
+    (tmp_path/"params.yaml").write_text(params.replace("  hot:", "  hotter:"))
+    with pytest.raises(LabError, match="train hotter, or leave it out"): film_of(tmp_path)
+    recipe = (TOP/"Makefile").read_text().split("\nslides:")[1].split("\n\n")[0]
+    assert not [e for e in ("default", "augmented", "hot") if re.search(rf"\b{e}\b", recipe)]
 
 
 @needs_reveal
