@@ -146,10 +146,10 @@ def library_page(nb, name: str # of the notebook
         cells.insert(1, nbformat.v4.new_markdown_cell(
             f"Module `cvlab.{module}`, exported from the notebook `{name}`, which is this page; what it stores is what "
             "it printed when it ran."))
+    for k, c in enumerate(cells): c["id"] = f"c{k}"
     page = nbformat.v4.new_notebook(cells=cells)
     page.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
                      "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    for k, c in enumerate(page.cells): c["id"] = f"c{k}"
     return page
 
 # %% ../nbs/77_site.ipynb #2ff5cd5e
