@@ -59,6 +59,8 @@ def chromium():
     with api.sync_playwright() as p:
         try: browser = p.chromium.launch(executable_path=next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None),
                                          args=["--no-sandbox"])
-        except api.Error as e: pytest.skip(f"no browser: apt install chromium, or playwright install chromium ({str(e).splitlines()[0]})")
+        except api.Error as e:
+            absent = pytest.fail if os.environ.get("CVLAB_BROWSER") == "required" else pytest.skip # where one was installed
+            absent(f"no browser: apt install chromium, or playwright install chromium ({str(e).splitlines()[0]})")
         yield browser
         browser.close()
