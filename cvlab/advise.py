@@ -16,7 +16,7 @@ from .core import LabError, Params, resolve
 from .models import create_model, freeze
 
 # %% ../nbs/74_advise.ipynb #5c05cdbc
-TARGETS = "accuracy", "mobile", "demo", "research" # where the network is to work
+TARGETS = "accuracy", "mobile", "demo", "cloud", "research" # where the network is to work
 
 @dataclass(frozen=True)
 class Situation:
@@ -56,6 +56,9 @@ def network(s: Situation) -> list[Advice]:
     "Which network, from which weights, how much of it learns."
     big = "efficientnet_b3" if s.gpu >= 12 else "efficientnet_b0" if s.gpu >= 4 else ""
     name, why = (("mobilenetv3_large_100", "made for telephones") if s.target == "mobile" else
+                 ("mobilenetv3_small_100", "a page that people wait for: the quickest to answer") if s.target == "demo" else
+                 (f"efficientnet_b{2 if s.gpu >= 4 else 0}", "a server is paid by its arithmetic: an EfficientNet makes most of it")
+                 if s.target == "cloud" else
                  ("vit_small_patch16_224", f"{s.n:,} pictures feed a transformer") if many(s) and s.gpu >= 12 else
                  ("resnet18", f"{s.n} pictures: a simple network") if few(s) and s.gpu else
                  (big, f"{s.n} pictures and {s.gpu:.0f} GB on the GPU: fine-tune an EfficientNet") if big else
@@ -164,6 +167,9 @@ def duration(s: float) -> str:
     return f"{max(1, round(s))} s" if s < 90 else f"{round(s/60)} min" if s < 5400 else f"{s/3600:.1f} h"
 
 # %% ../nbs/74_advise.ipynb #8c77449a
-NEXT = {"first": "look at the curves and the mistakes in evaluate.ipynb; `cvlab interpret`: does it look at the thing?",
-        "then": "compare two or three networks or augmentations through the same folds (`cvlab folds`, folds.experiments)",
-        "last": "answer with all networks of the folds, or teach one of them to a smaller network (folds.student)"}
+NEXT = {"first": "the log is kept (train.log, results.csv); try augmentations and two or three networks through the same folds (`cvlab "
+                 "folds`, folds.experiments), and see where the network looks (`cvlab interpret`)",
+        "then": "answer with all networks of the folds (`cvlab predict --run` takes them); a demo page, an API, a container and an outside "
+                "tracker are not in this lab: weights are safetensors, which theirs can load",
+        "last": "teach all networks to a smaller one (folds.student), and run the tests on every push (.github); tuning by search, gradual "
+                "roll-out and watching for drift are not in this lab"}
