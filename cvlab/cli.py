@@ -355,24 +355,31 @@ def check_before(p, *others) -> "pd.DataFrame": # the split
     from cvlab.runs import cache_folder
     data = open_data(p.data.path, cache_folder())
     split = split_samples(data.samples, p.split.val, p.split.test, p.split.seed)
-    classes, n_train = sorted(split.label.unique()), int((split.part == "train").sum())
+    classes, n_train, heads = sorted(split.label.unique()), int((split.part == "train").sum()), {}
     for q in (p, *others):
-        check_batches(q, n_train)
+        check_batches(q, split.label[split.part == "train"])
         if q.augment.albumentations: album(q.augment.albumentations)
         loss_of(q.loss, pd.Categorical(split.label[split.part == "train"], classes).codes, classes)
-        create_model(q.model.name, len(classes), q.model.weights, q.model.dropout, q.model.head, q.data.size)
+        net = create_model(q.model.name, len(classes), q.model.weights, q.model.dropout, q.model.head, q.data.size)
+        if anew := getattr(net, "anew", ()): heads[", ".join(anew)] = Path(q.model.weights).name
         normalisation(q.model.name, q.model.weights, q.model.normalise, STATS)
     if n := (data.said.verdict == "refused").sum():
         print(f"{n} picture(s) are left out; `cvlab data check` and the prepare notebook say why", file=sys.stderr)
     for line in doubts(data.samples): print(line, file=sys.stderr)
+    for anew, name in heads.items():
+        print(f"model.weights: {name} knows other classes than these {len(classes)}; {anew} begin anew", file=sys.stderr)
     steps = p.train.epochs*(n_train//p.train.bs)
     if steps < FEW: print(f"{steps} steps of {p.train.bs} pictures show that all works, and nothing else: more "
                           "train.epochs or a smaller train.bs make more steps", file=sys.stderr)
     return split
 
-def check_batches(p, n_train: int):
-    "Raise a `LabError` where the training part gives no batch, or a batch of pictures larger than they are."
+def check_batches(p, labels: "pd.Series"):
+    "Raise a `LabError` where the training part, of these labels, gives no batch, or a batch of pictures larger than they are."
+    n_train = len(labels)
     if p.train.bs > n_train: raise LabError(f"train.bs={p.train.bs} is more than the {n_train} training pictures; lower train.bs")
+    if p.train.sampler == "under" and p.train.bs > (left := labels.nunique()*labels.value_counts().min()):
+        raise LabError(f"train.bs={p.train.bs} is more than the {left} training pictures that train.sampler=under leaves of "
+                       f"{n_train}; lower train.bs, or take another sampler")
     if p.train.grow_from > p.data.size:
         raise LabError(f"train.grow_from={p.train.grow_from} is more than data.size, {p.data.size}; lower it, or 0 switches it off")
 
@@ -413,9 +420,10 @@ FOLDED = ("prepare", "leaks", "baseline", "folds")
 def check_folds(split: "pd.DataFrame", p, *others, student=None):
     "What cannot work in folds is said before hours of them; `others` and `student` as `p`, of the other experiments."
     from cvlab.folds import fold_split, make_folds
-    folds = make_folds(split, p.folds.n, 1, p.split.seed)
-    parts = [fold_split(split, folds, 0, k, p.split.val, p.split.seed).part for k in range(p.folds.n)]
-    for q in (p, *others): check_batches(q, min(int((part == "train").sum()) for part in parts))
+    folds = make_folds(split, p.folds.n, p.folds.repeats, p.split.seed)
+    parts = [fold_split(split, folds, r, k, p.split.val, p.split.seed) for r in range(p.folds.repeats) for k in range(p.folds.n)]
+    for q in (p, *others):
+        for part in parts: check_batches(q, part.label[part.part == "train"])
     if student and (student.augment.mixup or student.augment.cutmix):
         raise LabError("folds.student: a teacher knows whole pictures; set augment.mixup and augment.cutmix to 0 there")
     if p.folds.tta == "ten" and p.data.side == p.data.size:
@@ -481,7 +489,7 @@ def regress(overrides: Overrides = [],
     from cvlab.runs import cache_folder
     check_numbers(p)
     split = split_numbers(read_data(data, cache_folder()).samples, p.split.val, p.split.test, p.split.seed)
-    check_batches(p, int((split.part == "train").sum()))
+    check_batches(p, split.label[split.part == "train"])
     create_model(p.model.name, 1, p.model.weights, p.model.dropout, p.model.head, p.data.size)
     nb = run_stage("numbers", out/"numbers", "", seed, overrides)
     for who, m in json.loads((out/"numbers"/"metrics.json").read_text()).items():
@@ -491,7 +499,7 @@ def regress(overrides: Overrides = [],
 # %% ../nbs/80_cli.ipynb #a9622d8c
 @app.command()
 def advise(data: Source,
-           target: Annotated[str, typer.Option(help="accuracy, mobile, demo or research")] = "accuracy",
+           target: Annotated[str, typer.Option(help="accuracy, mobile, demo, cloud or research")] = "accuracy",
            out: Annotated[Path, typer.Option(help="the preset, a .yaml file")] = Path("advice.yaml")):
     "Say which network and options to begin with for these pictures, with reasons, as a preset."
     data, file = data.resolve(), out.resolve(); to_root()
@@ -511,7 +519,7 @@ def advise(data: Source,
     print("\n".join([f"Train: cvlab train --data {data} preset={file}", *(f"{k:5}: {v}" for k, v in a.NEXT.items())]))
 
 # %% ../nbs/80_cli.ipynb #e9cb38c6
-Weights = Annotated[Path, typer.Option("--run", help="what `cvlab train --out` named, or a folder of weights")]
+Weights = Annotated[Path, typer.Option("--run", help="what `cvlab train --out` or `cvlab folds --out` named, or a folder of weights")]
 
 @app.command()
 def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")] = "test",
@@ -524,7 +532,7 @@ def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")
     from cvlab.predict import find_weights, part_predictions
     from cvlab.runs import cache_folder
     run, data = run.resolve(), data and data.resolve(); to_root() # a run may name its pictures from there
-    m = measure(part_predictions(find_weights(run), part, data, cache_folder(), tta=tta), part)
+    m = measure(part_predictions(find_weights(run, folds=True), part, data, cache_folder(), tta=tta), part)
     print(report_table(m).round(3).to_string())
     interval = fmt_interval(m["accuracy"], m["accuracy_low"], m["accuracy_high"])
     print(f"{part} accuracy {interval}  (95 % Wilson, n = {m['n']})")
@@ -533,7 +541,7 @@ def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")
 def predict(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")]):
     "Name the class of pictures: CSV with path, label, probability, error."
     from cvlab.predict import Predictor, find_weights, pictures_in
-    predictor, out, named = Predictor(find_weights(run)), csv.writer(sys.stdout, lineterminator="\n"), 0
+    predictor, out, named = Predictor(find_weights(run, folds=True)), csv.writer(sys.stdout, lineterminator="\n"), 0
     if not (files := pictures_in(paths)): raise LabError(f"{paths[0]}: no picture here or below; name pictures, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
     for path in files:

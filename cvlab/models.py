@@ -134,7 +134,7 @@ def adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     except Exception: return state # another network's file makes a filter stumble anywhere; the caller refuses it
 
 def load_weights(model: nn.Module, path: str | Path, head: tuple[str, ...] # names of the last layers, which may differ
-                ):
+                ) -> list[str]: # names of tensors that begin anew: last layers, where the file knows other classes
     "Load a safetensors file into `model`, strictly but for the last layers and the input size; raises `LabError`."
     try: state = load_file(path)
     except FileNotFoundError: raise LabError(f"model.weights: {path}: no such file") from None
@@ -146,7 +146,9 @@ def load_weights(model: nn.Module, path: str | Path, head: tuple[str, ...] # nam
         k = bad[0]
         raise LabError(f"model.weights: {path} does not fit this {type(model).__name__}: {len(bad)} of {len(own)} "
                        f"tensors differ; {k} is {_shape(state, k)} in the file, {_shape(own, k)} in the network")
-    model.load_state_dict({k: state[k] if _shape(state, k) == _shape(own, k) else v for k, v in own.items()})
+    anew = [k for k in own if _shape(state, k) != _shape(own, k)]
+    model.load_state_dict({k: v if k in anew else state[k] for k, v in own.items()})
+    return anew
 
 # %% ../nbs/20_models.ipynb #323a8bae
 def pretrained_file(name: str) -> str: # path of a safetensors file
@@ -206,7 +208,7 @@ def create_model(name: str, # ours, timm's, torchvision's or registered
     if head == "deep": replace_head(model, n_classes)
     if origin(name) == "torchvision": set_dropout(model, dropout)
     if weights is None: return model
-    load_weights(model, pretrained_file(name) if weights == "pretrained" else weights, tuple(classifiers(model)))
+    model.anew = load_weights(model, pretrained_file(name) if weights == "pretrained" else weights, tuple(classifiers(model)))
     return model
 
 # %% ../nbs/20_models.ipynb #94f7e153
