@@ -56,6 +56,11 @@ def test_folds_from_the_command_line(tmp_path):
     code, out, err = cvlab(*words); assert code == 0, err
     assert "out of fold: macro F1" in out
     nets = {f: f.stat().st_mtime_ns for f in (tmp_path/"run"/"weights").rglob("*.safetensors")}; assert len(nets) == 2
+    code, out, err = cvlab("predict", "--run", tmp_path/"run", folder/"disc"); assert code == 0, err
+    assert len(out.splitlines()) == 25 and all(r.split(",")[1] in ("disc", "square") for r in out.splitlines()[1:])
+    code, out, err = cvlab("evaluate", "--run", tmp_path/"run"); assert code == 0, err # all networks of the folds, as `ways.csv` has them
+    ways = pd.read_csv(tmp_path/"run"/"folds"/"ways.csv").set_index("way")
+    assert f"test accuracy {ways.accuracy['average']:.3f}" in out
     code, out, err = cvlab(*words, "folds.tta=flip", "folds.student=default"); assert code == 0, err
     assert all(f.stat().st_mtime_ns == t for f, t in nets.items()), "finished folds stay"
     ways = pd.read_csv(tmp_path/"run"/"folds"/"ways.csv").set_index(["experiment", "way"]).passes.to_dict()
