@@ -1185,6 +1185,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'cvlab.site': { 'cvlab.site._anchor': ('site.html#_anchor', 'cvlab/site.py'),
                             'cvlab.site._defined': ('site.html#_defined', 'cvlab/site.py'),
                             'cvlab.site._directives': ('site.html#_directives', 'cvlab/site.py'),
+                            'cvlab.site._imports': ('site.html#_imports', 'cvlab/site.py'),
                             'cvlab.site._markdown': ('site.html#_markdown', 'cvlab/site.py'),
                             'cvlab.site._module': ('site.html#_module', 'cvlab/site.py'),
                             'cvlab.site._pages_and_files': ('site.html#_pages_and_files', 'cvlab/site.py'),

@@ -110,6 +110,12 @@ def _directives(source: str) -> dict[str, str]: # name: value
         raise LabError(f"#| {odd[0]}: not obeyed by the site{instead}")
     return told
 
+def _imports(source: str) -> bool:
+    "Does a cell do nothing but import? Readers need not begin with that."
+    try: body = ast.parse(source).body
+    except SyntaxError: return False
+    return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+
 def a_picture_each(cell # with outputs
                   ) -> list: # cells
     "A cell of a page has room for the text of one picture: further ones get cells that show no source."
@@ -136,6 +142,7 @@ def library_page(nb, name: str # of the notebook
                 names = () if "exporti" in told else _defined(c.source)
                 cells += [nbformat.v4.new_markdown_cell(shown_doc(module, n)) for n in names]
                 c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
+            elif _imports(c.source): c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
             if not c.source and not c.outputs: continue
             texts += [alternative(nb.cells, i, o) for o in c.outputs if is_picture(o)]
         cells += a_picture_each(c) if c.cell_type == "code" else [c]

@@ -6,6 +6,8 @@ from urllib.request import urlopen
 
 import nbformat
 import pytest
+from cvlab.engine import clean_file
+from nbclient import NotebookClient
 from conftest import BIN, TOP, clone_into, environ, sh
 
 TOKEN = "a-token-for-tests"
@@ -152,6 +154,22 @@ def test_nothing_is_written_into_the_home_folder(lab, page):
     home = lab[1]
     written = {f.relative_to(home).as_posix() for f in home.rglob("*") if f.is_file()}
     assert not {f for f in written if not f.startswith((".cache/matplotlib/", ".config/matplotlib/"))}, written
+
+
+OF_THIS_COPY = {"tutorials/walkthrough"} # names commits, and a copy has others
+
+
+@pytest.mark.parametrize("name", ["tutorials/walkthrough", "pipeline/train", "pipeline/compare"])
+def test_a_plain_kernel_runs_it(clone, name):
+    "From top to bottom without papermill, nbdev or JupyterLab; cleaned, it is what it was. `make test` runs the others."
+    path = clone/"nbs"/f"{name}.ipynb"
+    nb, before = nbformat.read(path, 4), path.read_bytes()
+    there = {"metadata": {"path": str(path.parent)}}
+    try:
+        nbformat.write(NotebookClient(nb, kernel_name="python3", resources=there).execute(env=environ(clone)), path)
+        clean_file(path)
+        if name not in OF_THIS_COPY: assert path.read_bytes() == before
+    finally: path.write_bytes(before)
 
 
 # notebooks that are merged

@@ -1,5 +1,5 @@
 "The interview walk: one file of slides that opens without a network, and a page that says what the records say."
-import json, re
+import re, subprocess
 from importlib.util import find_spec
 
 import nbformat
@@ -46,6 +46,16 @@ def test_the_walk_says_what_the_records_say(walk):
     drifted = [p for t in said for p in check_text(t, claims, TOP) if "unregistered" not in p]
     assert len(said) >= 6 and drifted == [], "run the walk again: jupyter nbconvert --execute --inplace"
     assert any(film_of(TOP).alt in d.get("text/plain", "") for d in data), "the film is of other runs; run the walk again"
+
+
+def test_each_commit_that_it_names_wrote_what_it_says(walk):
+    "The evidence below a step: the commit is in the history of that folder."
+    git = lambda *args: subprocess.run(["git", *args], cwd=TOP, capture_output=True, text=True).stdout
+    if git("rev-parse", "--is-shallow-repository").strip() != "false": pytest.skip("no whole history here")
+    shown = [o.data.get("text/html", "") for c in walk.cells for o in c.get("outputs", []) if "data" in o]
+    named = re.findall(r"<code>([^<]+)</code>: commit (\w+) of", "\n".join(shown))
+    assert len(named) >= 10
+    for path, commit in named: assert f"\n{commit}" in "\n" + git("log", "--format=%H", "--", path), (path, commit)
 
 
 @pytest.fixture(scope="module")

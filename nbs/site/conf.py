@@ -36,7 +36,7 @@ html_show_search_summary = False # the summaries are fetched, which pages opened
 html_sidebars = dict.fromkeys(("index", "claims", "TRAINING_RESULTS", "troubleshooting"), [])
 html_theme_options = dict(
     logo=dict(text="cvlab"), navbar_end=["theme-switcher"], secondary_sidebar_items=["page-toc"], show_prev_next=True,
-    navigation_depth=3, show_nav_level=1, collapse_navigation=True, footer_start=["copyright"], footer_end=[], header_links_before_dropdown=7)
+    navigation_depth=3, show_nav_level=1, collapse_navigation=True, footer_start=["copyright"], footer_end=[], header_links_before_dropdown=8)
 
 
 def _inline(self, node):
