@@ -121,6 +121,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'cvlab.browse.plot_runs': ('browse.html#plot_runs', 'cvlab/browse.py'),
                               'cvlab.browse.run_row': ('browse.html#run_row', 'cvlab/browse.py'),
                               'cvlab.browse.run_table': ('browse.html#run_table', 'cvlab/browse.py'),
+                              'cvlab.browse.runs_here': ('browse.html#runs_here', 'cvlab/browse.py'),
                               'cvlab.browse.samples_html': ('browse.html#samples_html', 'cvlab/browse.py'),
                               'cvlab.browse.schema_of': ('browse.html#schema_of', 'cvlab/browse.py'),
                               'cvlab.browse.show_browser': ('browse.html#show_browser', 'cvlab/browse.py'),
