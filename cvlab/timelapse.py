@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from .core import LabError, resolve
-from .data import read_split
+
 from .plots import GREY, PALETTE, _epochs, _figure, use_lab_style
 from .repro import atomic_write, repo_root
 
@@ -188,7 +188,7 @@ def film_of(
 ) -> Timelapse: # of all experiments and seeds of the pipeline
     "The film of the experiments of params.yaml; `LabError` names one that was not trained."
     root = Path(root)
-    n_classes = read_split(root/"runs"/"prepare"/"split.csv").label.nunique()
+    n_classes = pd.read_csv(root/"runs"/"prepare"/"split.csv").label.nunique()
     return timelapse(read_histories(root/"runs", list(resolve(root/"params.yaml").experiments)), n_classes)
 
 # %% ../nbs/37_timelapse.ipynb #4b7f0597
