@@ -277,7 +277,7 @@ def check_interpret(lab, stage, folder):
 @checks("folds", "the folds, scores, means, effects, metrics, confusion", "oof.csv, answers.csv: the weights")
 def check_folds(lab, stage, folder):
     "The folds from the split, and all that follows from the out-of-fold predictions."
-    from cvlab.crossval import fold_effects, fold_scores, over_folds, score_ways
+    from cvlab.crossval import fold_effects, fold_scores, gains, over_folds, score_ways
     from cvlab.folds import make_folds
     p, oof = lab.params, pd.read_csv(folder/"oof.csv", dtype={"id": str})
     folds = make_folds(lab.split, p.folds.n, p.folds.repeats, p.split.seed)
@@ -295,7 +295,7 @@ def check_folds(lab, stage, folder):
     placed = oof.merge(folds, on=["id", "repeat"])
     if len(oof) != len(folds)*len(p.folds.experiments) or (placed.fold_x != placed.fold_y).any():
         who.append("oof.csv: not one prediction of each picture by the network of its fold")
-    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects, ways=score_ways(said))
+    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects, ways=score_ways(said), gains=gains(said))
     confusion = lambda: plot_confusions(first["confusion_matrix"], first["classes"])
     return [*who, *(l for name, t in tables.items() for l in same_table(folder/f"{name}.csv", t)),
             *same_json(folder/"metrics.json", dict(oof=first, split=split_hash(lab.split))),
@@ -548,7 +548,8 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
     problems = [f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(measured_problems, f)]
     what = f"{len(files)} predictions agree with their splits and histories"
     if (recipe/"guesses.csv").exists():
-        problems, what = guarded(check_guesses, recipe), "the scores of its folds follow from the guesses"
+        problems, what = guarded(check_guesses, recipe), "the scores of its folds follow from the guesses; top-5 of its tables does not"
+        if not (recipe/"single_guesses.csv").exists(): what += ", nor do the scores of single networks on the test part"
     if (recipe/"certificate.json").exists():
         problems, what = guarded(check_leaks, lab, "leaks", recipe), "the certificate follows from its tables"
     return Line(name, "drift", problems[0]) if problems else Line(
@@ -556,27 +557,32 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
 
 def check_guesses(recipe: Path) -> list[str]:
     "Scores, means, effects, figures, and the scores of the test part from who named what (`cvlab.crossval.keep_folds`)."
-    from cvlab.crossval import SCORES, over_folds, plot_folds, score_guesses
-    from cvlab.trainer import BY_CLASS
+    from cvlab.crossval import SCORES, from_guesses, over_folds, plot_folds, score_guesses
     text = lambda name: pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
     oof, test, split = text("guesses.csv"), text("test_guesses.csv"), read_split(recipe/"split.csv")
-    scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"ways.csv").query("networks == 1")
+    scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"ways.csv")
+    single = text("single_guesses.csv") if (recipe/"single_guesses.csv").exists() else None
+    if single is None: ways = ways.query("networks == 1") # what single networks said is not there
     score = lambda t, name: score_guesses(t.label, t[name], t[f"{name}.nll"].astype(float))
     now = [dict(repeat=int(r), fold=int(k), n=len(g), **score(g, e), experiment=e)
            for e in scores.experiment.unique() for (r, k), g in oof.groupby(["repeat", "fold"])]
-    of_test = ways[["experiment", "way", "passes", "networks", "n"]].assign(
-        **pd.DataFrame([score(test, f"{e}/{w}") for e, w in zip(ways.experiment, ways.way)], index=ways.index))
+    def of_way(e, w): # the mean of its networks
+        t, names = (test, [f"{e}/{w}"]) if f"{e}/{w}" in test else (single, [
+            c for c in single if c.startswith(f"{e}/{w}/") and not c.endswith(".nll")])
+        return pd.DataFrame([score(t, name) for name in names]).mean()
+    of_test = pd.DataFrame([of_way(*way) for way in zip(ways.experiment, ways.way)], index=ways.index)
     means = pd.concat({e: over_folds(g) for e, g in pd.DataFrame(now).groupby("experiment", sort=False)}, names=["experiment", "score"])
     off = same_table(recipe/"scores.csv", pd.DataFrame(now)) + same_table(recipe/"together.csv", means.reset_index())
     worst = (of_test[list(SCORES)] - ways[list(SCORES)]).abs().max().max()
     if worst > 1e-4: off.append(f"ways.csv: {worst:.2g} from what test_guesses.csv gives")
     for name, t, part in (("guesses.csv", oof.drop_duplicates("id"), split.part != "test"), ("test_guesses.csv", test, split.part == "test")):
         if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])): off.append(f"{name}: not the pictures of split.csv")
+    for name, t in from_guesses(recipe).items(): off += same_table(recipe/f"{name}.csv", t)
     off += not_those_effects(scores, effects := pd.read_csv(recipe/"effects.csv"), (split.part != "test").sum())
-    monitor, first = run_params(recipe)["requested"]["train"]["monitor"], scores.experiment.iloc[0]
+    first = scores.experiment.iloc[0]
     classes, base = sorted(oof.label.unique()), oof[oof.repeat == "0"]
     named = pd.crosstab(base.label, base[first]).reindex(index=classes, columns=classes, fill_value=0).to_numpy()
-    return [*off, *figure_problem(recipe/"folds.png", lambda: plot_folds(scores, "macro_f1" if monitor in BY_CLASS else "accuracy", effects)),
+    return [*off, *figure_problem(recipe/"folds.png", lambda: plot_folds(scores, effects=effects)),
             *figure_problem(recipe/"confusion_matrix.png", lambda: plot_confusions(named, classes))]
 
 def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # pictures of all folds

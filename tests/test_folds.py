@@ -2,12 +2,17 @@
 import shutil
 from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_inline
-from cvlab import crossval
-from cvlab.core import LabError
-from cvlab.data import read_split
+from conftest import TOP, run_inline
+from cvlab import crossval, folds as folds_module
+from cvlab.cli import check_folds
+from cvlab.core import LabError, resolve
+from cvlab.data import find_samples, read_split, split_samples
+from cvlab.fixtures import SMOKE, tiny_folder
+from cvlab.folds import make_folds
+from cvlab.loaders import picture_cache
 from cvlab.runs import smoke_root
 
 TWO = ["folds.experiments=[default, augmented]", "folds.n=3"]
@@ -64,3 +69,42 @@ def test_a_class_smaller_than_the_folds_is_refused(lab, tmp_path):
     shutil.copytree(root/"prepare", tmp_path/"prepare", ignore=shutil.ignore_patterns(".lock"))
     with pytest.raises(LabError, match=r"folds.n=40: class '\w+' has \d+ different pictures"):
         run_inline("folds", tmp_path/"folds", [*overrides, "folds.n=40"])
+
+
+@pytest.mark.parametrize("option", ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted", "train.sampler=over"])
+def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
+    "With other labels and other pixels in the fold its weights are the same, byte for byte; with others outside they are not."
+    split = split_samples(find_samples(tiny_folder(tmp_path/"tiny", 48))); folds = make_folds(split, 3)
+    images = np.array(picture_cache(tmp_path/"tiny", split, 32, tmp_path/"cache"))
+    p = resolve(TOP/"params.yaml", "", [*SMOKE, "train.threads=1", option])
+    part = crossval.fold_split(split, folds, 0, 0, p.split.val, p.split.seed).set_index("id").part
+
+    def weights(name, spoilt):
+        here, other = split.id.isin(spoilt), {"disc": "square", "square": "disc"}
+        pixels = np.where(here.to_numpy()[:, None, None, None], 255 - images, images)
+        lab = crossval.Lab(p, split.assign(label=split.label.where(~here, split.label.map(other))), pixels, folds,
+                           tmp_path/name, {}, tmp_path/"cache", log=lambda line: None)
+        crossval.train_fold(lab, 0, 0); return (tmp_path/name/"fold-0-0.safetensors").read_bytes()
+    plain = weights("plain", [])
+    assert weights("fold", part.index[part == "fold"]) == plain
+    assert weights("test", split.id[split.part == "test"]) == plain
+    assert weights("train", part.index[part == "train"][:1]) != plain
+
+
+def test_one_experiment_has_nothing_to_compare_with(lab):
+    oof = pd.read_csv(lab[0]/"folds"/"oof.csv", dtype={"id": str})
+    alone = crossval.fold_effects(oof[oof.experiment == "default"], 20)
+    assert not len(alone) and list(alone) == list(pd.read_csv(lab[0]/"folds"/"effects.csv")), "a header, and no row"
+
+
+def test_all_repeats_are_asked_before_anything_starts(lab):
+    "A batch that fits in the first repeat and not in another is refused; so is one that undersampling leaves too few pictures for."
+    split = read_split(lab[0]/"prepare"/"split.csv"); asked = lambda *o: resolve(TOP/"params.yaml", "", [*SMOKE, "folds.n=3", *o])
+    with patch.object(folds_module, "fold_split", wraps=folds_module.fold_split) as seen:
+        check_folds(split, asked("folds.repeats=4"))
+    assert {c.args[2] for c in seen.call_args_list} == {0, 1, 2, 3}
+    few = split[(split.label == "disc") & (split.part != "test")].id[:6]
+    rare = split[(split.label == "square") | (split.part == "test") | split.id.isin(few)]
+    check_folds(rare, asked("train.bs=8"))
+    with pytest.raises(LabError, match="training pictures that train.sampler=under leaves of"):
+        check_folds(rare, asked("train.bs=8", "train.sampler=under"))
