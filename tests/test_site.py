@@ -102,7 +102,7 @@ def test_math_is_drawn_by_the_browser_itself(site):
 
 def test_names_lead_to_where_they_are_described(site, parsed):
     links = {link for page in parsed.values() for link in page.links}
-    for name in ("00_core.html#resolve", "32_effects.html#effects_table", "11_loaders.html#part_of"):
+    for name in ("00_core.html#resolve", "11_loaders.html#batches", "40_trainer.html#measured"):
         assert any(link.endswith(name) for link in links), name
     assert "resolve" in parsed[site/"nbs/00_core.html"].ids
 
