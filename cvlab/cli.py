@@ -326,10 +326,10 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
     out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
     check_out(out); check_before(p)
     folders = stage_folders(out, experiment, seed)
-    from cvlab.engine import run_stage
     from cvlab.warm import warm
     stages = plan(out, experiment, seed, p, resume)
-    with warm():
+    with warm(at_once=bool(stages)):
+        from cvlab.engine import run_stage # imports, too
         for stage in stages:
             print(f"{stage} ...", file=sys.stderr)
             run_stage(stage, folders[stage], experiment, seed, overrides)
@@ -452,9 +452,9 @@ def folds(overrides: Overrides = [],
     check_out(out)
     split = check_before(*recipes, *[student]*bool(student)); check_folds(split, *recipes, student=student)
     left = folds_left(out, seed, p)
-    from cvlab.engine import run_stage
     from cvlab.warm import warm
-    with warm():
+    with warm(at_once=bool(left)):
+        from cvlab.engine import run_stage # imports, too
         for stage in left:
             print(f"{stage} ...", file=sys.stderr)
             run_stage(stage, out/stage, "", seed, overrides)
