@@ -21,7 +21,7 @@ def make_folds(split: pd.DataFrame, # id, label, group, part; rows of the test p
     rows = split[split.part != "test"].reset_index(drop=True)
     groups = rows.groupby("label").group.nunique()
     if (few := groups[groups < n]).size:
-        raise LabError(f"folds.n={n}: class {few.idxmin()!r} has {few.min()} different pictures outside the test part, "
+        raise LabError(f"folds.n={n}: class {str(few.idxmin())!r} has {few.min()} different pictures outside the test part, "
                        "and each fold needs one; lower folds.n, or add pictures")
     def one(repeat):
         kfold = StratifiedGroupKFold(n, shuffle=True, random_state=derive_seed(seed, repeat) % 2**32)
