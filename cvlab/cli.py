@@ -184,7 +184,8 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     if p.data.path == "data" and not Path("data").exists():
         from cvlab.lab_data import restore
         if line := restore(): print(line)
-    with warm(): done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args])
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}" # stages say `python`, activated or not
+    with warm(): done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args], env=os.environ | dict(PATH=here))
     if done.returncode: sys.exit(done.returncode)
     summary(started)
 

@@ -36,7 +36,10 @@ def clone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first(clone): return sh(clone, BIN/"cvlab", "repro")
+def first(clone):
+    "Called by its path: nobody has activated the environment."
+    env = environ(clone); env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if Path(p) != BIN)
+    return subprocess.run([BIN/"cvlab", "repro"], cwd=clone, env=env, check=True, stdout=subprocess.PIPE, text=True)
 
 
 def test_first_run_goes_through(clone, first):
