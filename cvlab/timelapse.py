@@ -134,7 +134,7 @@ def _indexed(picture, palette):
 def _gif(pictures):
     "The bytes of the film and of its last frame."
     colours, counts, _ = _colours(pictures[-1])
-    palette = colours[np.argsort(-counts, kind="stable")[:32]] # the commonest
+    palette = colours[np.argsort(-counts, kind="stable")[:16]] # the commonest
     frames = [_indexed(p, palette) for p in pictures]
     film, still = io.BytesIO(), io.BytesIO()
     frames[0].save(film, "GIF", save_all=True, append_images=frames[1:], duration=[330]*(len(frames) - 1) + [4000],
