@@ -110,8 +110,8 @@ def doubts(samples: pd.DataFrame) -> list[str]: # a line each
     for part in ("val", "test"):
         given = samples[samples.part == part]
         if len(given) and (absent := [c for c in names if c not in set(given.label)]):
-            names = ", ".join(map(repr, absent))
-            lines.append(f"part {part} has no picture of {names}: what it measures is of the others")
+            lacking = ", ".join(map(repr, absent))
+            lines.append(f"part {part} has no picture of {lacking}: what it measures is of the others")
     for _, same in names.groupby(names.str.casefold()):
         if len(same) > 1: lines.append(f"classes {' and '.join(map(repr, same))} differ only in case: are they one?")
     return lines
