@@ -57,9 +57,12 @@ def as_anybody():
 
 @contextlib.contextmanager
 def blocked(package):
-    "As if a package were not installed: for commands that run in this process."
-    known = {m for m in sys.modules if m == package or m.startswith(f"{package}.")} if package else set()
-    with patch.dict(sys.modules, dict.fromkeys(known | {package} - {None})): yield
+    "As if a package were not installed: for commands that run in this process. What else they import stays: torch bears no second time."
+    if not package: yield; return
+    known = {m: sys.modules[m] for m in [*sys.modules] if m == package or m.startswith(f"{package}.")}
+    sys.modules.update(dict.fromkeys([*known, package]))
+    try: yield
+    finally: del sys.modules[package]; sys.modules.update(known)
 
 
 def in_process(words, cwd, home):
