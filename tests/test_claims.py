@@ -49,9 +49,10 @@ def test_tables_are_tables(page):
 def links(text): return [l for l in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in l]
 
 
-def leads_somewhere(link):
-    "Is there the file, and the heading if one is named?"
+def leads_somewhere(link, page):
+    "Is there the file, and the heading if one is named? A link without a file leads to its own page."
     path, _, heading = link.partition("#")
+    path = path or page
     titles = re.findall(r"^#+ (.*)$", (TOP/path).read_text(), re.M) if heading else []
     return (TOP/path).exists() and heading in ["", *("-".join(re.findall(r"[\w-]+", t.lower())) for t in titles)]
 
@@ -59,7 +60,7 @@ def leads_somewhere(link):
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (TOP/page).read_text()
-    assert links(text) and not (dead := [l for l in links(text) if not leads_somewhere(l)]), dead
+    assert links(text) and not (dead := [l for l in links(text) if not leads_somewhere(l, page)]), dead
 
 
 @pytest.mark.parametrize("page", PAGES)
