@@ -156,9 +156,9 @@ def accuracies(files, size, bs, cache, epochs: int, seeds: int, net="resnet18", 
 
 def paired_difference(a, b) -> tuple[float, float]: # mean of a - b, half of its 95 % interval (Student)
     "What one of two gains, where each seed was given to both."
-    from scipy.stats import t
-    d = np.asarray(a, float) - np.asarray(b, float); n = len(d)
-    return d.mean(), t.ppf(.975, n - 1)*d.std(ddof=1)/n**.5
+    from statsmodels.stats.weightstats import DescrStatsW
+    d = DescrStatsW(np.asarray(a, float) - np.asarray(b, float)); low, high = d.tconfint_mean()
+    return d.mean, (high - low)/2
 
 # %% ../nbs/51_bench.ipynb #48565d30
 def growing(files, size, bs, cache, epochs, grow_from: int, net="resnet18", precision="fp32", **kw): # -> function
