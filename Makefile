@@ -11,7 +11,7 @@ PRESET ?= imbalance
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab data check quick train evaluate compare full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab completion data check quick train evaluate compare full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -32,6 +32,11 @@ lab: install ## open JupyterLab on this environment; ARGS="--no-browser --port 8
 	@JUPYTER_CONFIG_DIR='$(CURDIR)/.jupyter' JUPYTERLAB_SETTINGS_DIR='$(CURDIR)/.jupyter/settings' JUPYTERLAB_WORKSPACES_DIR='$(CURDIR)/.cvlab/workspaces' \
 	  JUPYTER_DATA_DIR='$(CURDIR)/.cvlab/jupyter' JUPYTER_RUNTIME_DIR='$(CURDIR)/.cvlab/jupyter/runtime' IPYTHONDIR='$(CURDIR)/.cvlab/ipython' \
 	  jupyter lab nbs/lab.ipynb $(ARGS)
+
+completion: install ## params.yaml completes and is checked in JupyterLab's editor, too; needs npm, 30 MB
+	@command -v npm >/dev/null || { echo "cvlab: npm is missing, and the server that completes YAML is a Node program; install Node 18 or newer" >&2; exit 1; }
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-completion.txt
+	@npm ci --prefix .jupyter --cache .cvlab/npm --silent --no-audit --no-fund && rm -rf .cvlab/npm
 
 data: install ## draw the embedded dataset
 	@cvlab data use meadow
@@ -87,7 +92,7 @@ clean: install ## clean all notebooks, export the library, write the JSON schema
 lock: ## resolve requirements.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
-	for extra in dev:uv parquet:pyarrow albumentations:albumentations 'bench:lightning ultralytics' \
+	for extra in dev:uv parquet:pyarrow albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements-$${extra%:*}.txt || exit 1; \

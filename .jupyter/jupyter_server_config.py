@@ -30,4 +30,5 @@ c.FileContentsManager.pre_save_hook = clean_notebook
 c.MultiKernelManager.default_kernel_name = "python3"
 c.ServerApp.root_dir = str(TOP)
 c.LabApp.news_url = None # asks nobody whether they want news
-c.LanguageServerManager.node_roots = [] # asks npm for no language servers; it would write into the home folder
+c.LanguageServerManager.node_roots = [str(TOP/".jupyter")] # `make completion`; to ask npm would write into the home folder
+c.LanguageServerManager.virtual_documents_dir = str(TOP/".cvlab"/"jupyter"/"documents") # and not beside the notebooks

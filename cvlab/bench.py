@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUGMENT', 'quiet', 'STAGES', 'ROWS', 'bench_pictures', 'lab_loaders', 'lab_learner', 'lab_loop', 'pure_loop',
-           'lab_from_files', 'times', 'step_of', 'flops_of', 'gemm', 'giving_back', 'accuracies', 'paired_difference',
-           'growing', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of', 'lab_notebooks', 'dvc_repro',
-           'check_nothing_to_do', 'many_pictures', 'started', 'growth', 'steepness', 'reach_lab', 'Row', 'Bench',
-           'plot_bench']
+           'lab_from_files', 'times', 'net_and_batch', 'step_of', 'flops_of', 'gemm', 'giving_back', 'forward_pass',
+           'accuracies', 'paired_difference', 'growing', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of',
+           'lab_notebooks', 'dvc_repro', 'check_nothing_to_do', 'many_pictures', 'started', 'growth', 'steepness',
+           'reach_lab', 'Row', 'Bench', 'plot_bench']
 
 # %% ../nbs/51_bench.ipynb #9c4c44ff
 import ctypes, json, os, shutil, subprocess, sys, tempfile, time
@@ -112,15 +112,22 @@ def times(f, n): # -> function
     return many
 
 # %% ../nbs/51_bench.ipynb #7efef814
-def step_of(net: str, size: int, bs: int = 32, precision: str = "fp32", channels_last: bool = True): # -> function
+def net_and_batch(net: str, size: int, bs: int, precision: str, channels_last: bool) -> tuple:
+    "A network, random numbers for it, and the context of the precision."
+    seed_everything(0); layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = create_model(net, 2, size=size).to(memory_format=layout)
+    xb, dtype = torch.randn(bs, 3, size, size).contiguous(memory_format=layout), precision_dtype(precision)
+    return model, xb, partial(torch.autocast, "cpu", dtype=dtype, enabled=dtype is not None)
+
+def step_of(net: str, size: int, bs: int = 32, precision: str = "fp32", channels_last: bool = True,
+            compiler=None # backend of torch.compile; None computes each layer as it comes
+           ): # -> function
     "One training step on a batch of random numbers."
-    seed_everything(0); model = create_model(net, 2, size=size).train()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model, xb = model.to(memory_format=layout), torch.randn(bs, 3, size, size).contiguous(memory_format=layout)
-    yb, opt, dtype = torch.arange(bs) % 2, optimizer(rates(model, 1e-3)), precision_dtype(precision)
+    model, xb, cast = net_and_batch(net, size, bs, precision, channels_last); model.train()
+    yb, opt = torch.arange(bs) % 2, optimizer(rates(model, 1e-3))
+    forward = torch.compile(model, backend=compiler) if compiler else model
     def step():
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            loss = nn.functional.cross_entropy(model(xb), yb)
+        with cast(): loss = nn.functional.cross_entropy(forward(xb), yb)
         loss.backward(); opt.step(); opt.zero_grad()
     return step
 
@@ -144,6 +151,18 @@ def giving_back(f): # -> function
         try: f()
         finally: keep_memory()
     return run
+
+# %% ../nbs/51_bench.ipynb #cc1436a1
+def forward_pass(net: str, size: int, bs: int = 32, precision: str = "fp32", channels_last: bool = True,
+                 folded: bool = False # batch norms into their convolutions
+                ): # -> function
+    "One forward pass of a validation on a batch of random numbers."
+    from torch.fx.experimental.optimization import fuse
+    model, xb, cast = net_and_batch(net, size, bs, precision, channels_last); model.eval()
+    if folded: model = fuse(model)
+    def forward():
+        with torch.inference_mode(), cast(): return model(xb)
+    return forward
 
 # %% ../nbs/51_bench.ipynb #2028e304
 def accuracies(files, size, bs, cache, epochs: int, seeds: int, net="resnet18", precision="fp32",
@@ -337,6 +356,8 @@ ROWS = {r.key: r for r in [
     Row("last", "full step / last stage on kept activations", 4., True),
     Row("step", "rate of a training step / of a matrix product", .75, True),
     Row("kept", "step, memory given back / kept", 1., True),
+    Row("compiled", "left out: a step / the same through torch.compile", 1.05, False),
+    Row("folded", "left out: a forward pass / with batch norms folded in", 1.05, False),
     Row("accuracy_plain", "seconds to 0.93: plain loop / ours", 8., True),
     Row("accuracy_fastai", "seconds to 0.93: fastai's fine_tune / ours", 4., True),
     Row("startup", "three notebooks: ours / papermill with fastai", 1/2.5, False),

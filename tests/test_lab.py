@@ -13,8 +13,14 @@ from conftest import BIN, TOP, clone_into, environ, sh
 TOKEN = "a-token-for-tests"
 
 
+SERVER = TOP/".jupyter"/"node_modules" # what `make completion` puts there
+
+
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory): return clone_into(tmp_path_factory.mktemp("clone")/"it is")
+def clone(tmp_path_factory):
+    clone = clone_into(tmp_path_factory.mktemp("clone")/"it is")
+    if SERVER.exists(): (clone/".jupyter"/"node_modules").symlink_to(SERVER)
+    return clone
 
 
 def free_port():
@@ -136,6 +142,21 @@ def test_tab_completes(lab, page):
     assert [t.split("=")[1].split("param")[0] for t in page.locator(".jp-Completer-item").all_text_contents()] == [
         "effective", "inverse", "null"]
     page.keyboard.press("Escape"); page.keyboard.press("Control+z")
+
+
+@pytest.mark.skipif(not SERVER.exists(), reason="`make completion` was not called")
+def test_the_editor_completes_params(lab, page, clone):
+    "The sections of an experiment, and a value that is none is underlined: both from the schema."
+    page.goto(f"{lab[0]}/lab/tree/params.yaml?reset&token={TOKEN}")
+    page.locator(".jp-StatusBar-TextItem", has_text="Fully initialized").wait_for()
+    page.locator(".jp-FileEditor:visible .cm-content").click()
+    page.keyboard.press("Control+End"); page.keyboard.type("  mine: {tr"); page.wait_for_timeout(1000)
+    page.keyboard.press("Tab")
+    page.locator(".jp-Completer-item", has_text=re.compile("^trainproperty$")).wait_for(); shot(page, "editor")
+    page.keyboard.press("Escape"); page.keyboard.type("ain: {precision: fp17")
+    page.locator(".jp-FileEditor:visible .cm-lintRange").first.wait_for(); shot(page, "mistake")
+    for _ in range(20): page.keyboard.press("Control+z")
+    assert status(clone) == ""
 
 
 @pytest.mark.parametrize("path", ["nbs/16_ledger.ipynb", "nbs/pipeline/prepare.ipynb"])

@@ -108,8 +108,10 @@ def test_schema_for_editors_is_current():
 
 
 def test_lock_has_hashes_and_no_addresses():
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-parquet.txt", "requirements-bench.txt"):
-        text = (TOP/name).read_text()
+    for path in TOP.glob("requirements*.txt"):
+        text = path.read_text()
         assert "://" not in text and "--index" not in text and "--find" not in text
         pins = re.findall(r"^[a-z0-9_.-]+==\S+.*\\\n    --hash=sha256:", text, re.M)
         assert len(pins) == len(re.findall(r"^\S+==", text, re.M)) > 0
+    node = json.loads((TOP/".jupyter"/"package-lock.json").read_text())["packages"]
+    assert all(p.keys() >= {"integrity"} and "resolved" not in p for name, p in node.items() if name)
