@@ -39,7 +39,8 @@ def situation(samples: pd.DataFrame, # label, part, width, height
     if target not in TARGETS: raise LabError(f"--target {target}: one of {', '.join(TARGETS)}")
     own = samples[samples.part != "test"]
     gpu = torch.cuda.mem_get_info()[1]/1e9 if torch.cuda.is_available() else 0.
-    return Situation(own.label.value_counts().to_dict(), int(own[["width", "height"]].min(axis=1).median()), gpu, target)
+    side = int(own[["width", "height"]].min(axis=1).median())
+    return Situation(own.label.value_counts().to_dict(), side, gpu, target)
 
 # %% ../nbs/74_advise.ipynb #a90c36c0
 @dataclass(frozen=True)
@@ -56,28 +57,33 @@ def network(s: Situation) -> list[Advice]:
     "Which network, from which weights, how much of it learns."
     big = "efficientnet_b3" if s.gpu >= 12 else "efficientnet_b0" if s.gpu >= 4 else ""
     name, why = (("mobilenetv3_large_100", "made for telephones") if s.target == "mobile" else
-                 ("mobilenetv3_small_100", "a page that people wait for: the quickest to answer") if s.target == "demo" else
-                 (f"efficientnet_b{2 if s.gpu >= 4 else 0}", "a server is paid by its arithmetic: an EfficientNet makes most of it")
-                 if s.target == "cloud" else
+                 ("mobilenetv3_small_100", "a page that people wait for: the quickest to answer")
+                 if s.target == "demo" else
+                 (f"efficientnet_b{2 if s.gpu >= 4 else 0}",
+                  "a server is paid by its arithmetic: an EfficientNet makes most of it") if s.target == "cloud" else
                  ("vit_small_patch16_224", f"{s.n:,} pictures feed a transformer") if many(s) and s.gpu >= 12 else
                  ("resnet18", f"{s.n} pictures: a simple network") if few(s) and s.gpu else
                  (big, f"{s.n} pictures and {s.gpu:.0f} GB on the GPU: fine-tune an EfficientNet") if big else
-                 ("mobilenetv2_100", "no GPU: a small network" if not s.gpu else f"{s.gpu:.0f} GB on the GPU: a small network"))
+                 ("mobilenetv2_100", "no GPU: a small network" if not s.gpu else
+                  f"{s.gpu:.0f} GB on the GPU: a small network"))
     weights = (f"{s.n:,} pictures would do from scratch (null) too; with weights it is sooner there" if many(s) else
                f"{s.n} pictures are too few to learn seeing from; a .safetensors file does as well")
     out = [Advice("model.name", name, why), Advice("model.weights", "pretrained", weights)]
     if few(s) and not s.gpu:
         out += [Advice("model.frozen", "body", f"{s.n} pictures, no GPU: the body stays as it is"),
                 Advice("train.frozen_once", True, "what does not learn is computed once: an epoch takes a second"),
-                Advice("model.head", "deep", "the head does all the learning: two hidden layers with batch norm and dropout")]
+                Advice("model.head", "deep",
+                       "the head does all the learning: two hidden layers with batch norm and dropout")]
     elif not many(s):
-        out.append(Advice("optim.decay", .5, "what the first layers know is general: each group at half the rate of that above"))
+        out.append(Advice("optim.decay", .5,
+                          "what the first layers know is general: each group at half the rate of that above"))
     return out
 
 def input_size(s: Situation, name: str) -> list[Advice]:
     "How large the pictures are shown."
     half = f"half of the pictures have a shorter side of {s.side} pixels or more"
-    if s.side >= 224 or name.startswith("vit"): return [Advice("data.size", 224, f"what the weights were trained at; {half}")]
+    if s.side >= 224 or name.startswith("vit"):
+        return [Advice("data.size", 224, f"what the weights were trained at; {half}")]
     return [Advice("data.size", max(32, s.side//32*32), f"{half}: larger would be blown up")]
 
 def augmentation(s: Situation, once: bool) -> list[Advice]:
@@ -86,7 +92,8 @@ def augmentation(s: Situation, once: bool) -> list[Advice]:
     if once: return out # nothing else can be computed beforehand
     out.append(Advice("augment.crop", .2, "a thing at the edge is the same thing"))
     if few(s): out += [Advice("augment.rotate", 15., f"{s.n} pictures are soon learnt by heart: heavy augmentation"),
-                       Advice("augment.brightness", .2, "another light"), Advice("augment.contrast", .2, "another camera"),
+                       Advice("augment.brightness", .2, "another light"),
+                       Advice("augment.contrast", .2, "another camera"),
                        Advice("augment.cutout", .25, "not to rely on one spot")]
     else: out.append(Advice("augment.policy", "trivial", f"{s.n} pictures: standard augmentation, without a knob"))
     return out
@@ -95,7 +102,8 @@ def imbalance(s: Situation) -> list[Advice]:
     "What unequal classes ask for."
     if s.ratio < 1.5: return [Advice("train.monitor", "val_loss", f"the classes are about equal ({s.ratio:.1f} to 1)")]
     out = [Advice("train.monitor", "val_macro_f1", f"{s.ratio:.0f} to 1: every class is to count, not every picture")]
-    if s.ratio >= 5: out.append(Advice("loss.tau", 1., "logit adjustment: or the network answers with what is frequent"))
+    if s.ratio >= 5:
+        out.append(Advice("loss.tau", 1., "logit adjustment: or the network answers with what is frequent"))
     return out
 
 # %% ../nbs/74_advise.ipynb #3cec7a6f
@@ -104,9 +112,12 @@ def length(s: Situation, once: bool) -> list[Advice]:
     bs = 64 if s.gpu >= 8 and s.n >= 5000 else 32 if s.n >= 320 else 8 if s.n < 80 else 16
     steps = max(1, int(.7*s.n)//bs); want = 1500 if once else 3000
     epochs = min(60 if once or few(s) else 40, max(5, math.ceil(want/steps)))
-    out = [Advice("train.bs", bs, f"{steps} steps an epoch"), Advice("train.epochs", epochs, f"about {steps*epochs} steps"),
-           Advice("optim.lr", 3e-3 if once else 1e-3, "the head alone stands more" if once else "usual for published weights")]
-    if s.gpu: out.append(Advice("train.precision", "bf16", "half the memory on a GPU that has it; fp16 for one that has not"))
+    out = [Advice("train.bs", bs, f"{steps} steps an epoch"),
+           Advice("train.epochs", epochs, f"about {steps*epochs} steps"),
+           Advice("optim.lr", 3e-3 if once else 1e-3,
+                  "the head alone stands more" if once else "usual for published weights")]
+    if s.gpu:
+        out.append(Advice("train.precision", "bf16", "half the memory on a GPU that has it; fp16 for one that has not"))
     return out
 
 def judgement(s: Situation) -> list[Advice]:
@@ -120,9 +131,11 @@ def judgement(s: Situation) -> list[Advice]:
 def advise(s: Situation) -> list[Advice]:
     "A value and its reason for everything that the situation decides."
     if (least := min(s.counts.values())) < 2:
-        raise LabError(f"class {s.rarest!r} has {least} picture outside the test part; it needs two, to learn and to judge")
+        raise LabError(f"class {s.rarest!r} has {least} picture outside the test part; it needs two, to learn and to "
+                       "judge")
     nets = network(s); said = {a.key: a.value for a in nets}; once = said.get("train.frozen_once", False)
-    return [*input_size(s, said["model.name"]), *augmentation(s, once), *nets, *imbalance(s), *length(s, once), *judgement(s)]
+    return [*input_size(s, said["model.name"]), *augmentation(s, once), *nets, *imbalance(s), *length(s, once),
+            *judgement(s)]
 
 # %% ../nbs/74_advise.ipynb #969a0356
 STUDY = {"resnet": "resnet18", "convnext": "convnext_atto"} # beside the advised one
@@ -137,7 +150,8 @@ def as_preset(s: Situation, advice: list[Advice], heading: str = "") -> str:
     if s.target == "research":
         if "folds" not in sections: rows.append(("folds:", ""))
         at = [left for left, _ in rows].index("folds:") + 1
-        rows[at:at] = [(f"  experiments: [default, {', '.join(STUDY)}]", "the same recipe, three networks, the same folds")]
+        rows[at:at] = [(f"  experiments: [default, {', '.join(STUDY)}]",
+                        "the same recipe, three networks, the same folds")]
         others = [f"  {e}: {{model: {{name: {n}}}}}" for e, n in STUDY.items()]
         rows += [(left, "") for left in ("experiments:", "  default: {}", *others)]
     w = max(len(left) for left, _ in rows)
@@ -167,9 +181,9 @@ def duration(s: float) -> str:
     return f"{max(1, round(s))} s" if s < 90 else f"{round(s/60)} min" if s < 5400 else f"{s/3600:.1f} h"
 
 # %% ../nbs/74_advise.ipynb #8c77449a
-NEXT = {"first": "the log is kept (train.log, results.csv); try augmentations and two or three networks through the same folds (`cvlab "
-                 "folds`, folds.experiments), and see where the network looks (`cvlab interpret`)",
-        "then": "answer with all networks of the folds (`cvlab predict --run` takes them); a demo page, an API, a container and an outside "
-                "tracker are not in this lab: weights are safetensors, which theirs can load",
-        "last": "teach all networks to a smaller one (folds.student), and run the tests on every push (.github); tuning by search, gradual "
-                "roll-out and watching for drift are not in this lab"}
+NEXT = {"first": "the log is kept (train.log, results.csv); try augmentations and two or three networks through the "
+                 "same folds (`cvlab folds`, folds.experiments), and see where the network looks (`cvlab interpret`)",
+        "then": "answer with all networks of the folds (`cvlab predict --run` takes them); a demo page, an API, a "
+                "container and an outside tracker are not in this lab: weights are safetensors, which theirs can load",
+        "last": "teach all networks to a smaller one (folds.student), and run the tests on every push (.github); "
+                "tuning by search, gradual roll-out and watching for drift are not in this lab"}

@@ -32,7 +32,8 @@ class Grow(Callback):
         try:
             with torch.no_grad(): model.eval()(next(model.parameters()).new_zeros(2, 3, self.start, self.start))
         except (RuntimeError, AssertionError, ValueError):
-            raise LabError(f"train.grow_from: this {type(model).__name__} takes no pictures of {self.start} pixels") from None
+            raise LabError(f"train.grow_from: this {type(model).__name__} takes no pictures of {self.start} "
+                           "pixels") from None
     def side(self, epoch: int, full: int) -> int:
         "A multiple of 8 on the way to the full size."
         grown = self.start + (full - self.start)*min(1, epoch/max(1, .75*self.n_epoch))
@@ -80,12 +81,15 @@ class Distil(Callback):
         self.teacher, self.share, self.temperature = torch.as_tensor(teacher, dtype=torch.float32), share, temperature
     def check(self): # `train` calls this before it begins
         n = len(getattr(self.dls.train, "images", ()))
-        if n != len(self.teacher): raise LabError(f"the teacher speaks of {len(self.teacher)} pictures; there are {n} to learn from")
-        if hasattr(self.learn, "mix"): raise LabError("a teacher knows whole pictures; set augment.mixup and augment.cutmix to 0")
+        if n != len(self.teacher):
+            raise LabError(f"the teacher speaks of {len(self.teacher)} pictures; there are {n} to learn from")
+        if hasattr(self.learn, "mix"):
+            raise LabError("a teacher knows whole pictures; set augment.mixup and augment.cutmix to 0")
     def after_loss(self):
         if not self.training: return
         t, said = self.temperature, self.teacher[self.dls.train.idx].to(self.pred.device)
-        soft = F.kl_div((self.pred.float()/t).log_softmax(1), (said/t).log_softmax(1), log_target=True, reduction="batchmean")
+        soft = F.kl_div((self.pred.float()/t).log_softmax(1), (said/t).log_softmax(1), log_target=True,
+                        reduction="batchmean")
         self.learn.loss_grad = (1 - self.share)*self.learn.loss_grad + self.share*t*t*soft
         self.learn.loss = self.learn.loss_grad.clone()
 

@@ -387,7 +387,8 @@ def pairs_of(path):
     names = {f"{c}_{e}": str for c in ("id", "path", "label", "part") for e in "ab"}
     return pd.read_csv(path, keep_default_na=False, dtype=names)
 
-def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, list[str]]: # part -> ids; train: who gives others away
+def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame
+               ) -> dict[str, list[str]]: # part -> ids; train: who gives others away
     "Pictures that are also in another part, by the pairs that are the same."
     place = pd.Series(range(len(split)), index=split.path)
     same = pairs[pairs.same]
@@ -417,7 +418,8 @@ def clean_answers(paths: list[Path], name: str) -> np.ndarray: # bool (n,)
 @read_once
 def guesses_of(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
 
-def guessed(paths: list[Path], probe: str) -> tuple: # balanced accuracy and its 95 % interval; None each without answers
+def guessed(paths: list[Path], probe: str
+           ) -> tuple: # balanced accuracy and its 95 % interval; None each without answers
     "How well the class was told without the subject."
     files = certified(paths)
     table, asked = (guesses_of(pick(files, f"{n}.csv", "table")) for n in ("guesses", "probes"))
@@ -690,7 +692,8 @@ def check_text(text: str, # Markdown as it will be read
 
 # %% ../nbs/70_claims.ipynb #691af51a
 MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
-_LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
+_LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\""
+                   r"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
 
 def links_of(text: str) -> list[tuple[str, bool]]: # (target, is it a figure), in their order, without those in code
     "The links of a Markdown text."
@@ -710,7 +713,8 @@ def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str |
     target = (folder/path).resolve() if path else None
     if target and not target.is_relative_to(root): return f"link {to} leads out of the repository"
     if target and not target.exists(): return f"dead link {to}"
-    if figure and not any(target.relative_to(root).as_posix() == o or target.relative_to(root).is_relative_to(o) for o in made):
+    if figure and not any(target.relative_to(root).as_posix() == o or target.relative_to(root).is_relative_to(o)
+                          for o in made):
         return f"figure {to} is the output of no stage"
     if heading and target and target.suffix == ".md" and heading not in anchors(target.read_text(encoding="utf-8")):
         return f"dead link {to}: no such heading"

@@ -37,7 +37,8 @@ class Verbs(typer.core.TyperGroup):
 REFUSED = {errno.ENOSPC: "the disk is full; free some space and run this again",
            errno.EDQUOT: "your share of the disk is used up; free some space and run this again",
            errno.EROFS: "on a disk that can only be read; name another place",
-           **dict.fromkeys((errno.EACCES, errno.EPERM), "is not yours to read or to write; name another place, or change its permissions"),
+           **dict.fromkeys((errno.EACCES, errno.EPERM),
+                           "is not yours to read or to write; name another place, or change its permissions"),
            **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be; name another place"),
            errno.EISDIR: "a folder is where a file should be; name a file",
            errno.ENAMETOOLONG: "the name is too long; name a shorter one"}
@@ -79,7 +80,8 @@ def from_here(overrides: list[str]) -> list[str]:
     file = lambda o: o.startswith("preset=") and o.endswith(".yaml") and Path(o[7:]).is_file()
     return [f"preset={Path(o[7:]).resolve()}" if file(o) else o for o in overrides]
 
-Overrides = Annotated[list[str], typer.Argument(help="key=value, such as optim.lr=0.001, or preset=name", show_default=False)]
+Overrides = Annotated[list[str], typer.Argument(help="key=value, such as optim.lr=0.001, or preset=name",
+                                                show_default=False)]
 Experiment = Annotated[str, typer.Option("--experiment", "-e", help="an experiment of params.yaml; empty is the base")]
 
 # %% ../nbs/80_cli.ipynb #a5bd6341
@@ -184,7 +186,8 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     if p.data.path == "data" and not Path("data").exists():
         from cvlab.lab_data import restore
         if line := restore(): print(line)
-    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}" # stages say `python`, activated or not
+    # stages say `python`, activated or not
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with warm(): done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args], env=os.environ | dict(PATH=here))
     if done.returncode: sys.exit(done.returncode)
     summary(started)
@@ -193,7 +196,8 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
 @app.command()
 def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pictures again")] = False,
            weights: Annotated[bool, typer.Option("--weights", help="also predict again")] = False,
-           retrain: Annotated[str, typer.Option(help="only run this stage aside and compare, such as train@default-0")] = ""):
+           retrain: Annotated[str, typer.Option(
+               help="only run this stage aside and compare, such as train@default-0")] = ""):
     "Check every number, figure, link and hash; exit 1 when anything has drifted."
     to_root(); started = time.time()
     from cvlab import verify as v
@@ -207,7 +211,7 @@ def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pi
     if counts["drift"]: raise typer.Exit(1)
 
 def cards():
-    "A line a model card, whose claims have files of their own; its other lines are the report stage's, which runs again."
+    "A line a model card, whose claims have files of their own; the rest is the report stage's, which runs again."
     from cvlab.claims import MARKED, check_text
     from cvlab.report import card_run, run_files, card_claims
     from cvlab.metrics import classes_of
@@ -228,8 +232,10 @@ def portfolio():
     print_lines([Line(r.item, r.state, r.evidence) for r in portfolio().itertuples()])
 
 @app.command()
-def docs(out: Annotated[Path | None, typer.Option(help="where the site goes; a site that is there is replaced; default: _docs")] = None,
-         sources: Annotated[bool, typer.Option("--sources", help="only write what Sphinx reads, into .cvlab/site")] = False):
+def docs(out: Annotated[Path | None, typer.Option(
+             help="where the site goes; a site that is there is replaced; default: _docs")] = None,
+         sources: Annotated[bool, typer.Option(
+             "--sources", help="only write what Sphinx reads, into .cvlab/site")] = False):
     "Build the documentation site from the notebooks, without the network."
     out = out and Path.cwd()/out
     to_root()
@@ -368,21 +374,24 @@ def check_before(p, *others) -> "pd.DataFrame": # the split
         print(f"{n} picture(s) are left out; `cvlab data check` and the prepare notebook say why", file=sys.stderr)
     for line in doubts(data.samples): print(line, file=sys.stderr)
     for anew, name in heads.items():
-        print(f"model.weights: {name} knows other classes than these {len(classes)}; {anew} begin anew", file=sys.stderr)
+        print(f"model.weights: {name} knows other classes than these {len(classes)}; {anew} begin anew",
+              file=sys.stderr)
     steps = p.train.epochs*(n_train//p.train.bs)
     if steps < FEW: print(f"{steps} steps of {p.train.bs} pictures show that all works, and nothing else: more "
                           "train.epochs or a smaller train.bs make more steps", file=sys.stderr)
     return split
 
 def check_batches(p, labels: "pd.Series"):
-    "Raise a `LabError` where the training part, of these labels, gives no batch, or a batch of pictures larger than they are."
+    "`LabError` where the training part, of these labels, gives no batch, or a batch of pictures larger than they are."
     n_train = len(labels)
-    if p.train.bs > n_train: raise LabError(f"train.bs={p.train.bs} is more than the {n_train} training pictures; lower train.bs")
+    if p.train.bs > n_train:
+        raise LabError(f"train.bs={p.train.bs} is more than the {n_train} training pictures; lower train.bs")
     if p.train.sampler == "under" and p.train.bs > (left := labels.nunique()*labels.value_counts().min()):
-        raise LabError(f"train.bs={p.train.bs} is more than the {left} training pictures that train.sampler=under leaves of "
-                       f"{n_train}; lower train.bs, or take another sampler")
+        raise LabError(f"train.bs={p.train.bs} is more than the {left} training pictures that train.sampler=under "
+                       f"leaves of {n_train}; lower train.bs, or take another sampler")
     if p.train.grow_from > p.data.size:
-        raise LabError(f"train.grow_from={p.train.grow_from} is more than data.size, {p.data.size}; lower it, or 0 switches it off")
+        raise LabError(f"train.grow_from={p.train.grow_from} is more than data.size, {p.data.size}; lower it, or 0 "
+                       "switches it off")
 
 def result(out: Path, run: Path):
     "Print the accuracies of a run and of the baselines, with their intervals."
@@ -412,8 +421,8 @@ def verdict(lines: dict[str, dict]) -> str: # metrics of the network and of the 
     net, bars = lines["network"], {k: m["accuracy"] for k, m in lines.items() if k != "network"}
     best = max(bars, key=bars.get)
     if net["accuracy_low"] > bars[best]: return f"The network's interval lies above the best baseline, the {best}."
-    return (f"The network is not shown to be better than the {best}. What may help: more pictures, more train.epochs, a "
-            "smaller train.bs, published weights (model.weights).")
+    return (f"The network is not shown to be better than the {best}. What may help: more pictures, more "
+            "train.epochs, a smaller train.bs, published weights (model.weights).")
 
 # %% ../nbs/80_cli.ipynb #9364865a
 FOLDED = ("prepare", "leaks", "baseline", "folds")
@@ -422,13 +431,15 @@ def check_folds(split: "pd.DataFrame", p, *others, student=None):
     "What cannot work in folds is said before hours of them; `others` and `student` as `p`, of the other experiments."
     from cvlab.folds import fold_split, make_folds
     folds = make_folds(split, p.folds.n, p.folds.repeats, p.split.seed)
-    parts = [fold_split(split, folds, r, k, p.split.val, p.split.seed) for r in range(p.folds.repeats) for k in range(p.folds.n)]
+    parts = [fold_split(split, folds, r, k, p.split.val, p.split.seed)
+             for r in range(p.folds.repeats) for k in range(p.folds.n)]
     for q in (p, *others):
         for part in parts: check_batches(q, part.label[part.part == "train"])
     if student and (student.augment.mixup or student.augment.cutmix):
         raise LabError("folds.student: a teacher knows whole pictures; set augment.mixup and augment.cutmix to 0 there")
     if p.folds.tta == "ten" and p.data.side == p.data.size:
-        raise LabError("folds.tta: ten views are corners and the middle, and the network sees all of a picture; set data.margin")
+        raise LabError("folds.tta: ten views are corners and the middle, and the network sees all of a picture; "
+                       "set data.margin")
 
 def folds_left(out: Path, seed: int, p) -> list[str]:
     "The stages that are to run: `folds` always does, and finds most of its work done."
@@ -441,7 +452,8 @@ def folds_left(out: Path, seed: int, p) -> list[str]:
 def folds(overrides: Overrides = [],
           data: Annotated[Path | None, typer.Option(
               help="class folders, train and test folders, a CSV, an archive, Parquet; default: data.path")] = None,
-          out: Annotated[Path | None, typer.Option(help="where the run goes, and goes on; default: runs/local/<time>")] = None,
+          out: Annotated[Path | None, typer.Option(
+              help="where the run goes, and goes on; default: runs/local/<time>")] = None,
           seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
     "Cross-validate experiments on a folder of pictures; said again with the same --out, it goes on."
     data, out, overrides = data and data.resolve(), out and out.resolve(), from_here(overrides)
@@ -473,7 +485,8 @@ def folded(run: Path) -> str: # a line an experiment
 # %% ../nbs/80_cli.ipynb #d453309f
 @app.command()
 def regress(overrides: Overrides = [],
-            data: Annotated[Path | None, typer.Option(help="a CSV with the columns path and label, a number each")] = None,
+            data: Annotated[Path | None, typer.Option(
+                help="a CSV with the columns path and label, a number each")] = None,
             out: Annotated[Path | None, typer.Option(help="where the run goes; default: runs/local/<time>")] = None,
             seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
     "Train a network to say a number of each picture: a CSV of pictures and numbers."
@@ -481,7 +494,8 @@ def regress(overrides: Overrides = [],
     data, out, overrides = data.resolve(), out and out.resolve(), from_here(overrides)
     root = to_root(); out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
     overrides = [f"data.path={json.dumps(str(data))}", *overrides]; p = resolve("params.yaml", "", overrides)
-    if not data.exists(): raise LabError(f"{data}: no such file; name a CSV with the columns path and label, a number each")
+    if not data.exists():
+        raise LabError(f"{data}: no such file; name a CSV with the columns path and label, a number each")
     check_out(out)
     from cvlab.engine import run_stage
     from cvlab.intake import read_data
@@ -494,7 +508,8 @@ def regress(overrides: Overrides = [],
     create_model(p.model.name, 1, p.model.weights, p.model.dropout, p.model.head, p.data.size)
     nb = run_stage("numbers", out/"numbers", "", seed, overrides)
     for who, m in json.loads((out/"numbers"/"metrics.json").read_text()).items():
-        print(f"{who:10} R² {m['r2']:6.3f} [{m['r2_low']:.3f}, {m['r2_high']:.3f}]  mean absolute error {m['mae']:.4g}  n = {m['n']}")
+        print(f"{who:10} R² {m['r2']:6.3f} [{m['r2_low']:.3f}, {m['r2_high']:.3f}]  "
+              f"mean absolute error {m['mae']:.4g}  n = {m['n']}")
     print(f"Open: {os.path.relpath(nb)}  (in JupyterLab: make lab)")
 
 # %% ../nbs/80_cli.ipynb #a9622d8c
@@ -520,7 +535,8 @@ def advise(data: Source,
     print("\n".join([f"Train: cvlab train --data {data} preset={file}", *(f"{k:5}: {v}" for k, v in a.NEXT.items())]))
 
 # %% ../nbs/80_cli.ipynb #e9cb38c6
-Weights = Annotated[Path, typer.Option("--run", help="what `cvlab train --out` or `cvlab folds --out` named, or a folder of weights")]
+Weights = Annotated[Path, typer.Option(
+    "--run", help="what `cvlab train --out` or `cvlab folds --out` named, or a folder of weights")]
 
 @app.command()
 def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")] = "test",
@@ -543,7 +559,8 @@ def predict(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pict
     "Name the class of pictures: CSV with path, label, probability, error."
     from cvlab.predict import Predictor, find_weights, pictures_in
     predictor, out, named = Predictor(find_weights(run, folds=True)), csv.writer(sys.stdout, lineterminator="\n"), 0
-    if not (files := pictures_in(paths)): raise LabError(f"{paths[0]}: no picture here or below; name pictures, or a folder of them")
+    if not (files := pictures_in(paths)):
+        raise LabError(f"{paths[0]}: no picture here or below; name pictures, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
     for path in files:
         label, probability, error = predictor.one(path); named += not error
@@ -552,9 +569,11 @@ def predict(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pict
 
 # %% ../nbs/80_cli.ipynb #1407bb6f
 @app.command()
-def interpret(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pictures, or folders; the first eight are shown")],
+def interpret(run: Weights,
+              paths: Annotated[list[Path], typer.Argument(help="pictures, or folders; the first eight are shown")],
               out: Annotated[Path, typer.Option(help="the figure, PNG")] = Path("heatmaps.png"),
-              target: Annotated[str, typer.Option(help="the class that is asked about; default: the one it says")] = ""):
+              target: Annotated[str, typer.Option(
+                  help="the class that is asked about; default: the one it says")] = ""):
     "Draw where a trained network looks: Grad-CAM and saliency. A picture, not yet evidence: runs/interpret scores it."
     from cvlab.interpret import explain
     from cvlab.plots import save_figure, use_lab_style

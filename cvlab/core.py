@@ -304,7 +304,8 @@ def complaint(err: dict, # one of pydantic's errors()
     if err["type"] == "missing":
         return f"{at}{dotted} is missing: every parameter is written out, add it (see `cvlab params`)"
     if err["type"] == "model_type":
-        what = f"a section, such as {next(k for k in known_keys() if k.startswith(dotted))}=..." if dotted else "a mapping"
+        what = (f"a section, such as {next(k for k in known_keys() if k.startswith(dotted))}=..." if dotted
+                else "a mapping")
         return f"{at}{dotted or 'this file'}: should be {what}, not {err['input']!r}"
     text = err["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{at}{dotted}: {text}" + (f", not {err['input']!r}" if not isinstance(err["input"], dict) else "")
@@ -326,7 +327,8 @@ def plain(doc):
             else next((t(doc) for t in (int, float, str) if isinstance(doc, t)), doc))
 
 # %% ../nbs/00_core.ipynb #ee9efb60
-WHOLE = "hflip", "vflip", "magnitude", "mixup", "cutmix" # what frozen layers bear, what does nothing by itself, what is told below
+# what frozen layers bear, what does nothing by itself, what is told below
+WHOLE = "hflip", "vflip", "magnitude", "mixup", "cutmix"
 OFF = dict.fromkeys(("policy", "albumentations"), "null") # others are switched off by 0
 
 def contradiction(p: Params) -> str: # one line; "" where all is well
@@ -342,13 +344,15 @@ def contradiction(p: Params) -> str: # one line; "" where all is well
         return "train.frozen_once: windows differ from epoch to epoch; set data.margin to 0"
     if t.frozen_once and t.grow_from:
         return "train.frozen_once: pictures that grow (train.grow_from) cannot be computed once"
-    if t.frozen_once and (on := next((k for k in sorted(type(a).model_fields) if getattr(a, k) and k not in WHOLE), "")):
+    if t.frozen_once and (on := next((k for k in sorted(type(a).model_fields)
+                                      if getattr(a, k) and k not in WHOLE), "")):
         return f"train.frozen_once: only flips can be computed beforehand; set augment.{on} to {OFF.get(on, 0)}"
     if t.frozen_once and (a.mixup or a.cutmix):
-        return "train.frozen_once: frozen layers are computed from whole pictures; set augment.mixup and augment.cutmix to 0"
+        return ("train.frozen_once: frozen layers are computed from whole pictures; set augment.mixup and "
+                "augment.cutmix to 0")
     if t.sampler and (p.loss.alpha or p.loss.tau):
-        return (f"train.sampler: {t.sampler} shows all classes equally often already; set loss.alpha to null and loss.tau "
-                "to 0, or train.sampler to null")
+        return (f"train.sampler: {t.sampler} shows all classes equally often already; set loss.alpha to null and "
+                "loss.tau to 0, or train.sampler to null")
     return ""
 
 # %% ../nbs/00_core.ipynb #d7b07462
@@ -366,12 +370,12 @@ def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
     name, known = asked[0], presets(top)
     if name in known: return known[name], rest
     if Path(name).suffix == ".yaml" and Path(name).is_file(): return Path(name), rest
-    raise LabError(f"preset={name}: no such preset{nearest(name, known)}; there are {', '.join(known)}, or name a .yaml "
-                   "file")
+    raise LabError(f"preset={name}: no such preset{nearest(name, known)}; there are {', '.join(known)}, or name a "
+                   ".yaml file")
 
 # %% ../nbs/00_core.ipynb #3521c3c3
-SHARED = [("seeds",), ("experiments",), ("split",), ("folds",), ("data", "path"), ("lr_find",), ("baseline",), ("leaks",),
-          ("evaluate",), ("interpret",)]
+SHARED = [("seeds",), ("experiments",), ("split",), ("folds",), ("data", "path"), ("lr_find",), ("baseline",),
+          ("leaks",), ("evaluate",), ("interpret",)]
 
 def has_key(doc: dict, key: tuple) -> bool:
     "Is the whole path `key` in the nested mapping?"
@@ -400,7 +404,8 @@ def resolve(path: str | Path = "params.yaml", # the file
             raise LabError(f"{at('experiments', name)(bad)}experiments.{name}.{'.'.join(bad)}: "
                            "shared by all experiments, or they could not be compared; change it above")
         merged = check(merge(values, over), at("experiments", name))
-        if own and (said := contradiction(merged)): raise LabError(f"{at('experiments')((name,))}experiments.{name}: {said}")
+        if own and (said := contradiction(merged)):
+            raise LabError(f"{at('experiments')((name,))}experiments.{name}: {said}")
         if name == experiment: params = merged
     if experiment and experiment not in known:
         raise LabError(f"{file}: no experiment {experiment!r}"

@@ -86,7 +86,8 @@ def train_parts(lab: Lab, name: str, part: pd.DataFrame, # rows of the split wit
     "Train a network and keep it with what it says, unless it is there with the same parameters."
     key = {**lab.key, **{s: getattr(lab.p, s).model_dump() for s in SEEN}, "seed": seed, **key}
     if not done(lab.folder/f"{name}.json", key): _train(lab, name, part, judged, seed, key, teacher)
-    for line in (lab.folder/f"{name}.log").read_text(encoding="utf-8").splitlines(): lab.log(line) # trained now or before
+    for line in (lab.folder/f"{name}.log").read_text(encoding="utf-8").splitlines(): # trained now or before
+        lab.log(line)
     return read_predictions(lab.folder/f"{name}.predictions.csv")
 
 def done(said: Path, key: dict) -> bool:
@@ -138,7 +139,8 @@ def over_folds(scores: pd.DataFrame, # see `fold_scores`
     "Mean and spread over folds, and the interval of the mean."
     n = scores.groupby("repeat").n.sum().iloc[0]; judged = scores.n.mean(); out = {}
     for s in SCORES:
-        x = scores[s].to_numpy(); se, df = split_error(x, judged, n - judged); half = student_t.ppf((1 + level)/2, df)*se
+        x = scores[s].to_numpy(); se, df = split_error(x, judged, n - judged)
+        half = student_t.ppf((1 + level)/2, df)*se
         top = np.inf if s == "log_loss" else 1
         low, high = max(0., x.mean() - half), min(top, x.mean() + half)
         out[s] = dict(mean=x.mean(), sd=x.std(ddof=1), low=low, high=high, folds=len(x))
@@ -149,7 +151,8 @@ EFFECT = "splits", "n", "reference", "mean", "effect", "low", "high", "p", "mde"
 
 def fold_effects(oof: pd.DataFrame, # with experiment, repeat, fold
                  n_train: int, # pictures outside a fold
-                 metrics=("accuracy", "macro_f1", "log_loss")) -> pd.DataFrame: # a row an experiment but the first, and metric
+                 metrics=("accuracy", "macro_f1", "log_loss")
+                ) -> pd.DataFrame: # a row an experiment but the first, and metric
     "Each experiment against the first, paired by fold (notebook 32)."
     def recipe(e):
         here = oof[oof.experiment == e].drop(columns="experiment").groupby(["repeat", "fold"])
@@ -170,7 +173,8 @@ def plot_folds(scores: pd.DataFrame, # see `fold_scores`, with experiment
     ax = axs[0, 0]
     for y, (e, g) in enumerate(reversed(groups)):
         said = over_folds(g).loc[score]
-        ax.plot([said.low, said.high], [y, y], color=BLUE, lw=2); ax.plot(said["mean"], y, "|", color=BLUE, ms=14, mew=2)
+        ax.plot([said.low, said.high], [y, y], color=BLUE, lw=2)
+        ax.plot(said["mean"], y, "|", color=BLUE, ms=14, mew=2)
         ax.plot(g[score], np.full(len(g), y) - .22, "o", color=GREY, ms=4, alpha=.7)
     ax.set_yticks(range(len(groups)), [e for e, _ in reversed(groups)]); ax.set_ylim(-.6, len(groups) - .5)
     ax.set_xlabel(f"{score.replace('_', ' ')} out of fold (dots: folds; line: mean and 95 % interval)")
@@ -188,7 +192,8 @@ def plot_folds(scores: pd.DataFrame, # see `fold_scores`, with experiment
 
 def forget_others(folder: Path, labs: dict[str, Lab]):
     "Remove networks of experiments and folds that are no longer asked for."
-    kept = {f"{e}/{n}" for e, lab in labs.items() for n in [*(f"fold-{r}-{k}" for r, k in lab.each), "alone", "student"]}
+    kept = {f"{e}/{n}" for e, lab in labs.items()
+            for n in [*(f"fold-{r}-{k}" for r, k in lab.each), "alone", "student"]}
     for f in [f for f in folder.rglob("*") if f.is_file()]:
         if f.relative_to(folder).as_posix().split(".")[0].removesuffix("-state") not in kept: f.unlink()
 
@@ -289,7 +294,7 @@ def score_ways(said: pd.DataFrame # see `on_test`
 
 def gains(said: pd.DataFrame, # see `on_test`
           metrics=("accuracy", "macro_f1")) -> pd.DataFrame: # experiment, way, against, metric, EFFECT
-    "What a way bought over the first of its experiment, paired by network and by picture of the test part (notebook 32)."
+    "What a way bought over the first of its experiment, paired by network and by test picture (notebook 32)."
     rows = []
     for e, g in said[said.experiment != "all"].groupby("experiment", sort=False):
         (first, base), *rest = [(w, tables_in(t)) for w, t in g.groupby("way", sort=False)]
@@ -330,7 +335,7 @@ def as_predictions(guesses: pd.DataFrame, # see `guesses_of`, of the test part
 
 def from_guesses(folder: Path # where they are kept
                 ) -> dict[str, pd.DataFrame]: # by_class, by_frequency, and gains where single networks are kept
-    "What follows from guesses on the test part: each class, the frequent and the rare third of them, what each way bought."
+    "What follows from guesses on the test part: each class, the frequent and rare third of them, what each way bought."
     guesses = lambda f: pd.read_csv(folder/f, dtype=str, keep_default_na=False)
     test, split = guesses("test_guesses.csv"), guesses("split.csv")
     counts, classes, thirds = split.label[split.part != "test"].value_counts().to_dict(), [], []
@@ -354,9 +359,11 @@ CIRCUMSTANCES = "timing.json", "environment.json", "experiments.yaml" # of a run
 def keep_folds(run: Path, # root of a `cvlab folds`
                folder: Path) -> list[Path]: # what was written
     "The tables of a run of folds, small, without pictures and without places; the folder is made anew."
-    if not (run/"folds"/"oof.csv").exists(): raise LabError(f"{run}: no folds/oof.csv; name what `cvlab folds --out` named")
+    if not (run/"folds"/"oof.csv").exists():
+        raise LabError(f"{run}: no folds/oof.csv; name what `cvlab folds --out` named")
     shutil.rmtree(folder, ignore_errors=True)
-    oof, said = (pd.read_csv(run/"folds"/f, dtype=dict(id=str, label=str, network=str)) for f in ("oof.csv", "answers.csv"))
+    oof, said = (pd.read_csv(run/"folds"/f, dtype=dict(id=str, label=str, network=str))
+                 for f in ("oof.csv", "answers.csv"))
     one = said.network.notna()
     write_table(folder/"guesses.csv", guesses_of(oof, ["experiment"], ["repeat", "fold"]))
     write_table(folder/"test_guesses.csv", guesses_of(said[~one], ["experiment", "way"]))

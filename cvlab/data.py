@@ -102,8 +102,8 @@ def find_root(source: str | Path) -> Path: # a folder
     source = Path(source)
     if source.suffix.lower() == ".csv" and source.is_file(): return source.parent
     if source.is_file():
-        raise LabError(f"{source}: a file, and neither a CSV nor an archive; name the folder that holds one subfolder of "
-                       "pictures a class")
+        raise LabError(f"{source}: a file, and neither a CSV nor an archive; name the folder that holds one "
+                       "subfolder of pictures a class")
     if not source.is_dir():
         raise LabError(f"{source}: no such folder; it should hold one subfolder of pictures a class")
     while not (source/"samples.csv").is_file() and (only := lone_folder(source)) is not None: source = only

@@ -43,7 +43,8 @@ def first_learning(model: nn.Module, order: list[str]
     while not all(learns(model.get_submodule(here))):
         children = [n for n in order if n and n.rpartition(".")[0] == here]
         below = next((i for i, n in enumerate(children) if any(learns(model.get_submodule(n)))), None)
-        if below is None: raise LabError(f"train.frozen_once: {here or 'the network'} has no part that learns as a whole")
+        if below is None:
+            raise LabError(f"train.frozen_once: {here or 'the network'} has no part that learns as a whole")
         before += children[:below]; here = children[below]
     if not here: raise LabError("train.frozen_once: nothing is frozen; set model.frozen to half, most or body")
     return here, before
@@ -106,18 +107,19 @@ def find_cut(model: nn.Module, # with frozen parameters
     at, before = first_learning(model, order)
     top = [n for n in order if n and "." not in n]
     last = max((i for i, n in enumerate(before) if learns(model.get_submodule(n))), default=-1)
-    frozen, steps = before[:last + 1], [*before[last + 1:], at] # before `at` may stand what has no weights, such as dropout
+    # before `at` may stand what has no weights, such as dropout
+    frozen, steps = before[:last + 1], [*before[last + 1:], at]
     for i in reversed(range(len(steps))):
         cuts = [Cut(steps[i], frozen + steps[:i])]
         if steps[i] in top: cuts.append(Cut(steps[i], [], top[top.index(steps[i]):]))
         for cut in cuts:
             if agrees(model, cut, frozen, xb): return cut
-    raise LabError(f"train.frozen_once: {type(model).__name__} cannot be cut at {at}: it does more there than call its modules one "
-                   "after another; set train.frozen_once to false")
+    raise LabError(f"train.frozen_once: {type(model).__name__} cannot be cut at {at}: it does more there than call "
+                   "its modules one after another; set train.frozen_once to false")
 
 # %% ../nbs/48_features.ipynb #6f3a80f2
 def frozen_hash(model: nn.Module) -> str: # hex
-    "Of the structure, and of every tensor that does not learn: neither weights that do, nor the averages of their module."
+    "Of the structure, and every tensor that does not learn: neither weights that do, nor the averages of their module."
     h, mine = hashlib.sha256(repr(model).encode()), {n for n, m in model.named_modules() if any(
         p.requires_grad for p in m.parameters(recurse=False))}
     for name, t in model.state_dict().items():
@@ -149,7 +151,8 @@ def frozen_outputs(model: nn.Module, cut: Cut, dl: Batches, # its pictures, size
         with torch.inference_mode(), torch.autocast(dl.device.type, dtype=dtype, enabled=dtype is not None):
             return comes_in(model, cut.at, xb).float().cpu().numpy()
     shape = (len(dl.images), len(flips), *run(torch.arange(1), (0, 0)).shape[1:])
-    key = ["frozen-1", pictures_hash(dl.images), frozen_hash(model), cut.at, cut.row, flips, dl.normalise, precision, str(dl.layout)]
+    key = ["frozen-1", pictures_hash(dl.images), frozen_hash(model), cut.at, cut.row, flips, dl.normalise, precision,
+           str(dl.layout)]
     path = Path(folder)/f"{json_hash(key)[:24]}.npy"
     old, damaged = read_cache(path, shape, np.float32)
     if old is not None and not damaged: return old
@@ -167,7 +170,8 @@ class FrozenBatches(Batches):
                  rows: np.ndarray | None = None # int (n,): where the loader's pictures are; None: they are all
                 ):
         self.__dict__ |= dl.__dict__
-        self.flips, self.outputs, self.rows = flips, outputs, torch.arange(len(outputs)) if rows is None else torch.as_tensor(rows)
+        self.flips, self.outputs = flips, outputs
+        self.rows = torch.arange(len(outputs)) if rows is None else torch.as_tensor(rows)
         if fits_on(self.device, outputs.nbytes): self.outputs = torch.from_numpy(np.array(outputs)).to(self.device)
     def __iter__(self):
         for self.idx, places, _ in self.draws():
@@ -194,16 +198,18 @@ def frozen_once(model: nn.Module, frozen: str, # half | most | body
                 loaders: list[Batches], # that of the training first
                 folder: str | Path, # of the caches
                 precision: str = "fp32",
-                together: bool = False # they show rows of one array (`Rows`): compute all of it, with the flips of the first
-               ) -> tuple[list[Batches], Callback]: # loaders of what the frozen part gives, and what shortens the network
-    "Freeze a part of a network and compute it once; raises `LabError` where the training needs more than flips of whole pictures."
+                together: bool = False # rows of one array (`Rows`): compute all of it, with the flips of the first
+               ) -> tuple[list[Batches], Callback]: # loaders of what the frozen part gives; what shortens the network
+    "Freeze a part of a network and compute it once; `LabError` where training needs more than flips of whole pictures."
     first = loaders[0]
-    if first.augment: raise LabError("train.frozen_once: only flips can be computed beforehand; set the rest of augment to 0")
+    if first.augment:
+        raise LabError("train.frozen_once: only flips can be computed beforehand; set the rest of augment to 0")
     if first.side != first.images.shape[1]:
         raise LabError("train.frozen_once: windows differ from epoch to epoch; set data.margin to 0")
     model = model.to(first.device, memory_format=first.layout); freeze(model, frozen)
     idx = torch.arange(min(4, len(first.images)))
-    xb = normalise_batch(first.bytes(idx, torch.zeros(len(idx), 4, dtype=torch.long)).permute(0, 3, 1, 2), first.normalise)
+    xb = normalise_batch(first.bytes(idx, torch.zeros(len(idx), 4, dtype=torch.long)).permute(0, 3, 1, 2),
+                         first.normalise)
     cut = find_cut(model, xb)
     outputs = lambda dl: frozen_outputs(model, cut, dl, views(dl), folder, precision)
     if not together: return [FrozenBatches(dl, outputs(dl), views(dl)) for dl in loaders], Shortened(cut)

@@ -45,7 +45,8 @@ def bright_folder(folder: str | Path, # gets pictures and samples.csv
     folder.mkdir(parents=True)
     for i in range(n):
         im = rng.integers(0, 40, (32, 32, 3)).astype(np.uint8); v = rng.uniform(60, 250); y, x = rng.integers(0, 16, 2)
-        im[y:y + 16, x:x + 16] = int(v); Image.fromarray(im).save(folder/f"{i:03}.png"); rows.append(f"{i:03}.png,{v/100:.4f}")
+        im[y:y + 16, x:x + 16] = int(v); Image.fromarray(im).save(folder/f"{i:03}.png")
+        rows.append(f"{i:03}.png,{v/100:.4f}")
     (folder/"samples.csv").write_text("\n".join(rows) + "\n")
     return folder
 

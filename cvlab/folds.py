@@ -17,12 +17,12 @@ from .repro import derive_seed
 def make_folds(split: pd.DataFrame, # id, label, group, part; rows of the test part are left out
                n: int = 5, repeats: int = 1,
                seed: int = 0) -> pd.DataFrame: # id, repeat, fold: each picture once a repeat
-    "Divide all that is not test into n folds, classes in proportion and groups whole; `LabError` for a class too small."
+    "Divide all that is not test into n folds, classes in proportion, groups whole; `LabError` for a class too small."
     rows = split[split.part != "test"].reset_index(drop=True)
     groups = rows.groupby("label").group.nunique()
     if (few := groups[groups < n]).size:
-        raise LabError(f"folds.n={n}: class {str(few.idxmin())!r} has {few.min()} different pictures outside the test part, "
-                       "and each fold needs one; lower folds.n, or add pictures")
+        raise LabError(f"folds.n={n}: class {str(few.idxmin())!r} has {few.min()} different pictures outside the test "
+                       "part, and each fold needs one; lower folds.n, or add pictures")
     def one(repeat):
         kfold = StratifiedGroupKFold(n, shuffle=True, random_state=derive_seed(seed, repeat) % 2**32)
         which = np.empty(len(rows), int)
@@ -34,7 +34,7 @@ def fold_split(split: pd.DataFrame, folds: pd.DataFrame, # see `make_folds`
                repeat: int, fold: int,
                val: float = .15, # fraction of the groups outside the fold that chooses the epoch
                seed: int = 0) -> pd.DataFrame: # the rows of the split that are not test, with part train | val | fold
-    "What trains, chooses and is judged in one fold; a rare class may be absent from what chooses, not from what trains."
+    "What trains, chooses and is judged in a fold; a rare class may be absent from what chooses, not from what trains."
     here = folds[folds.repeat == repeat].set_index("id").fold
     rows = split[split.id.isin(here.index)]
     judged = (rows.id.map(here) == fold).to_numpy()

@@ -352,7 +352,7 @@ def by_chance(x: np.ndarray, y: np.ndarray, shuffles: int = 999) -> tuple[np.nda
 # %% ../nbs/15_leaks.ipynb #e3a673f5
 def probe(name: str, x: np.ndarray, y: np.ndarray, # of training and validation pictures
           xt: np.ndarray, yt: np.ndarray # of test pictures; empty: not opened
-         ) -> tuple[dict, np.ndarray | None]: # probe, n, score, low, high, p, n_test, test, test_low, test_high; answers (n,)
+) -> tuple[dict, np.ndarray | None]: # probe, n, score, low, high, p, n_test, test, test_low, test_high; answers (n,)
     "Can the class be told from this alone?"
     row = dict(probe=name, n=len(y), score=None, low=None, high=None, p=None,
                n_test=len(yt), test=None, test_low=None, test_high=None)
@@ -365,12 +365,12 @@ def probe(name: str, x: np.ndarray, y: np.ndarray, # of training and validation 
 
 def probes(asked: dict[str, np.ndarray], split: pd.DataFrame, family: np.ndarray, alpha: float = .05,
            why: str = "" # the test part is opened for this reason, and not without one
-          ) -> tuple[pd.DataFrame, pd.DataFrame]: # rows of `probe`, with p_holm and tells; id, label and the answer to each
+          ) -> tuple[pd.DataFrame, pd.DataFrame]: # rows of `probe`, p_holm, tells; id, label, the answer to each
     "All questions, each judged in the light of how many were asked (Holm)."
     y = pd.Categorical(split.label).codes.astype(int)
     learn = (split.part != "test").to_numpy(); kin = pd.Series(family)
     rows = learn & ~kin.where(learn, -1 - kin.index).duplicated().to_numpy() # one a family
-    new = ~learn & ~np.isin(family, family[learn]) & ~kin.duplicated().to_numpy() # of families that were not learnt from
+    new = ~learn & ~np.isin(family, family[learn]) & ~kin.duplicated().to_numpy() # of families not learnt from
     test = new if why else np.zeros(len(y), bool)
     found = [probe(k, x[rows], y[rows], x[test], y[test]) for k, x in asked.items()]
     t = pd.DataFrame([row for row, _ in found])

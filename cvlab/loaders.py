@@ -273,7 +273,8 @@ def part_of(split: pd.DataFrame, # with column part
     "One part; classes are numbered in alphabetical order."
     here = (split.part == part).to_numpy()
     if part == "test":
-        if not note: raise LabError("the test part opens only to those who leave a note: part_of(..., note=reading(...))")
+        if not note:
+            raise LabError("the test part opens only to those who leave a note: part_of(..., note=reading(...))")
         note(split[here])
     codes = pd.Categorical(split.label, sorted(split.label.unique())).codes
     return Rows(images, np.flatnonzero(here)), codes[here].astype(np.int64), split[here]

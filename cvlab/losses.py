@@ -40,7 +40,8 @@ class Loss(nn.Module):
                  tau: float = 0., # strength of the logit adjustment
                  prior: Tensor | None = None): # (classes,), shares in the training part; needed with tau
         super().__init__()
-        if tau and not (prior > 0).all(): raise LabError("loss.tau: a class has no training picture, so it has no share")
+        if tau and not (prior > 0).all():
+            raise LabError("loss.tau: a class has no training picture, so it has no share")
         self.gamma, self.label_smoothing, self.tau = gamma, label_smoothing, tau
         self.register_buffer("weight", weight); self.register_buffer("shift", tau*prior.log() if tau else None)
     def forward(self, logits: Tensor, # (bs, classes)

@@ -728,7 +728,7 @@ def make_meadow(folder,           # where to; made whole or not at all
     return digest
 
 def _shoot(jobs, workers):
-    "All pictures, in a pool of processes where that is safe: forked on Linux, spawned by the installed module elsewhere."
+    "All pictures, in a pool of processes where it is safe: forked on Linux, spawned by the installed module elsewhere."
     linux = sys.platform == 'linux'
     workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs))
     if workers < 2 or not (linux or __name__ != '__main__'): return [_shot(j) for j in jobs]

@@ -195,7 +195,7 @@ def evaluate(
 def by_frequency(
     metrics:dict, # what `evaluate` returned
     counts:dict[str, int] # training pictures of each class
-) -> pd.DataFrame: # one row a third: classes, training pictures of its largest and smallest, n, right, recall, low, high
+) -> pd.DataFrame: # a row a third: classes, training pictures of its largest and smallest, n, right, recall, low, high
     "Recall of the frequent, middle and rare third of the classes, each picture counting once, with Wilson's interval."
     order = sorted(metrics['classes'], key=lambda c: (-counts.get(c, 0), c)); rows = []
     for name, third in zip(('head', 'middle', 'tail'), np.array_split(np.array(order, dtype=object), 3)):
@@ -203,8 +203,8 @@ def by_frequency(
         here = [metrics['classes'].index(c) for c in third]; cm = np.array(metrics['confusion_matrix'])
         n, right = int(cm[here].sum()), int(cm[here, here].sum())
         low, high = wilson_interval(right, n) if n else (np.nan, np.nan)
-        rows.append(dict(part=name, classes=len(third), most=counts.get(third[0], 0), least=counts.get(third[-1], 0), n=n,
-                         right=right, recall=right/n if n else np.nan, low=low, high=high))
+        rows.append(dict(part=name, classes=len(third), most=counts.get(third[0], 0), least=counts.get(third[-1], 0),
+                         n=n, right=right, recall=right/n if n else np.nan, low=low, high=high))
     return pd.DataFrame(rows).set_index('part')
 
 # %% ../nbs/30_metrics.ipynb #33f0b7a9

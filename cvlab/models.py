@@ -208,7 +208,8 @@ def create_model(name: str, # ours, timm's, torchvision's or registered
     if head == "deep": replace_head(model, n_classes)
     if origin(name) == "torchvision": set_dropout(model, dropout)
     if weights is None: return model
-    model.anew = load_weights(model, pretrained_file(name) if weights == "pretrained" else weights, tuple(classifiers(model)))
+    model.anew = load_weights(model, pretrained_file(name) if weights == "pretrained" else weights,
+                              tuple(classifiers(model)))
     return model
 
 # %% ../nbs/20_models.ipynb #94f7e153

@@ -92,7 +92,8 @@ def check_numbers(p: Params):
             if (now := getattr(getattr(p, section), key)) != value:
                 raise LabError(f"{section}.{key}={now} is about classes, and here the answer is a number; set it to "
                                f"{'null' if value is None else value}")
-    if p.train.monitor != "val_loss": raise LabError(f"train.monitor={p.train.monitor} is about classes; set it to val_loss")
+    if p.train.monitor != "val_loss":
+        raise LabError(f"train.monitor={p.train.monitor} is about classes; set it to val_loss")
 
 def train_numbers(p: Params, split: pd.DataFrame, # see `split_numbers`
                   images, cache: str | Path, # where what frozen layers give may be kept
@@ -124,7 +125,8 @@ def simple_numbers(split: pd.DataFrame, images, note, bins: int = 8
     "What the baselines say of the test part."
     train, _, own = part_of(split.assign(label="number"), images, "train")
     test, _, rows = part_of(split.assign(label="number"), images, "test", note)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15))).fit(colour_histogram(train[:], bins), own.value)
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15))).fit(
+        colour_histogram(train[:], bins), own.value)
     table = rows[["id", "part", "value"]].reset_index(drop=True)
     said = ridge.predict(colour_histogram(test[:], bins))
     return {"mean": table.assign(said=own.value.mean()), "histogram": table.assign(said=said)}
@@ -135,7 +137,8 @@ def plot_numbers(table: pd.DataFrame, # see `say_numbers`
     fig, (a, b) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", width_ratios=[3, 2])
     ends = [min(table.value.min(), table.said.min()), max(table.value.max(), table.said.max())]
     a.plot(ends, ends, color=GREY, lw=1); a.plot(table.value, table.said, "o", color=BLUE, ms=4, alpha=.6)
-    a.set(xlabel=f"true number{unit}", ylabel=f"what the network says{unit}"); a.set_aspect("equal", adjustable="datalim")
+    a.set(xlabel=f"true number{unit}", ylabel=f"what the network says{unit}")
+    a.set_aspect("equal", adjustable="datalim")
     b.hist(table.said - table.value, bins=16, color=BLUE); b.axvline(0, color=GREY, lw=1)
     b.yaxis.set_major_locator(MaxNLocator(integer=True))
     b.set(xlabel=f"error{unit}: said less true", ylabel=f"pictures (n = {len(table)})")

@@ -44,7 +44,8 @@ def logits_of(model: nn.Module, # in evaluation mode
         batches.places = lambda n, gen: place.expand(n, 4)
         return torch.cat([model(xb).float().cpu() for xb, _ in batches])
     if tta == "ten" and batches.side == images.shape[1]:
-        raise LabError("tta: ten views are corners and the middle, and the network sees all of a picture; set data.margin")
+        raise LabError("tta: ten views are corners and the middle, and the network sees all of a picture; "
+                       "set data.margin")
     looks = [look(*v) for v in VIEWS[tta]]
     if len(looks) == 1: return looks[0].numpy()
     return torch.stack(looks).log_softmax(2).double().exp().mean(0).clamp(min=1e-38).log().float().numpy()
@@ -102,7 +103,8 @@ class Together(nn.Module):
 
 def networks_in(weights: str | Path) -> list[str]: # names of files
     "`best`, or the networks of all folds where there is none."
-    return ["best"] if (Path(weights)/"best.json").exists() else sorted(f.stem for f in Path(weights).glob("fold-*-*.json"))
+    return (["best"] if (Path(weights)/"best.json").exists() else
+            sorted(f.stem for f in Path(weights).glob("fold-*-*.json")))
 
 class Predictor:
     "A trained network that takes paths; or those of all folds, which answer together (notebook 53)."

@@ -160,7 +160,8 @@ _WORDS = dict(
     data="Where the pictures come from was not written down.",
     intended="Not stated. What was measured is telling the classes below apart, on pictures like those of the split.",
     out_of_scope="Whatever was not measured: other classes, pictures of another origin, and decisions about people, "
-                 "health or safety. The network names one of its classes for any picture, even one that shows none of them.",
+                 "health or safety. The network names one of its classes for any picture, even one that shows none "
+                 "of them.",
     unknown="the origin and licence of the pictures, who or what is missing among them, and how the network does on "
             "pictures of another camera, place or time.")
 
@@ -325,7 +326,8 @@ def write_card(root: str | Path, # root of the runs
 def card_run(path: Path) -> tuple[Path, str, int]: # root of the runs, experiment, seed
     "Whose card it is, by where it lies."
     run = path.parent
-    if not re.fullmatch(r"seed-\d+", run.name): raise LabError(f"{path}: no card of a run; cards lie in cards/<experiment>/seed-<n>")
+    if not re.fullmatch(r"seed-\d+", run.name):
+        raise LabError(f"{path}: no card of a run; cards lie in cards/<experiment>/seed-<n>")
     named = run.parent.name != "cards"
     return path.parents[3 if named else 2], run.parent.name if named else "", int(run.name[5:])
 

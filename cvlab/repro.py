@@ -75,7 +75,7 @@ def use_threads(n: int):
 
 # %% ../nbs/01_repro.ipynb #ce861fcd
 def keep_memory() -> bool: # could it be done?
-    "Let the C library keep large blocks for the next step ([mallopt](https://man7.org/linux/man-pages/man3/mallopt.3.html))."
+    "Let the C library keep large blocks for later ([mallopt](https://man7.org/linux/man-pages/man3/mallopt.3.html))."
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return bool(mallopt and mallopt(-3, 1 << 30) and mallopt(-1, 2**31 - 1)) # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 

@@ -102,7 +102,8 @@ class History(Callback):
         what = "val_mae" if "val_mae" in row else "val_accuracy"
         line = ("epoch {epoch:3}   train loss {train_loss:.4f}   val loss {val_loss:.4f}   "
                 f"{what.replace('_', ' ')} {row[what]:.4f}   lr {{lr:.2e}}").format(**row)
-        self.log(line + "".join(f"   {k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k not in (*COLUMNS, what)))
+        self.log(line + "".join(f"   {k.replace('_', ' ')} {v:.4f}" for k, v in row.items()
+                                if k not in (*COLUMNS, what)))
     def scores(self, monitor: str) -> list[float]: # one an epoch, larger is better
         "The monitored column: a *_loss with its sign turned."
         return [(-1 if monitor.endswith("loss") else 1)*r[monitor] for r in self.rows]

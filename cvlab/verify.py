@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .baselines import majority_baseline
-from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found, over_splits,
-                          notebook_markdown, pairs_of)
+from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found,
+                          over_splits, notebook_markdown, pairs_of)
 from .confusion_plots import plot_confusions
 from .core import LabError, nearest, plain, read_yaml, resolve
 from .data import data_hash, read_split, split_hash
@@ -94,7 +94,8 @@ def locked(root: str | Path = ".") -> dict: # stage -> its entry: cmd, deps, out
                                                   for k in ("deps", "outs") for f in e.get(k) or [None])
     if isinstance(stages, dict) and all(map(whole, stages.values())): return stages
     odd = next((s for s in stages if not whole(stages[s])), "") if isinstance(stages, dict) else ""
-    raise LabError(f"{path}: {f'stage {odd} is cut off' if odd else 'no stages in it'}; `git checkout dvc.lock` brings the last one back")
+    raise LabError(f"{path}: {f'stage {odd} is cut off' if odd else 'no stages in it'}; `git checkout dvc.lock` "
+                   "brings the last one back")
 
 class Lab:
     "A repository that is to be checked, read once."
@@ -121,7 +122,9 @@ def dvc_status(root: Path) -> dict: # stage -> list of {"changed deps" or "chang
     from dvc.repo import Repo
     try:
         with Repo(str(root)) as repo: return {stage_name(a): said for a, said in repo.status().items()}
-    except DvcException as e: raise LabError(f"dvc: {' '.join(str(e).split())}; `git diff dvc.yaml dvc.lock` shows what was changed") from None
+    except DvcException as e:
+        raise LabError(f"dvc: {' '.join(str(e).split())}; `git diff dvc.yaml dvc.lock` shows what was "
+                       "changed") from None
 
 def stage_name(address: str) -> str: # ../lab/dvc.yaml:prepare -> prepare
     "DVC's address of a stage, seen from another folder, without the way there."
@@ -185,7 +188,8 @@ def first_difference(was, now, at: str = "") -> str | None: # such as "test.accu
         was, now = dict(enumerate(was)), dict(enumerate(now))
     if not (isinstance(was, dict) and isinstance(now, dict)):
         return None if was == now or near(was, now) else f"{at.rstrip('.')}: {was} is written, {now} comes out"
-    if odd := sorted(was.keys() ^ now.keys()): return f"{at}{odd[0]}: {'has no place' if odd[0] in was else 'is missing'}"
+    if odd := sorted(was.keys() ^ now.keys()):
+        return f"{at}{odd[0]}: {'has no place' if odd[0] in was else 'is missing'}"
     return next((d for k in was if (d := first_difference(was[k], now[k], f"{at}{k}."))), None)
 
 def same_json(path: Path, now) -> list[str]:
@@ -295,7 +299,8 @@ def check_folds(lab, stage, folder):
     placed = oof.merge(folds, on=["id", "repeat"])
     if len(oof) != len(folds)*len(p.folds.experiments) or (placed.fold_x != placed.fold_y).any():
         who.append("oof.csv: not one prediction of each picture by the network of its fold")
-    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects, ways=score_ways(said), gains=gains(said))
+    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects,
+                  ways=score_ways(said), gains=gains(said))
     confusion = lambda: plot_confusions(first["confusion_matrix"], first["classes"])
     return [*who, *(l for name, t in tables.items() for l in same_table(folder/f"{name}.csv", t)),
             *same_json(folder/"metrics.json", dict(oof=first, split=split_hash(lab.split))),
@@ -305,7 +310,8 @@ def not_together(said: pd.DataFrame) -> list[str]: # see `cvlab.crossval.on_test
     "Where the answers of all networks together are not those of the single ones."
     from cvlab.ensembles import averaged, logit_columns, voted
     off, here = [], said.set_index(["experiment", "way"])
-    for (e, way), f in [((e, w), f) for e, w in dict.fromkeys(here.index) for n, f in (("average", averaged), ("vote", voted))
+    for (e, way), f in [((e, w), f) for e, w in dict.fromkeys(here.index)
+                        for n, f in (("average", averaged), ("vote", voted))
                         if e != "all" and w.split(",")[0] == n]:
         single = here.loc[[(e, way.replace("average", "one network").replace("vote", "one network"))]]
         want = f([t.reset_index(drop=True) for _, t in single.groupby("network")])
@@ -346,7 +352,8 @@ def check_train(lab, stage, folder):
     history, p = pd.read_csv(folder/"results.csv"), run_params(folder)["effective"]["train"]
     log = (folder/"train.log").read_text(encoding="utf-8").splitlines()
     said = np.array([re.findall(r"[-+.\de]*\d", l) for l in log if l.startswith("epoch ")], float)
-    if history.epoch.tolist() != list(range(1, len(history) + 1)): return ["results.csv: the epochs do not count up from 1"]
+    if history.epoch.tolist() != list(range(1, len(history) + 1)):
+        return ["results.csv: the epochs do not count up from 1"]
     early = p["patience"] or any(l.startswith("stopped") for l in log)
     if len(history) > p["epochs"] or (len(history) < p["epochs"] and not early):
         return [f"results.csv: {len(history)} epochs where {p['epochs']} were asked for"]
@@ -548,7 +555,8 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
     problems = [f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(measured_problems, f)]
     what = f"{len(files)} predictions agree with their splits and histories"
     if (recipe/"guesses.csv").exists():
-        problems, what = guarded(check_guesses, recipe), "the scores of its folds follow from the guesses; top-5 of its tables does not"
+        problems, what = (guarded(check_guesses, recipe),
+                          "the scores of its folds follow from the guesses; top-5 of its tables does not")
         if not (recipe/"single_guesses.csv").exists(): what += ", nor do the scores of single networks on the test part"
     if (recipe/"certificate.json").exists():
         problems, what = guarded(check_leaks, lab, "leaks", recipe), "the certificate follows from its tables"
@@ -556,7 +564,7 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
         name, "unverifiable", f"its pictures cannot be shipped; {what}")
 
 def check_guesses(recipe: Path) -> list[str]:
-    "Scores, means, effects, figures, and the scores of the test part from who named what (`cvlab.crossval.keep_folds`)."
+    "Scores, means, effects, figures and the scores of the test part from who named what (`cvlab.crossval.keep_folds`)."
     from cvlab.crossval import SCORES, from_guesses, over_folds, plot_folds, score_guesses
     text = lambda name: pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
     oof, test, split = text("guesses.csv"), text("test_guesses.csv"), read_split(recipe/"split.csv")
@@ -571,12 +579,15 @@ def check_guesses(recipe: Path) -> list[str]:
             c for c in single if c.startswith(f"{e}/{w}/") and not c.endswith(".nll")])
         return pd.DataFrame([score(t, name) for name in names]).mean()
     of_test = pd.DataFrame([of_way(*way) for way in zip(ways.experiment, ways.way)], index=ways.index)
-    means = pd.concat({e: over_folds(g) for e, g in pd.DataFrame(now).groupby("experiment", sort=False)}, names=["experiment", "score"])
+    means = pd.concat({e: over_folds(g) for e, g in pd.DataFrame(now).groupby("experiment", sort=False)},
+                      names=["experiment", "score"])
     off = same_table(recipe/"scores.csv", pd.DataFrame(now)) + same_table(recipe/"together.csv", means.reset_index())
     worst = (of_test[list(SCORES)] - ways[list(SCORES)]).abs().max().max()
     if worst > 1e-4: off.append(f"ways.csv: {worst:.2g} from what test_guesses.csv gives")
-    for name, t, part in (("guesses.csv", oof.drop_duplicates("id"), split.part != "test"), ("test_guesses.csv", test, split.part == "test")):
-        if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])): off.append(f"{name}: not the pictures of split.csv")
+    for name, t, part in (("guesses.csv", oof.drop_duplicates("id"), split.part != "test"),
+                          ("test_guesses.csv", test, split.part == "test")):
+        if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])):
+            off.append(f"{name}: not the pictures of split.csv")
     for name, t in from_guesses(recipe).items(): off += same_table(recipe/f"{name}.csv", t)
     off += not_those_effects(scores, effects := pd.read_csv(recipe/"effects.csv"), (split.part != "test").sum())
     first = scores.experiment.iloc[0]
@@ -594,7 +605,8 @@ def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # pict
     for r in effects.itertuples():
         now = over_splits((at[at.experiment == r.experiment][r.metric] - base[r.metric]).to_numpy(), n*(k - 1)//k, test)
         if max(abs(now["mean"] - r.effect), abs(now["low"] - r.low), abs(now["high"] - r.high)) > 1e-5:
-            off.append(f"effects.csv: {r.experiment}, {r.metric}: {r.effect:.5f} is written, {now['mean']:.5f} comes out of scores.csv")
+            off.append(f"effects.csv: {r.experiment}, {r.metric}: {r.effect:.5f} is written, "
+                       f"{now['mean']:.5f} comes out of scores.csv")
     return off
 
 def measured_problems(preds: Path) -> list[str]:
@@ -613,8 +625,9 @@ def pages(lab: Lab) -> list[Path]:
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Numbers, links and figures of one page."
     name, text = page.relative_to(lab.root).as_posix(), page_text(page)
-    made = {o for s in lab.lock for o in lab.outs(s)} | {f.relative_to(lab.root).as_posix() for kept in # redrawn by `check_guesses`
-            lab.root.glob("runs/measured/*/*/guesses.csv") for f in kept.parent.glob("*.png")}
+    made = {o for s in lab.lock for o in lab.outs(s)} | { # redrawn by `check_guesses`
+        f.relative_to(lab.root).as_posix() for kept in lab.root.glob("runs/measured/*/*/guesses.csv")
+        for f in kept.parent.glob("*.png")}
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
     n = len(MARKED.findall(text))
@@ -653,11 +666,12 @@ def check_data(lab: Lab) -> list[Line]:
     split = split_samples(open_data(source, cache_folder()).samples, p.val, p.test, p.seed)
     write_split(again, split)
     if again.read_bytes() == lab.path("runs/prepare/split.csv").read_bytes():
-        return [Line("data", "verified", f"{len(split)} pictures divided again: the same split, {split_hash(split)[:16]}")]
+        return [Line("data", "verified",
+                     f"{len(split)} pictures divided again: the same split, {split_hash(split)[:16]}")]
     key = lambda s: set(s[["id", "label", "part"]].itertuples(index=False, name=None))
     gone = sorted(key(lab.split) - key(split)) or sorted(key(split) - key(lab.split))
-    return [Line("data", "drift", f"dividing {source.name} again gives another split: {len(gone)} rows are not in both, "
-                                  f"such as {gone[0] if gone else 'none; the paths or groups differ'}")]
+    return [Line("data", "drift", f"dividing {source.name} again gives another split: {len(gone)} rows are not in "
+                                  f"both, such as {gone[0] if gone else 'none; the paths or groups differ'}")]
 
 # %% ../nbs/71_verify.ipynb #d9166995
 PROBABILITY = 1e-3 # largest difference of a probability; 0 on the processor that predicted, between two not measured
@@ -675,8 +689,10 @@ def weights_line(lab: Lab, stage: str) -> Line:
     if stored.iloc[:, :3].values.tolist() != now.iloc[:, :3].values.tolist() or list(stored) != list(now):
         return Line(stage, "drift", "the weights are about other pictures or classes than predictions.csv")
     off = float(np.abs(probabilities(stored) - probabilities(now)).max())
-    if off <= PROBABILITY: return Line(stage, "verified", f"{len(now)} pictures predicted again, probabilities within {off:.1g}")
-    return Line(stage, "drift", f"the weights give other predictions, a probability {off:.3f} apart ({PROBABILITY} is allowed)")
+    if off <= PROBABILITY:
+        return Line(stage, "verified", f"{len(now)} pictures predicted again, probabilities within {off:.1g}")
+    return Line(stage, "drift",
+                f"the weights give other predictions, a probability {off:.3f} apart ({PROBABILITY} is allowed)")
 
 def predict_again(lab: Lab, weights: Path) -> pd.DataFrame: # a predictions table, sorted as the file
     "Predictions of the val and test parts."
@@ -721,7 +737,8 @@ def compare_numbers(old: Path, new: Path) -> str: # byte-equal | within toleranc
 def check_known(lab: Lab, stage: str):
     "Can this stage run here?"
     if stage not in lab.lock:
-        raise LabError(f"{stage}: no stage of dvc.lock{nearest(stage, lab.lock) or '; there are ' + ', '.join(lab.lock)}")
+        raise LabError(f"{stage}: no stage of dvc.lock"
+                       f"{nearest(stage, lab.lock) or '; there are ' + ', '.join(lab.lock)}")
     reads = [d["path"] for d in lab.lock[stage]["deps"]]
     if gone := [p for p in reads if not lab.here(p)]:
         raise LabError(f"{stage}: needs {gone[0]}, which is not here; `make repro` makes it")

@@ -26,7 +26,8 @@ def run_inline(stage, out, overrides=(), experiment="", seed=0):
 
 def environ(clone):
     "The environment of a person who works in the clone with this environment's programs."
-    known = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} # `make test` may have started us
+    # `make test` may have started us
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     return {**known, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(clone), "MPLBACKEND": "Agg"}
 
 
@@ -55,12 +56,16 @@ def top(): return TOP
 @pytest.fixture(scope="session")
 def chromium():
     "A browser without a window; where there is none, tests that need it are skipped by name."
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install --require-hashes -r requirements-docs.txt")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install --require-hashes "
+                                                            "-r requirements-docs.txt")
     with api.sync_playwright() as p:
-        try: browser = p.chromium.launch(executable_path=next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None),
-                                         args=["--no-sandbox"])
+        try:
+            browser = p.chromium.launch(
+                executable_path=next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None),
+                args=["--no-sandbox"])
         except api.Error as e:
-            absent = pytest.fail if os.environ.get("CVLAB_BROWSER") == "required" else pytest.skip # where one was installed
+            # required where one was installed
+            absent = pytest.fail if os.environ.get("CVLAB_BROWSER") == "required" else pytest.skip
             absent(f"no browser: apt install chromium, or playwright install chromium ({str(e).splitlines()[0]})")
         yield browser
         browser.close()

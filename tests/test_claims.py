@@ -37,7 +37,7 @@ def cells(row): return row.strip().strip("|").count("|")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_tables(page):
-    "Each row under its header with as many cells, and a blank line before and after: a lost newline melts a table into one line."
+    "Each row under its header with as many cells, and blank lines around: a lost newline melts a table into one line."
     blocks = [b.splitlines() for b in re.split(r"\n\s*\n", re.sub(r"(?s)```.*?```", "", (TOP/page).read_text()))]
     tables = [b for b in blocks if any("|" in l for l in b)]
     assert len(tables) >= 2

@@ -76,7 +76,8 @@ def test_weights_are_measured_and_used(trained):
     code, out, err = cvlab("evaluate", "--run", root/"run")
     assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in said, err # the run's own figure
     assert "test part opened (8 pictures): weights measured by hand" in out
-    code, out, err = cvlab("evaluate", "--run", root/"run", "--part", "val"); assert code == 0 and "val accuracy" in out, err
+    code, out, err = cvlab("evaluate", "--run", root/"run", "--part", "val")
+    assert code == 0 and "val accuracy" in out, err
     other = tiny_folder(root/"other", n=20, seed=5)
     code, out, err = cvlab("evaluate", "--run", root/"run/weights/seed-3", "--data", other)
     assert code == 0 and "n = 20" in out, out + err

@@ -33,7 +33,8 @@ def test_hostile_pictures_are_named_and_left_alone(tmp_path):
     for name, (verdict, why) in HOSTILE.items():
         key = f"disc/{name}".replace("\n", "\\n")
         assert (key in lines) == bool(verdict) and why in lines.get(key, ""), (name, lines.get(key))
-    assert "of class square" in lines["disc/same.png"] and "link" in lines["linked"] and "hidden" in lines["disc/.hidden.png"]
+    assert "of class square" in lines["disc/same.png"] and "link" in lines["linked"]
+    assert "hidden" in lines["disc/.hidden.png"]
     assert cvlab("train", "--data", folder, "--out", tmp_path/"no")[0] == 1 and not (tmp_path/"no").exists()
     shutil.rmtree(folder/"few"); shutil.copy(folder/"disc/grey.png", folder/"disc/grey again.png")
     before = contents(folder)
@@ -48,7 +49,8 @@ def test_hostile_pictures_are_named_and_left_alone(tmp_path):
 def test_a_table_in_an_archive_decides_parts(tmp_path):
     tiny = tiny_folder(tmp_path/"tiny", n=40)
     names = sorted(p.relative_to(tiny).as_posix() for p in tiny.rglob("*.png"))
-    rows = [f"{n},{'round' if 'disc' in n else 'edged'},{'test' if i % 4 == 0 else 'train'}" for i, n in enumerate(names)]
+    rows = [f"{n},{'round' if 'disc' in n else 'edged'},{'test' if i % 4 == 0 else 'train'}"
+            for i, n in enumerate(names)]
     (tiny/"samples.csv").write_text("\n".join(["path,label,part", *rows]))
     archive = shutil.make_archive(tmp_path/"mine", "zip", tmp_path, "tiny")
     quick = [*QUICK, f"data.path={archive}", "split.val=0.2"]
@@ -65,14 +67,16 @@ def test_a_table_of_pictures_keeps_its_parts(tmp_path):
     pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     files = sorted(tiny_folder(tmp_path/"tiny", n=40).rglob("*.png"))
     for part, some in (("train", files[::2]), ("test", files[1::2])):
-        table = pd.DataFrame(dict(image=[dict(bytes=f.read_bytes(), path=f.name) for f in some], label=[f.parent.name for f in some]))
+        table = pd.DataFrame(dict(image=[dict(bytes=f.read_bytes(), path=f.name) for f in some],
+                                  label=[f.parent.name for f in some]))
         (tmp_path/"hub/data").mkdir(parents=True, exist_ok=True)
         table.to_parquet(tmp_path/f"hub/data/{part}-00000-of-00001.parquet")
     code, out, err = cvlab("data", "check", tmp_path/"hub")
     assert code == 0 and "40 pictures of 2 classes can be used" in out, err
     run_inline("prepare", tmp_path/"run/prepare", [*QUICK, f"data.path={tmp_path/'hub'}", "split.val=0.2"])
     split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
-    assert split.part.value_counts().to_dict() == {"test": 20, "train": 16, "val": 4} and set(split.label) == {"disc", "square"}
+    assert split.part.value_counts().to_dict() == {"test": 20, "train": 16, "val": 4}
+    assert set(split.label) == {"disc", "square"}
 
 
 def test_an_archive_that_leads_out_is_refused(tmp_path):
@@ -92,34 +96,40 @@ def test_other_pictures_become_the_labs_and_travel(clone, tmp_path):
     run = lambda *a, **kw: sh(clone, BIN/"cvlab", "data", *a, **kw)
     tiny = tiny_folder(tmp_path/"tiny"); (tiny/"notes.txt").touch()
     assert "not the suffix of a picture" in run("add", tiny).stdout
-    assert sh(clone, "git", "status", "--porcelain").stdout == " M data.dvc\n" and (clone/"data.dvc").read_bytes() != committed
+    assert sh(clone, "git", "status", "--porcelain").stdout == " M data.dvc\n"
+    assert (clone/"data.dvc").read_bytes() != committed
     mine = contents(clone/"data"); assert len(mine) == 48
     # to a remote, and back into a clone that has nothing; weights go the same way
-    sh(clone, BIN/"dvc", "remote", "add", "-q", "-d", "store", tmp_path/"store"); sh(clone, BIN/"dvc", "push", "-q", "data.dvc")
+    sh(clone, BIN/"dvc", "remote", "add", "-q", "-d", "store", tmp_path/"store")
+    sh(clone, BIN/"dvc", "push", "-q", "data.dvc")
     shutil.rmtree(clone/"data"); shutil.rmtree(clone/".dvc"/"cache")
     sh(clone, BIN/"dvc", "pull", "-q", "data.dvc"); assert contents(clone/"data") == mine
     (clone/"data"/"disc"/"new.png").write_bytes((tiny/"disc"/"000.png").read_bytes())
     refused = run("use", "meadow", check=False)
-    assert refused.returncode == 1 and "changed since data.dvc was written" in refused.stderr and len(contents(clone/"data")) == 49
+    assert refused.returncode == 1 and "changed since data.dvc was written" in refused.stderr
+    assert len(contents(clone/"data")) == 49
     (clone/"data"/"disc"/"new.png").unlink()
     run("use", "meadow"); assert (clone/"data.dvc").read_bytes() == committed and len(contents(clone/"data")) == 1002
 
 
 def test_a_published_set_comes_from_a_repository_of_its_shape(clone, tmp_path):
     theirs = tiny_folder(tmp_path/"theirs"/"data", n=20).parent; (theirs/"data"/"model.h5").write_text("other files")
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "x"]):
+    for words in (["init", "-q"], ["add", "."],
+                  ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "x"]):
         sh(theirs, "git", *words)
     at = sh(theirs, "git", "rev-parse", "HEAD").stdout.strip()
     done = sh(clone, BIN/"cvlab", "data", "import", "dandelion", "--url", theirs, "--rev", at)
     assert "No licence file" in done.stdout and at in (clone/"data.dvc").read_text()
-    assert "20 pictures of 2 classes" in (out := cvlab("data", "check", clone/"data"))[1] and "model.h5" in out[1] and out[0] == 0
+    out = cvlab("data", "check", clone/"data")
+    assert "20 pictures of 2 classes" in out[1] and "model.h5" in out[1] and out[0] == 0
     done = sh(clone, BIN/"cvlab", "data", "import", "dandelion", "--url", tmp_path/"nowhere", check=False)
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "be online, or name a copy" in done.stderr
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert "be online, or name a copy" in done.stderr
     assert len(contents(clone/"data")) == 21, "what was there stays"
 
 
 def test_a_published_split_is_certified_and_a_leak_stops_when_told(tmp_path, capsys):
-    "The lab's intake puts the copy aside; in the parts as they came it is found, and `fail` stops after everything is written."
+    "The lab's intake puts the copy aside; in the parts as they came it is found, and `fail` stops when all is written."
     files = sorted(tiny_folder(tmp_path/"tiny", n=40).rglob("*.png"))
     for i, f in enumerate(files):
         to = tmp_path/"parts"/("test" if i % 4 == 0 else "train")/f.parent.name/f.name

@@ -1,4 +1,4 @@
-"The stage `folds`: two experiments through the same folds, what is finished stays, what is too small is refused in a line."
+"The stage `folds`: two experiments through the same folds, what is done stays, what is too small is refused in a line."
 import shutil
 from unittest.mock import patch
 
@@ -49,7 +49,8 @@ def test_what_is_finished_stays(lab):
     root, overrides = lab
     before = {f.name: f.read_bytes() for f in (root/"folds").glob("*.csv")}
     (root/"weights"/"folds"/"augmented"/"fold-0-1.json").unlink()
-    with patch.object(crossval, "_train", wraps=crossval._train) as trained: run_inline("folds", root/"folds", overrides)
+    with patch.object(crossval, "_train", wraps=crossval._train) as trained:
+        run_inline("folds", root/"folds", overrides)
     assert [c.args[1] for c in trained.call_args_list] == ["fold-0-1"]
     assert {f.name: f.read_bytes() for f in (root/"folds").glob("*.csv")} == before
 
@@ -71,9 +72,10 @@ def test_a_class_smaller_than_the_folds_is_refused(lab, tmp_path):
         run_inline("folds", tmp_path/"folds", [*overrides, "folds.n=40"])
 
 
-@pytest.mark.parametrize("option", ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted", "train.sampler=over"])
+@pytest.mark.parametrize("option", ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted",
+                                    "train.sampler=over"])
 def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
-    "With other labels and other pixels in the fold its weights are the same, byte for byte; with others outside they are not."
+    "With other labels and pixels in a fold its weights are the same, byte for byte; with others outside they are not."
     split = split_samples(find_samples(tiny_folder(tmp_path/"tiny", 48))); folds = make_folds(split, 3)
     images = np.array(picture_cache(tmp_path/"tiny", split, 32, tmp_path/"cache"))
     p = resolve(TOP/"params.yaml", "", [*SMOKE, "train.threads=1", option])
@@ -98,8 +100,9 @@ def test_one_experiment_has_nothing_to_compare_with(lab):
 
 
 def test_all_repeats_are_asked_before_anything_starts(lab):
-    "A batch that fits in the first repeat and not in another is refused; so is one that undersampling leaves too few pictures for."
-    split = read_split(lab[0]/"prepare"/"split.csv"); asked = lambda *o: resolve(TOP/"params.yaml", "", [*SMOKE, "folds.n=3", *o])
+    "A batch that fits the first repeat and not another is refused; so is one too large for what undersampling leaves."
+    split = read_split(lab[0]/"prepare"/"split.csv")
+    asked = lambda *o: resolve(TOP/"params.yaml", "", [*SMOKE, "folds.n=3", *o])
     with patch.object(folds_module, "fold_split", wraps=folds_module.fold_split) as seen:
         check_folds(split, asked("folds.repeats=4"))
     assert {c.args[2] for c in seen.call_args_list} == {0, 1, 2, 3}

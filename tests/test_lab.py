@@ -182,7 +182,7 @@ OF_THIS_COPY = {"tutorials/walkthrough"} # names commits, and a copy has others
 
 @pytest.mark.parametrize("name", ["tutorials/walkthrough", "pipeline/train", "pipeline/compare"])
 def test_a_plain_kernel_runs_it(clone, name):
-    "From top to bottom without papermill, nbdev or JupyterLab; cleaned, it is what it was. `make test` runs the others."
+    "From top to bottom without papermill, nbdev or JupyterLab; cleaned, it is as it was. `make test` runs the others."
     path = clone/"nbs"/f"{name}.ipynb"
     nb, before = nbformat.read(path, 4), path.read_bytes()
     there = {"metadata": {"path": str(path.parent)}}

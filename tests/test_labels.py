@@ -24,7 +24,8 @@ def table(folder, labels, part=lambda i, label: "", side=16):
 
 def run(root, source, stages, *overrides):
     for s in stages:
-        run_inline(s, root/s/("seed-0" if s in ("train", "evaluate") else ""), [*SMOKE, f"data.path={source}", *overrides])
+        where = root/s/("seed-0" if s in ("train", "evaluate") else "")
+        run_inline(s, where, [*SMOKE, f"data.path={source}", *overrides])
 
 
 def test_any_text_is_a_class(tmp_path):
@@ -54,8 +55,8 @@ def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
     "As in the photographs of fruit whose published validation part lacks three of 28 kinds."
     part = lambda i, l: "train" if i < 30 else "test" if i % 2 else "val" if l != "c" else "train"
     source = table(tmp_path/"some", list("abc")*20, part)
-    code, out, err = cvlab("train", "--data", source, "--out", tmp_path/"run", "train.epochs=1", "data.size=32", "train.bs=8",
-                           "train.monitor=val_macro_f1", "leaks.planted=8", "evaluate.samples=4")
+    code, out, err = cvlab("train", "--data", source, "--out", tmp_path/"run", "train.epochs=1", "data.size=32",
+                           "train.bs=8", "train.monitor=val_macro_f1", "leaks.planted=8", "evaluate.samples=4")
     assert code == 0, err
     assert "part val has no picture of 'c'" in err
 
@@ -72,11 +73,13 @@ def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
 def test_what_cannot_work_is_one_line(tmp_path, labels, words, says):
     from cvlab.models import create_model, save_model
     source = table(tmp_path/"some", labels, side=24)
-    save_model(tmp_path/"three", create_model("small_cnn", 3), dict(name="small_cnn", classes=list("abc"), normalise="half"))
+    info = dict(name="small_cnn", classes=list("abc"), normalise="half")
+    save_model(tmp_path/"three", create_model("small_cnn", 3), info)
     words = [w.replace("THREE", str(tmp_path/"three"/"best.safetensors")) for w in words]
     quick = ["train.epochs=1", "data.size=32", "train.bs=4", "leaks.planted=8", "evaluate.samples=4"]
     verb = "folds" if "folds.n" in str(words) else "train"
-    code, out, err = cvlab(verb, "--data", source, "--out", tmp_path/"run", *(quick if says else [*quick, "baseline.bins=2"]), *words)
+    code, out, err = cvlab(verb, "--data", source, "--out", tmp_path/"run",
+                           *(quick if says else [*quick, "baseline.bins=2"]), *words)
     if says: assert code == 1 and says in err and not (tmp_path/"run").exists(), err
     else: assert code == 0, err # weights of another number of classes: all but the head are taken
 

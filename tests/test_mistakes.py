@@ -1,4 +1,4 @@
-"Every mistake of nbs/mistakes.yaml is made, and answered in a line that says what to do: no traceback, and nothing was changed."
+"Each mistake of nbs/mistakes.yaml is made, and answered in a line that says what to do: no traceback, nothing changed."
 import contextlib, ctypes, importlib.util, io, os, re, shlex, shutil, subprocess, sys, traceback
 from pathlib import Path
 from unittest.mock import patch
@@ -28,10 +28,13 @@ def template(tmp_path_factory):
     "Somebody's home: pictures, and a training on them."
     home = tmp_path_factory.mktemp("template")
     own = [f"data.path={tiny_folder(home/'photos')}", "data.size=32", "train.bs=8"]
-    for stage in ("prepare", "train"): open_run(stage, "", 0, str(home/"run"/stage/("seed-0" if stage == "train" else "")), own).lock.release()
+    for stage in ("prepare", "train"):
+        where = home/"run"/stage/("seed-0" if stage == "train" else "")
+        open_run(stage, "", 0, str(where), own).lock.release()
     write_split(home/"run"/"prepare"/"split.csv", split_samples(find_samples(home/"photos")))
     info = dict(name="small_cnn", classes=["disc", "square"], size=32, side=32, normalise="half", head="linear")
-    save_model(home/"run"/"weights"/"seed-0", create_model("small_cnn", 2), info) # nobody asks here how well it was trained
+    # nobody asks here how well it was trained
+    save_model(home/"run"/"weights"/"seed-0", create_model("small_cnn", 2), info)
     return home
 
 
@@ -39,14 +42,15 @@ def template(tmp_path_factory):
 def home(template, tmp_path):
     "A copy of it that a mistake may be made in."
     shutil.copytree(template, tmp_path/"home")
-    for f in (tmp_path/"home").rglob("params.yaml"): f.write_text(f.read_text().replace(str(template), str(tmp_path/"home")))
+    for f in (tmp_path/"home").rglob("params.yaml"):
+        f.write_text(f.read_text().replace(str(template), str(tmp_path/"home")))
     yield tmp_path/"home"
     subprocess.run(["chmod", "-R", "u+rwX", tmp_path])
 
 
 @contextlib.contextmanager
 def as_anybody():
-    "Root may read and write everything; a person may not (Linux: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH are laid down)."
+    "Root may read and write all; a person may not (Linux: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH are laid down)."
     if os.geteuid() or sys.platform != "linux": yield; return
     libc, header, caps = ctypes.CDLL(None), (ctypes.c_uint32*2)(0x20080522, 0), (ctypes.c_uint32*6)()
     libc.capget(header, caps); before = caps[0]
@@ -57,7 +61,7 @@ def as_anybody():
 
 @contextlib.contextmanager
 def blocked(package):
-    "As if a package were not installed: for commands that run in this process. What else they import stays: torch bears no second time."
+    "As if a package were not installed, for commands in this process. Other imports stay: torch bears no second time."
     if not package: yield; return
     known = {m: sys.modules[m] for m in [*sys.modules] if m == package or m.startswith(f"{package}.")}
     sys.modules.update(dict.fromkeys([*known, package]))
@@ -71,8 +75,9 @@ def in_process(words, cwd, home):
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
     def no_stage(stage, *a, **kw): raise AssertionError(f"stage {stage} was begun")
     code = 0
-    with (contextlib.chdir(cwd), patch.object(sys, "argv", ["cvlab", *words]), patch.dict(os.environ, HOME=str(home)), as_anybody(),
-          patch("cvlab.engine.run_stage", no_stage), contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1])):
+    with (contextlib.chdir(cwd), patch.object(sys, "argv", ["cvlab", *words]), patch.dict(os.environ, HOME=str(home)),
+          as_anybody(), patch("cvlab.engine.run_stage", no_stage), contextlib.redirect_stdout(streams[0]),
+          contextlib.redirect_stderr(streams[1])):
         try: main()
         except SystemExit as e:
             if isinstance(e.code, str): print(e.code, file=sys.stderr)
@@ -82,7 +87,8 @@ def in_process(words, cwd, home):
 
 
 def in_shell(say, cwd, home, lab):
-    done = subprocess.run(["bash", "-c", say], cwd=cwd, env={**environ(lab), "HOME": str(home)}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", say], cwd=cwd, env={**environ(lab), "HOME": str(home)}, capture_output=True,
+                          text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -103,7 +109,8 @@ def files(folder):
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in seen}
 
 
-def git_says(lab): return subprocess.run(["git", "status", "--porcelain"], cwd=lab, capture_output=True, text=True).stdout
+def git_says(lab):
+    return subprocess.run(["git", "status", "--porcelain"], cwd=lab, capture_output=True, text=True).stdout
 
 
 def pattern(told): return ".*".join(map(re.escape, told.split("...")))
@@ -115,8 +122,8 @@ def test_a_mistake_is_answered(family, i, case, lab, home, request):
     if case.get("needs") and not here(case["needs"]): pytest.skip(f"{case['needs']} is not installed")
     if case.get("xfail"): request.applymarker(pytest.mark.xfail(reason=case["xfail"], strict=True))
     if first := case.get("first"):
-        subprocess.run(["bash", "-ec", first], cwd=lab, env={**environ(lab), "HOME": str(home)}, check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        subprocess.run(["bash", "-ec", first], cwd=lab, env={**environ(lab), "HOME": str(home)}, check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         before = git_says(lab), files(home)
         with blocked(case.get("without")): code, out, err = say_it(case, lab, home)
@@ -128,7 +135,8 @@ def test_a_mistake_is_answered(family, i, case, lab, home, request):
     assert code == case.get("code", 1), said
     lines = [l.rstrip() for l in err.splitlines() if l.strip()]
     assert len(lines) <= 3, said
-    assert any(re.fullmatch(pattern(case["told"]), l.rstrip()) for l in [*lines, *out.splitlines()]), f"{case['told']}\nis not in\n{said}"
+    assert any(re.fullmatch(pattern(case["told"]), l.rstrip()) for l in [*lines, *out.splitlines()]), \
+        f"{case['told']}\nis not in\n{said}"
     assert before == after, f"something was written\n{said}"
 
 
@@ -136,7 +144,8 @@ def test_the_table_is_one():
     "What the site shows: every case says what was done and what is answered, in known words, once."
     for family, i, c in CASES:
         assert "elsewhere" not in c or (TOP/c["elsewhere"]).is_file(), (family, i)
-        assert "without" not in c or c["say"].startswith("cvlab "), "only what runs in this process can be kept from a package"
+        assert "without" not in c or c["say"].startswith("cvlab "), \
+            "only what runs in this process can be kept from a package"
         assert {"did", "say", "told"} <= c.keys() <= KEYS, (family, i)
         assert not c["did"].endswith(".")
     assert len({(c.get("first"), c["say"]) for *_, c in CASES}) >= len(CASES) - 1

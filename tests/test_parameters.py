@@ -48,12 +48,14 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"], # long enough f
            "schedule.every": ["schedule.name=step", "train.epochs=4"],
            "augment.magnitude": ["augment.policy=rand"], "train.thaw_every": ["model.frozen=body"],
            "loss.beta": ["loss.alpha=effective"], "folds.n": ["folds.n=2"], "folds.repeats": ["folds.n=2"],
-           "folds.tta": ["folds.n=2"], "folds.student": ["folds.n=2"], "folds.share": ["folds.n=2", "folds.student=default"],
+           "folds.tta": ["folds.n=2"], "folds.student": ["folds.n=2"],
+           "folds.share": ["folds.n=2", "folds.student=default"],
            "folds.temperature": ["folds.n=2", "folds.student=default"],
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use", "seeds": "the matrix of dvc.yaml, tests/test_pipeline.py",
-             "experiments": "likewise", "folds.experiments": "tests/test_folds.py", "train.frozen_once": "the same training, faster: below, and nbs/48_features",
+             "experiments": "likewise", "folds.experiments": "tests/test_folds.py",
+             "train.frozen_once": "the same training, faster: below, and nbs/48_features",
              "augment.albumentations": "below, where the extra is installed",
              "leaks.split": "tests/test_data.py, data that come with parts", "leaks.action": "likewise"}
 BASE = [o for o in SMOKE if not o.startswith("seeds")]

@@ -1,4 +1,4 @@
-"The whole system in a clone: two commands, again, by force, after an edit, after a kill. Smoke size, the real notebooks and DVC."
+"The whole system in a clone: two commands, again, by force, after an edit or a kill. Smoke size, real notebooks, DVC."
 import os, re, shutil, signal, subprocess, time
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from cvlab.repro import Lock, read_json, write_tensors
 from cvlab.runs import smoke_root
 
 SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "bs: 32": "bs: 8", "steps: 80": "steps: 20",
-         "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "planted: 60": "planted: 8", "seeds: [0, 1, 2]": "seeds: [0]"}
+         "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "planted: 60": "planted: 8",
+         "seeds: [0, 1, 2]": "seeds: [0]"}
 
 
 def edit(clone, **changes):
@@ -144,7 +145,7 @@ LONG = {"  hot:\n": "  hot:\n    train: {epochs: 100000}\n"}
 
 @pytest.fixture
 def long_run(clone, first):
-    "dvc trains the experiment `hot` for a very long time, over whatever an earlier kill left; afterwards everything is dead."
+    "dvc trains the experiment `hot` for very long, over whatever an earlier kill left; afterwards everything is dead."
     started, run = time.time(), clone/"runs/train/hot/seed-0"
     dvc = start(clone, BIN/"dvc", "repro", "train@hot-0")
     wait_for_epoch(run, started)

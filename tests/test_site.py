@@ -37,7 +37,8 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     "The folder of the site."
     for module in NEEDED:
-        pytest.importorskip(module, reason="the extra docs is missing: pip install --require-hashes -r requirements-docs.txt")
+        pytest.importorskip(module, reason="the extra docs is missing: pip install --require-hashes "
+                                           "-r requirements-docs.txt")
     return build_site(tmp_path_factory.mktemp("site")/"site").parent
 
 

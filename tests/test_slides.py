@@ -11,7 +11,8 @@ from cvlab.slides import TAGS, fetched, slides
 from cvlab.timelapse import film_of
 
 WALK = TOP/"nbs"/"tutorials"/"walkthrough.ipynb"
-needs_reveal = pytest.mark.skipif(find_spec("sphinx_revealjs") is None, reason="reveal.js is not installed (extra docs)")
+needs_reveal = pytest.mark.skipif(find_spec("sphinx_revealjs") is None,
+                                  reason="reveal.js is not installed (extra docs)")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,8 @@ def tagged(nb, tag): return [c for c in nb.cells if tag in c.metadata.get("tags"
 def test_the_walk_is_a_talk_of_minutes(walk):
     assert 8 <= len(tagged(walk, "slide")) <= 12
     assert WALK.stat().st_size < 300_000
-    assert any(not set(c.metadata.get("tags", [])) & set(TAGS) for c in walk.cells), "the essay is longer than its slides"
+    assert any(not set(c.metadata.get("tags", [])) & set(TAGS) for c in walk.cells), \
+        "the essay is longer than its slides"
 
 
 def test_questions_say_where_their_answer_lies(walk):
@@ -45,7 +47,8 @@ def test_the_walk_says_what_the_records_say(walk):
     said = [d["text/markdown"] for d in data if "<!--claim:" in d.get("text/markdown", "")]
     drifted = [p for t in said for p in check_text(t, claims, TOP) if "unregistered" not in p]
     assert len(said) >= 6 and drifted == [], "run the walk again: jupyter nbconvert --execute --inplace"
-    assert any(film_of(TOP).alt in d.get("text/plain", "") for d in data), "the film is of other runs; run the walk again"
+    assert any(film_of(TOP).alt in d.get("text/plain", "") for d in data), \
+        "the film is of other runs; run the walk again"
 
 
 def test_each_commit_that_it_names_wrote_what_it_says(walk):
@@ -75,7 +78,8 @@ def test_it_can_be_said_in_three_to_five_minutes(page):
 
 def test_the_film_is_of_the_experiments_of_params(tmp_path):
     "`make slides` names none of them; one that was not trained is a line."
-    for f in ("params.yaml", "runs/prepare/split.csv", *(p.relative_to(TOP) for p in TOP.glob("runs/train/*/*/results.csv"))):
+    for f in ("params.yaml", "runs/prepare/split.csv",
+              *(p.relative_to(TOP) for p in TOP.glob("runs/train/*/*/results.csv"))):
         (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/f).write_bytes((TOP/f).read_bytes())
     params = (tmp_path/"params.yaml").read_text()
@@ -127,9 +131,11 @@ def test_a_talk_goes_from_the_first_slide_to_the_last_offline(tab, page, walk):
 @needs_reveal
 def test_s_opens_the_notes_offline(tab):
     with tab.context.expect_page() as opened: tab.keyboard.press("s")
-    opened.value.wait_for_function("document.querySelector('.speaker-controls-notes .value')?.textContent.includes('Asked')")
+    opened.value.wait_for_function("document.querySelector('.speaker-controls-notes .value')"
+                                   "?.textContent.includes('Asked')")
     tab.keyboard.press("ArrowRight")
-    opened.value.wait_for_function("document.querySelector('.speaker-controls-notes .value').textContent.includes('baseline')")
+    opened.value.wait_for_function("document.querySelector('.speaker-controls-notes .value')"
+                                   ".textContent.includes('baseline')")
     assert [u for u in tab.asked if not u.startswith(("data:", "file:", "about:"))] == []
 
 

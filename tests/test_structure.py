@@ -85,7 +85,8 @@ def test_pipeline_notebook_is_a_talk(stage):
 def test_no_notebook_stores_what_a_bar_drew():
     for path in [*(TOP/"nbs").rglob("*.ipynb"), *(TOP/"runs").rglob("*.ipynb")]:
         if ".ipynb_checkpoints" in path.parts: continue
-        texts = ["".join(o.get("text", "")) for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
+        texts = ["".join(o.get("text", "")) for c in json.loads(path.read_text())["cells"]
+                 for o in c.get("outputs", [])]
         assert not any("\x1b[2K" in t or "batches/s" in t for t in texts), path
 
 
@@ -93,7 +94,8 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
     "A file that an earlier pipeline left would be read as a result of this one."
     outs = [o["path"] for s in read_yaml(TOP/"dvc.lock")["stages"].values() for o in s["outs"]]
     here = subprocess.run(["git", "ls-files", "runs"], cwd=TOP, capture_output=True, text=True).stdout.split()
-    beside = ("runs/measured/", "runs/local/", "runs/bench/", "runs/architectures/") # the last two hold what a clock said
+    # the last two hold what a clock said
+    beside = ("runs/measured/", "runs/local/", "runs/bench/", "runs/architectures/")
     left = [f for f in here if not f.startswith(beside) and Path(f).name not in UNHASHED
             and f != "runs/ledger.csv" and not any(f == o or f.startswith(f"{o}/") for o in outs)]
     assert left == []
