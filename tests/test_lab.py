@@ -159,6 +159,12 @@ def test_the_editor_completes_params(lab, page, clone):
     assert status(clone) == ""
 
 
+def test_completion_asks_for_npm(clone):
+    said = subprocess.run([shutil.which("make"), "-o", "install", "completion"], cwd=clone, capture_output=True, text=True,
+                          env={**environ(clone), "PATH": "/nowhere"})
+    assert said.returncode == 2 and said.stderr.startswith("cvlab: npm is missing, and the server"), said
+
+
 @pytest.mark.parametrize("path", ["nbs/16_ledger.ipynb", "nbs/pipeline/prepare.ipynb"])
 def test_run_and_saved_again_a_notebook_is_what_it_was(lab, page, clone, path):
     "A library notebook keeps its outputs, one of the pipeline has none: neither makes a difference in git."
