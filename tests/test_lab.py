@@ -139,8 +139,8 @@ def test_tab_completes(lab, page):
     page.keyboard.press("End"); page.keyboard.type(" loss.alpha="); page.keyboard.press("Tab")
     page.locator(".jp-Completer-item", has_text="loss.alpha=effective").wait_for()
     shot(page, "completion")
-    assert [t.split("=")[1].split("param")[0] for t in page.locator(".jp-Completer-item").all_text_contents()] == [
-        "effective", "inverse", "null"]
+    offered = {t.split("=")[1].split("param")[0] for t in page.locator(".jp-Completer-item").all_text_contents()}
+    assert offered == {"effective", "inverse", "null"} # in an order that is JupyterLab's, and another's with `make completion`
     page.keyboard.press("Escape"); page.keyboard.press("Control+z")
 
 
