@@ -145,7 +145,7 @@ def test_tab_completes(lab, page):
 
 
 @pytest.mark.skipif(not SERVER.exists(), reason="`make completion` was not called")
-def test_the_editor_completes_params(lab, page, clone):
+def test_the_editor_completes_params(lab, page):
     "The sections of an experiment, and a value that is none is underlined: both from the schema."
     page.goto(f"{lab[0]}/lab/tree/params.yaml?reset&token={TOKEN}")
     page.locator(".jp-StatusBar-TextItem", has_text="Fully initialized").wait_for()
@@ -155,8 +155,7 @@ def test_the_editor_completes_params(lab, page, clone):
     page.locator(".jp-Completer-item", has_text=re.compile("^trainproperty$")).wait_for(); shot(page, "editor")
     page.keyboard.press("Escape"); page.keyboard.type("ain: {precision: fp17")
     page.locator(".jp-FileEditor:visible .cm-lintRange").first.wait_for(); shot(page, "mistake")
-    for _ in range(20): page.keyboard.press("Control+z")
-    assert status(clone) == ""
+    for _ in range(20): page.keyboard.press("Control+z") # a page with changes would ask before it is left
 
 
 def test_completion_asks_for_npm(clone):
