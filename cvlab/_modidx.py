@@ -85,6 +85,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'cvlab.bench.plot_bench': ('bench.html#plot_bench', 'cvlab/bench.py'),
                              'cvlab.bench.predictor': ('bench.html#predictor', 'cvlab/bench.py'),
                              'cvlab.bench.pure_loop': ('bench.html#pure_loop', 'cvlab/bench.py'),
+                             'cvlab.bench.quiet': ('bench.html#quiet', 'cvlab/bench.py'),
                              'cvlab.bench.reach_lab': ('bench.html#reach_lab', 'cvlab/bench.py'),
                              'cvlab.bench.started': ('bench.html#started', 'cvlab/bench.py'),
                              'cvlab.bench.steepness': ('bench.html#steepness', 'cvlab/bench.py'),

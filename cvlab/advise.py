@@ -7,12 +7,15 @@ __all__ = ['TARGETS', 'STUDY', 'NEXT', 'Situation', 'situation', 'Advice', 'few'
            'imbalance', 'length', 'judgement', 'advise', 'as_preset', 'seconds', 'duration']
 
 # %% ../nbs/74_advise.ipynb #e1c8a9fa
-import math, time
+import math
+import time
 from dataclasses import dataclass
+
 import pandas as pd
 import torch
 from torch import nn
-from .core import LabError, Params, resolve
+
+from .core import LabError, Params
 from .models import create_model, freeze
 
 # %% ../nbs/74_advise.ipynb #5c05cdbc
@@ -57,11 +60,14 @@ def network(s: Situation) -> list[Advice]:
     "Which network, from which weights, how much of it learns."
     big = "efficientnet_b3" if s.gpu >= 12 else "efficientnet_b0" if s.gpu >= 4 else ""
     name, why = (("mobilenetv3_large_100", "made for telephones") if s.target == "mobile" else
-                 ("mobilenetv3_small_100", "a page that people wait for: the quickest to answer")
+                 ("mobilenetv3_small_100",
+                  "a page that people wait for: the quickest to answer")
                  if s.target == "demo" else
                  (f"efficientnet_b{2 if s.gpu >= 4 else 0}",
-                  "a server is paid by its arithmetic: an EfficientNet makes most of it") if s.target == "cloud" else
-                 ("vit_small_patch16_224", f"{s.n:,} pictures feed a transformer") if many(s) and s.gpu >= 12 else
+                  "a server is paid by its arithmetic: an EfficientNet makes most of it")
+                 if s.target == "cloud" else
+                 ("vit_small_patch16_224", f"{s.n:,} pictures feed a transformer") if many(s)
+                 and s.gpu >= 12 else
                  ("resnet18", f"{s.n} pictures: a simple network") if few(s) and s.gpu else
                  (big, f"{s.n} pictures and {s.gpu:.0f} GB on the GPU: fine-tune an EfficientNet") if big else
                  ("mobilenetv2_100", "no GPU: a small network" if not s.gpu else
@@ -70,8 +76,10 @@ def network(s: Situation) -> list[Advice]:
                f"{s.n} pictures are too few to learn seeing from; a .safetensors file does as well")
     out = [Advice("model.name", name, why), Advice("model.weights", "pretrained", weights)]
     if few(s) and not s.gpu:
-        out += [Advice("model.frozen", "body", f"{s.n} pictures, no GPU: the body stays as it is"),
-                Advice("train.frozen_once", True, "what does not learn is computed once: an epoch takes a second"),
+        out += [Advice("model.frozen", "body",
+                       f"{s.n} pictures, no GPU: the body stays as it is"),
+                Advice("train.frozen_once", True,
+                       "what does not learn is computed once: an epoch takes a second"),
                 Advice("model.head", "deep",
                        "the head does all the learning: two hidden layers with batch norm and dropout")]
     elif not many(s):
@@ -88,36 +96,47 @@ def input_size(s: Situation, name: str) -> list[Advice]:
 
 def augmentation(s: Situation, once: bool) -> list[Advice]:
     "What is done to a training picture."
-    out = [Advice("augment.hflip", .5, "unless left and right mean something (text, hearts): then 0.0")]
+    out = [Advice("augment.hflip", .5,
+                  "unless left and right mean something (text, hearts): then 0.0")]
     if once: return out # nothing else can be computed beforehand
     out.append(Advice("augment.crop", .2, "a thing at the edge is the same thing"))
-    if few(s): out += [Advice("augment.rotate", 15., f"{s.n} pictures are soon learnt by heart: heavy augmentation"),
-                       Advice("augment.brightness", .2, "another light"),
-                       Advice("augment.contrast", .2, "another camera"),
-                       Advice("augment.cutout", .25, "not to rely on one spot")]
-    else: out.append(Advice("augment.policy", "trivial", f"{s.n} pictures: standard augmentation, without a knob"))
+    if few(s):
+        out += [Advice("augment.rotate", 15.,
+                       f"{s.n} pictures are soon learnt by heart: heavy augmentation"),
+                Advice("augment.brightness", .2, "another light"),
+                Advice("augment.contrast", .2, "another camera"),
+                Advice("augment.cutout", .25, "not to rely on one spot")]
+    else:
+        out.append(Advice("augment.policy", "trivial",
+                          f"{s.n} pictures: standard augmentation, without a knob"))
     return out
 
 def imbalance(s: Situation) -> list[Advice]:
     "What unequal classes ask for."
-    if s.ratio < 1.5: return [Advice("train.monitor", "val_loss", f"the classes are about equal ({s.ratio:.1f} to 1)")]
-    out = [Advice("train.monitor", "val_macro_f1", f"{s.ratio:.0f} to 1: every class is to count, not every picture")]
+    if s.ratio < 1.5:
+        return [Advice("train.monitor", "val_loss",
+                       f"the classes are about equal ({s.ratio:.1f} to 1)")]
+    out = [Advice("train.monitor", "val_macro_f1",
+                  f"{s.ratio:.0f} to 1: every class is to count, not every picture")]
     if s.ratio >= 5:
-        out.append(Advice("loss.tau", 1., "logit adjustment: or the network answers with what is frequent"))
+        out.append(Advice("loss.tau", 1.,
+                          "logit adjustment: or the network answers with what is frequent"))
     return out
 
 # %% ../nbs/74_advise.ipynb #3cec7a6f
 def length(s: Situation, once: bool) -> list[Advice]:
     "How long, in what steps, at what rate."
     bs = 64 if s.gpu >= 8 and s.n >= 5000 else 32 if s.n >= 320 else 8 if s.n < 80 else 16
-    steps = max(1, int(.7*s.n)//bs); want = 1500 if once else 3000
+    steps = max(1, int(.7*s.n)//bs)
+    want = 1500 if once else 3000
     epochs = min(60 if once or few(s) else 40, max(5, math.ceil(want/steps)))
     out = [Advice("train.bs", bs, f"{steps} steps an epoch"),
            Advice("train.epochs", epochs, f"about {steps*epochs} steps"),
            Advice("optim.lr", 3e-3 if once else 1e-3,
                   "the head alone stands more" if once else "usual for published weights")]
     if s.gpu:
-        out.append(Advice("train.precision", "bf16", "half the memory on a GPU that has it; fp16 for one that has not"))
+        out.append(Advice("train.precision", "bf16",
+                          "half the memory on a GPU that has it; fp16 for one that has not"))
     return out
 
 def judgement(s: Situation) -> list[Advice]:
@@ -125,7 +144,8 @@ def judgement(s: Situation) -> list[Advice]:
     smallest = min(s.counts.values())
     if s.n > 20_000: return [Advice("split.val", .1, f"{s.n:,} pictures: a tenth says enough")]
     n = max(2, min(5, smallest))
-    return [Advice("folds.n", n, f"with {s.n} pictures one draw says little: `cvlab folds` judges each of them once"
+    return [Advice("folds.n", n,
+                   f"with {s.n} pictures one draw says little: `cvlab folds` judges each of them once"
                    + (f"; {s.rarest} has only {smallest}" if n < 5 else ""))]
 
 def advise(s: Situation) -> list[Advice]:
@@ -133,8 +153,11 @@ def advise(s: Situation) -> list[Advice]:
     if (least := min(s.counts.values())) < 2:
         raise LabError(f"class {s.rarest!r} has {least} picture outside the test part; it needs two, to learn and to "
                        "judge")
-    nets = network(s); said = {a.key: a.value for a in nets}; once = said.get("train.frozen_once", False)
-    return [*input_size(s, said["model.name"]), *augmentation(s, once), *nets, *imbalance(s), *length(s, once),
+    nets = network(s)
+    said = {a.key: a.value for a in nets}
+    once = said.get("train.frozen_once", False)
+    return [*input_size(s, said["model.name"]), *augmentation(s, once), *nets, *imbalance(s),
+            *length(s, once),
             *judgement(s)]
 
 # %% ../nbs/74_advise.ipynb #969a0356
@@ -144,9 +167,11 @@ def as_preset(s: Situation, advice: list[Advice], heading: str = "") -> str:
     "The YAML file: a line for each value, its reason behind it."
     sections = {}
     for a in advice: sections.setdefault(a.key.split(".")[0], []).append(a)
-    text = lambda v: {True: "true", None: "null"}.get(v, v) if isinstance(v, (bool, type(None))) else v
+    def text(v):
+        return {True: "true", None: "null"}.get(v, v) if isinstance(v, (bool, type(None))) else v
     rows = [r for section, group in sections.items() for r in
-            ((f"{section}:", ""), *((f"  {a.key.split('.')[1]}: {text(a.value)}", a.why) for a in group))]
+            ((f"{section}:", ""),
+             *((f"  {a.key.split('.')[1]}: {text(a.value)}", a.why) for a in group))]
     if s.target == "research":
         if "folds" not in sections: rows.append(("folds:", ""))
         at = [left for left, _ in rows].index("folds:") + 1
@@ -163,15 +188,21 @@ def seconds(p: Params, n_train: int, n_classes: int = 2, device="cpu"
            ) -> tuple[float, float]: # before the first epoch, an epoch
     "About how long a training takes on this machine, from two steps with random weights."
     m, size, bs = p.model, p.data.size, min(p.train.bs, n_train)
-    net = create_model(m.name, n_classes, None, m.dropout, m.head, size).to(device).train(); freeze(net, m.frozen)
+    net = create_model(m.name, n_classes, None, m.dropout, m.head, size).to(device).train()
+    freeze(net, m.frozen)
     xb, yb = torch.randn(bs, 3, size, size, device=device), torch.zeros(bs, dtype=torch.long, device=device)
     def step(learn):
         with torch.set_grad_enabled(learn):
             loss = nn.functional.cross_entropy(net(xb), yb)
             if learn: loss.backward()
         return loss.item() # waits for a GPU
-    def timed(learn): step(learn); start = time.perf_counter(); step(learn); return time.perf_counter() - start
-    judged = timed(False)/bs*(1 + p.split.val) # forward, of the training and the selecting pictures
+    def timed(learn):
+        step(learn)
+        start = time.perf_counter()
+        step(learn)
+        return time.perf_counter() - start
+    # forward, of the training and the selecting pictures
+    judged = timed(False)/bs*(1 + p.split.val)
     views = (1 + (p.augment.hflip > 0))*(1 + (p.augment.vflip > 0))
     if p.train.frozen_once: return judged*n_train*views, .1*judged*n_train
     return 0., (timed(True)/bs + judged - timed(False)/bs)*n_train

@@ -6,9 +6,9 @@
 __all__ = ['FAMILIES', 'ARCHITECTURES', 'published', 'multiply_adds', 'describe', 'try_out']
 
 # %% ../nbs/24_architectures.ipynb #d4af6d9a
-import pandas as pd
 import torch
 from torch import nn
+
 from .models import build, create_model, n_parameters, origin
 
 # %% ../nbs/24_architectures.ipynb #09e14a40
@@ -34,12 +34,15 @@ def published(name: str) -> dict: # input: pixels; weights: tag; licence
     if whose == "timm":
         import timm
         cfg = timm.get_pretrained_cfg(name)
-        if not (cfg.hf_hub_id or cfg.url): return dict(input=cfg.input_size[-1], weights="none", licence="")
-        return dict(input=cfg.input_size[-1], weights=cfg.tag or "yes", licence=cfg.license or "not stated")
+        if not (cfg.hf_hub_id or cfg.url):
+            return dict(input=cfg.input_size[-1], weights="none", licence="")
+        return dict(input=cfg.input_size[-1], weights=cfg.tag or "yes",
+                    licence=cfg.license or "not stated")
     if whose == "torchvision":
         import torchvision
         weights = torchvision.models.get_model_weights(name).DEFAULT
-        return dict(input=weights.transforms().crop_size[0], weights=weights.name.lower(), licence="not stated")
+        return dict(input=weights.transforms().crop_size[0], weights=weights.name.lower(),
+                    licence="not stated")
     return dict(input=64, weights="none", licence="")
 
 def multiply_adds(model: nn.Module, size: int) -> int:
@@ -54,18 +57,21 @@ def describe(name: str, n_classes: int = 1000,
              size: int | None = None # pixels; None: what the published weights want
             ) -> dict: # name, family, parameters, multiply_adds, MB, input, weights, licence
     "A row about a network; raises `LabError` for an unknown name."
-    said = published(name); size = size or said["input"]
+    said = published(name)
+    size = size or said["input"]
     with torch.device("meta"): model = build(name, n_classes, 0., size)
     n = n_parameters(model)
     return dict(name=name, family=ARCHITECTURES.get(name, ""), parameters=n,
-                multiply_adds=multiply_adds(model, size), MB=n*4/1e6, **said | dict(input=size))
+                multiply_adds=multiply_adds(model, size), MB=n*4/1e6,
+                **said | dict(input=size))
 
 # %% ../nbs/24_architectures.ipynb #852515a4
 def try_out(name: str, n_classes: int = 3, size: int = 64, # pixels
             head: str = "linear") -> nn.Module:
     "One forward and backward pass of a network; raises `AssertionError` where a gradient does not arrive."
     model = create_model(name, n_classes, head=head, size=size).train()
-    logits = model(torch.randn(2, 3, size, size)); assert logits.shape == (2, n_classes), logits.shape
+    logits = model(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, n_classes), logits.shape
     nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
     lost = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not lost, f"{name}: no gradient for {lost[:3]}"

@@ -8,14 +8,17 @@ __all__ = ['GREY', 'YIQ', 'uniform', 'window_draw', 'affine_draw', 'move_batch',
            'augmenter', 'mixer', 'draws']
 
 # %% ../nbs/12_augment.ipynb #9c1cedb8
-import math, os
+import math
+import os
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from .core import LabError
 from .loaders import Batches
 
@@ -27,7 +30,8 @@ def uniform(gen: torch.Generator, n: int, width: float) -> Tensor: # (n,) in [-w
 def window_draw(gen: torch.Generator, n: int, crop: float # share of the picture left out at most
                ) -> tuple[Tensor, ...]: # width, height and centre, as shares of the picture
     "A window for each picture: area and aspect as in [Inception](https://arxiv.org/abs/1409.4842), place uniform."
-    area, aspect = 1 - torch.rand(n, generator=gen)*crop, torch.exp(uniform(gen, n, math.log(4/3)))
+    area, aspect = 1 - torch.rand(n, generator=gen)*crop, torch.exp(uniform(gen, n,
+                                                                            math.log(4/3)))
     w, h = (area*aspect).sqrt().clamp(max=1), (area/aspect).sqrt().clamp(max=1)
     return w, h, uniform(gen, n, 1)*(1 - w), uniform(gen, n, 1)*(1 - h)
 
@@ -36,7 +40,8 @@ def affine_draw(gen: torch.Generator, n: int, rotate=0., zoom=0., shift=0., crop
     "A map from output to input coordinates for each picture; those run from -1 to 1."
     angle, scale = torch.deg2rad(uniform(gen, n, rotate)), 1 + uniform(gen, n, zoom)
     dx, dy = uniform(gen, n, 2*shift), uniform(gen, n, 2*shift) # a side is 2 long
-    w, h, cx, cy = window_draw(gen, n, crop) if crop else (torch.ones(n), torch.ones(n), 0., 0.)
+    w, h, cx, cy = window_draw(gen, n, crop) if crop else (torch.ones(n), torch.ones(n), 0.,
+                                                           0.)
     cos, sin = angle.cos()/scale, angle.sin()/scale
     return torch.stack([torch.stack([cos*w, -sin*h, dx + cx], 1), torch.stack([sin*w, cos*h, dy + cy], 1)], 1)
 
@@ -72,7 +77,8 @@ def colour_draw(gen: torch.Generator, n: int, brightness=0., contrast=0., satura
 def colour_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
                  gen: torch.Generator, brightness=0., contrast=0., saturation=0., hue=0.) -> Tensor: # in [0, 1]
     "Recolour each picture; what leaves the range is clipped, as a camera would."
-    matrix, c = (t.to(xb.device, xb.dtype) for t in colour_draw(gen, len(xb), brightness, contrast, saturation, hue))
+    matrix, c = (t.to(xb.device, xb.dtype)
+                 for t in colour_draw(gen, len(xb), brightness, contrast, saturation, hue))
     flat = xb.flatten(2)
     mean = torch.einsum("c,ncp->n", GREY.to(flat), flat)/flat.shape[2] if contrast else torch.zeros_like(c)
     c, mean = c.view(-1, 1, 1), mean.view(-1, 1, 1)
@@ -83,7 +89,9 @@ def colour_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
 def global_draws(gen: torch.Generator): # yields the seed
     "What draws from torch's global generator draws from `gen`; afterwards the global one is as it was."
     seed = int(torch.randint(2**31, (), generator=gen))
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); yield seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield seed
 
 @cache
 def policy_of(name: str, # auto | rand | trivial
@@ -113,14 +121,17 @@ def erase_batch(xb: Tensor, gen: torch.Generator, cutout: float # probability
 @cache
 def album(path: str): # an albumentations.Compose
     "Read a chain; raises `LabError` where the extra or the file is missing, or the file is none."
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1") # importing it would ask a server for its newest version
-    try: import albumentations as A
+    # importing it would ask a server for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        import albumentations as A
     except ImportError:
         raise LabError("augment.albumentations: the extra is not installed; "
                        "`pip install --require-hashes -r requirements-albumentations.txt`") from None
     kind = "yaml" if Path(path).suffix in (".yaml", ".yml") else "json"
     try: return A.Compose([A.load(path, data_format=kind)])
-    except FileNotFoundError: raise LabError(f"augment.albumentations: {path}: no such file") from None
+    except FileNotFoundError:
+        raise LabError(f"augment.albumentations: {path}: no such file") from None
     except Exception as e: # whatever a foreign file provokes
         raise LabError(f"augment.albumentations: {path}: no chain that albumentations has written: {e}") from None
 
@@ -132,13 +143,15 @@ def album_batch(xb: Tensor, gen: torch.Generator, path: str) -> Tensor:
         image = chain(image=np.ascontiguousarray(x.cpu().permute(1, 2, 0)))["image"]
         return torch.from_numpy(image).permute(2, 0, 1)
     out = each(xb, f)
-    if out.shape != xb.shape: raise LabError(f"augment.albumentations: {path}: changes the size of a picture")
+    if out.shape != xb.shape:
+        raise LabError(f"augment.albumentations: {path}: changes the size of a picture")
     return out
 
 # %% ../nbs/12_augment.ipynb #acbcd009
 def augment_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
                   gen: torch.Generator, # all randomness comes from here
-                  rotate=0., zoom=0., shift=0., crop=0., brightness=0., contrast=0., saturation=0., hue=0.,
+                  rotate=0., zoom=0., shift=0., crop=0., brightness=0., contrast=0.,
+                  saturation=0., hue=0.,
                   policy: str | None = None, # auto | rand | trivial
                   magnitude: int = 9, # of rand, 0 to 30
                   albumentations: str | None = None, # file
@@ -148,7 +161,8 @@ def augment_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
     if policy:
         with global_draws(gen): xb = each(xb, policy_of(policy, magnitude))
     if rotate or zoom or shift or crop: xb = move_batch(xb, gen, rotate, zoom, shift, crop)
-    if brightness or contrast or saturation or hue: xb = colour_batch(xb, gen, brightness, contrast, saturation, hue)
+    if brightness or contrast or saturation or hue:
+        xb = colour_batch(xb, gen, brightness, contrast, saturation, hue)
     return erase_batch(xb, gen, cutout) if cutout else xb
 
 def switched_on(params: dict) -> dict:
@@ -166,7 +180,8 @@ def mixer(mixup: float, cutmix: float, # alpha of the share's Beta distribution;
     "A function of (xb, yb) that draws from torch's global generator; the targets that it gives are shares of classes."
     from torchvision.transforms import v2
     ways = (v2.MixUp, mixup), (v2.CutMix, cutmix)
-    return v2.RandomChoice([way(alpha=alpha, num_classes=n_classes) for way, alpha in ways if alpha])
+    return v2.RandomChoice([way(alpha=alpha, num_classes=n_classes)
+                            for way, alpha in ways if alpha])
 
 # %% ../nbs/12_augment.ipynb #c0bf4369
 def draws(images, # uint8 (n, h, w, 3); the first is drawn
@@ -176,14 +191,20 @@ def draws(images, # uint8 (n, h, w, 3); the first is drawn
     "Some training pictures as each option makes them, and as all together do."
     def some(hflip=0., vflip=0., mixup=0., cutmix=0., **rest):
         mixed, ims = mixup or cutmix, np.repeat(images[:1], n, 0)
-        if mixed: ims = np.stack([images[i % 2*(len(images) - 1 - i)] for i in range(n)]) # the first, and far ones
-        dl = Batches(ims, np.zeros(n), n, size, train=True, seed=seed, hflip=hflip, vflip=vflip,
+        if mixed:
+            # the first, and far ones
+            ims = np.stack([images[i % 2*(len(images) - 1 - i)] for i in range(n)])
+        dl = Batches(ims, np.zeros(n), n, size, train=True, seed=seed, hflip=hflip,
+                     vflip=vflip,
                      augment=augmenter(**rest))
         xb, yb = next(iter(dl))
         if mixed:
-            with global_draws(torch.Generator().manual_seed(seed)): xb = mixer(mixup, cutmix, 1)(xb, yb)[0]
+            with global_draws(torch.Generator().manual_seed(seed)):
+                xb = mixer(mixup, cutmix, 1)(xb, yb)[0]
         return xb.permute(0, 2, 3, 1).numpy()/2 + .5
-    on = switched_on(augment); strength = on.pop("magnitude", 9)
-    said = lambda k, v: f"{k} {Path(v).stem}" if isinstance(v, str) else f"{k} {v:g}"
-    return {**{said(k, v): some(**{k: v}, **(dict(magnitude=strength) if v == "rand" else {})) for k, v in on.items()},
+    on = switched_on(augment)
+    strength = on.pop("magnitude", 9)
+    def said(k, v): return f"{k} {Path(v).stem}" if isinstance(v, str) else f"{k} {v:g}"
+    return {**{said(k, v): some(**{k: v}, **(dict(magnitude=strength) if v == "rand" else {}))
+               for k, v in on.items()},
             "all": some(**on, magnitude=strength)}

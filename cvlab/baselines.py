@@ -7,29 +7,33 @@ __all__ = ['majority_baseline', 'colour_histogram', 'histogram_baseline', 'probe
 
 # %% ../nbs/21_baselines.ipynb #32ce977e
 import warnings
+
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+
 from .core import LabError
 
 # %% ../nbs/21_baselines.ipynb #73bae232
 def _table(samples, classes, logits):
     "Predictions table of the val and test rows; `logits` (n, classes) in the order of `samples`."
     samples = samples.reset_index(drop=True)
-    logits = pd.DataFrame(logits.astype(np.float32), columns=[f'logit_{c}' for c in classes])
-    table = pd.concat([samples[['id', 'part', 'label']], logits], axis=1)
-    return table[samples.part != 'train'].sort_values(['part', 'id'], kind='stable', ignore_index=True)
+    logits = pd.DataFrame(logits.astype(np.float32), columns=[f"logit_{c}" for c in classes])
+    table = pd.concat([samples[["id", "part", "label"]], logits], axis=1)
+    return table[samples.part != "train"].sort_values(["part", "id"], kind="stable",
+                                                      ignore_index=True)
 
 # %% ../nbs/21_baselines.ipynb #270b9b21
 def _train_rows(samples):
     "Mask of the training rows, (n,); `LabError` if there is nothing to learn from."
-    odd = sorted(set(samples.part) - {'train', 'val', 'test'})
-    if odd: raise LabError(f'part {odd[0]!r} is none of train, val, test')
-    train = (samples.part == 'train').to_numpy()
-    if samples.label[train].nunique() < 2: raise LabError('a baseline needs two or more classes among the train rows')
+    odd = sorted(set(samples.part) - {"train", "val", "test"})
+    if odd: raise LabError(f"part {odd[0]!r} is none of train, val, test")
+    train = (samples.part == "train").to_numpy()
+    if samples.label[train].nunique() < 2:
+        raise LabError("a baseline needs two or more classes among the train rows")
     return train
 
 # %% ../nbs/21_baselines.ipynb #dea7b1ad
@@ -46,7 +50,8 @@ def majority_baseline(
 def _count_block(images, bins):
     "Joint colour counts of a few pictures, (n, bins**3)."
     n, cells = len(images), bins**3
-    r, g, b = np.moveaxis(images.reshape(n, -1, 3).astype(np.int64) * bins // 256, -1, 0)  # (n, pixels) each
+    # (n, pixels) each
+    r, g, b = np.moveaxis(images.reshape(n, -1, 3).astype(np.int64) * bins // 256, -1, 0)
     cell = (r * bins + g) * bins + b + np.arange(n)[:, None] * cells
     return np.bincount(cell.ravel(), minlength=n * cells).reshape(n, cells)
 
@@ -56,8 +61,8 @@ def colour_histogram(
 ) -> np.ndarray: # int64 (n, bins**3), pixels in each colour box; red is the slowest index
     "Joint RGB histogram of each picture."
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise LabError(f'pictures must be uint8 (n, height, width, 3), got {images.dtype} {images.shape}')
-    if not 1 <= bins <= 256: raise LabError(f'bins must be 1..256, got {bins}')
+        raise LabError(f"pictures must be uint8 (n, height, width, 3), got {images.dtype} {images.shape}")
+    if not 1 <= bins <= 256: raise LabError(f"bins must be 1..256, got {bins}")
     blocks = [_count_block(images[i:i+64], bins) for i in range(0, len(images), 64)]
     return np.concatenate(blocks) if blocks else np.zeros((0, bins**3), dtype=np.int64)
 
@@ -66,16 +71,17 @@ def _fit(feats, targs, C, max_iter):
     "Fitted logistic regression; `LabError` if it did not converge."
     clf = LogisticRegression(C=C, max_iter=max_iter, tol=1e-6)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ConvergenceWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
         clf.fit(feats, targs)
     if clf.n_iter_.max() >= max_iter:
-        raise LabError(f'logistic regression did not converge in {max_iter} steps: raise max_iter or lower C')
+        raise LabError(f"logistic regression did not converge in {max_iter} steps: raise max_iter or lower C")
     return clf
 
 def _log_probs(clf, feats):
     "Log-probabilities, (n, classes); from the scores, so that none is the logarithm of zero."
     scores = clf.decision_function(feats)
-    return log_softmax(np.stack([np.zeros_like(scores), scores], axis=1) if scores.ndim == 1 else scores, axis=1)
+    return log_softmax(np.stack([np.zeros_like(scores), scores], axis=1) if scores.ndim == 1
+                       else scores, axis=1)
 
 # %% ../nbs/21_baselines.ipynb #de031b21
 def _regression(feats, samples, C, max_iter):
@@ -95,9 +101,11 @@ def histogram_baseline(
     max_iter:int=10_000 # most steps of the solver
 ) -> pd.DataFrame: # predictions table of the val and test rows
     "Logistic regression on joint colour histograms, fitted on the train rows only."
-    if len(images) != len(samples): raise LabError(f'{len(images)} pictures for {len(samples)} samples')
+    if len(images) != len(samples):
+        raise LabError(f"{len(images)} pictures for {len(samples)} samples")
     counts = colour_histogram(images, bins)
-    return _regression(np.sqrt(counts / counts.sum(axis=1, keepdims=True)), samples, C, max_iter)
+    return _regression(np.sqrt(counts / counts.sum(axis=1, keepdims=True)), samples, C,
+                       max_iter)
 
 # %% ../nbs/21_baselines.ipynb #1b093d5e
 def probe_baseline(
@@ -107,7 +115,8 @@ def probe_baseline(
     max_iter:int=10_000 # most steps of the solver
 ) -> pd.DataFrame: # predictions table of the val and test rows
     "Logistic regression on the features of a frozen network, fitted on the train rows only."
-    if len(feats) != len(samples): raise LabError(f'{len(feats)} rows of features for {len(samples)} samples')
+    if len(feats) != len(samples):
+        raise LabError(f"{len(feats)} rows of features for {len(samples)} samples")
     train = _train_rows(samples)
     scaler = StandardScaler().fit(feats[train])
     return _regression(scaler.transform(feats), samples, C, max_iter)

@@ -10,9 +10,13 @@ __all__ = ['schema', 'find_runs', 'effective', 'history_of', 'judged', 'run_row'
            'load_ipython_extension']
 
 # %% ../nbs/56_browse.ipynb #267581ce
-import base64, html, json, os
+import base64
+import html
+import json
+import os
 from functools import cache
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from IPython import get_ipython
@@ -22,9 +26,27 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
 from .core import LabError, flat, known_keys, nearest, params_schema, resolve
-from .metrics import classes_of, fmt_interval, predicted, probabilities, read_predictions, wilson_interval
-from .plots import PALETTE, _epochs, _figure, _kept, _lines, _short, _title, figure_png, use_lab_style
+from cvlab.metrics import (
+    classes_of,
+    fmt_interval,
+    predicted,
+    probabilities,
+    read_predictions,
+    wilson_interval,
+)
+from cvlab.plots import (
+    PALETTE,
+    _epochs,
+    _figure,
+    _kept,
+    _lines,
+    _short,
+    _title,
+    figure_png,
+    use_lab_style,
+)
 from .repro import repo_root
 
 # %% ../nbs/56_browse.ipynb #cfd371e2
@@ -40,19 +62,23 @@ def find_runs(
         above, below = Path(*parts[:i]), Path(*parts[i + 1:])
         rows[(above/below).as_posix()] = (f.parent, root/above/"evaluate"/below)
     first = sorted(rows, key=lambda name: rows[name][0].relative_to(root).parts[0] != "train")
-    return pd.DataFrame([rows[n] for n in first], columns=["train", "judged"], index=pd.Index(first, name="run"))
+    return pd.DataFrame([rows[n] for n in first], columns=["train", "judged"],
+                        index=pd.Index(first, name="run"))
 
 # %% ../nbs/56_browse.ipynb #889164af
 def effective(run) -> dict: # sections; empty where nothing is known
     "The parameters a run was trained with, from the params.yaml that it wrote."
     path = run.train/"params.yaml"
-    try: return YAML(typ="safe").load(path.read_text(encoding="utf-8"))["effective"] if path.exists() else {}
-    except (YAMLError, TypeError, KeyError, OSError): raise LabError(f"{path}: is not what a training writes") from None
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))["effective"] if path.exists() else {}
+    except (YAMLError, TypeError, KeyError, OSError):
+        raise LabError(f"{path}: is not what a training writes") from None
 
 def history_of(run) -> tuple[pd.DataFrame, str]: # results.csv, and the column by which the epoch was kept
     "How a row of `find_runs` was trained."
     try: h = pd.read_csv(run.train/"results.csv")
-    except (ValueError, OSError) as e: raise LabError(f"{run.train}/results.csv: {str(e).strip()}") from None
+    except (ValueError, OSError) as e:
+        raise LabError(f"{run.train}/results.csv: {str(e).strip()}") from None
     monitor = effective(run).get("train", {}).get("monitor", "val_loss")
     if odd := {"epoch", "train_loss", "val_loss", "val_accuracy", monitor} - set(h):
         raise LabError(f"{run.train}/results.csv: no column {', '.join(sorted(odd))}")
@@ -69,7 +95,8 @@ def run_row(run) -> dict: # one row of `run_table`
     h, monitor = history_of(run)
     kept, preds = _kept(h.replace([np.inf, -np.inf], np.nan), monitor), judged(run)
     row = dict(epochs=len(h), kept=None if kept is None else int(kept.epoch),
-               val_accuracy=None if kept is None else kept.val_accuracy, test_accuracy=None, interval="",
+               val_accuracy=None if kept is None else kept.val_accuracy, test_accuracy=None,
+               interval="",
                test_pictures=None)
     test = preds[preds.part == "test"] if preds is not None else ()
     if not len(test): return row
@@ -84,11 +111,13 @@ def run_table(
     rows = []
     for run in runs.itertuples():
         *above, seed = run.Index.split("/")
-        row = dict(run=run.Index, experiment="/".join(above) or "base", seed=seed.removeprefix("seed-"), note="")
+        row = dict(run=run.Index, experiment="/".join(above) or "base",
+                   seed=seed.removeprefix("seed-"), note="")
         try: rows.append(row | run_row(run))
         except LabError as e: rows.append(row | dict(note=f"cannot be read: {e}"))
     counts = ["epochs", "kept", "test_pictures"]
-    columns = ["run", "experiment", "seed", *counts[:2], "val_accuracy", "test_accuracy", "interval", counts[2], "note"]
+    columns = ["run", "experiment", "seed", *counts[:2], "val_accuracy", "test_accuracy",
+               "interval", counts[2], "note"]
     table = pd.DataFrame(rows, columns=columns).set_index("run")
     table[counts] = table[counts].astype("Int64")
     for c in ("val_accuracy", "test_accuracy"): table[c] = table[c].astype(float).round(3)
@@ -97,7 +126,8 @@ def run_table(
 # %% ../nbs/56_browse.ipynb #caaf3e82
 def beginnings(runs: pd.DataFrame) -> list[str]: # "default", "default/seed-0", ...
     "Everything that names one run or several."
-    whole = lambda name: ["/".join(name.split("/")[:i + 1]) for i in range(name.count("/") + 1)]
+    def whole(name):
+        return ["/".join(name.split("/")[:i + 1]) for i in range(name.count("/") + 1)]
     return list(dict.fromkeys(w for name in runs.index for w in whole(name)))
 
 def named(
@@ -105,8 +135,10 @@ def named(
     words:list[str]|tuple=() # beginnings of names; none: the experiments of the pipeline, or else all that there is
 ) -> dict[str, pd.DataFrame]: # word: its runs
     "The runs that the words mean; `LabError` for a word that means none."
-    ours = [n.split("/")[0] for n in runs.index[[f.parts[-3] == "train" for f in runs.train]] if n.count("/") == 1]
-    words = list(dict.fromkeys([w.strip("/") for w in words] or ours or [n.split("/")[0] for n in runs.index]))
+    ours = [n.split("/")[0] for n in runs.index[[f.parts[-3] == "train" for f in runs.train]]
+            if n.count("/") == 1]
+    words = list(dict.fromkeys([w.strip("/") for w in words] or ours
+                               or [n.split("/")[0] for n in runs.index]))
     groups = {w: runs[[n == w or n.startswith(f"{w}/") for n in runs.index]] for w in words}
     if odd := [w for w, g in groups.items() if not len(g)]:
         known = beginnings(runs)
@@ -123,13 +155,17 @@ def runs_here(
     found = [find_runs(root)]
     for w in [w for w in words if w.startswith(("~", "/", "."))]:
         own = find_runs(Path(w).expanduser())
-        if not len(own): raise LabError(f"runs: {w}: no training here; name what `cvlab train --out` named")
-        found.append(own.set_axis(pd.Index([f"{w.strip('/')}/{n}" for n in own.index], name="run")))
+        if not len(own):
+            raise LabError(f"runs: {w}: no training here; name what `cvlab train --out` named")
+        found.append(own.set_axis(pd.Index([f"{w.strip('/')}/{n}" for n in own.index],
+                                           name="run")))
     return pd.concat(found)
 
 # %% ../nbs/56_browse.ipynb #061ec1e5
-_DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2))] # not by colour alone
-_PANELS = {"train_loss": "train loss (mean a picture)", "val_loss": "val loss (mean a picture)",
+# not by colour alone
+_DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2))]
+_PANELS = {"train_loss": "train loss (mean a picture)",
+           "val_loss": "val loss (mean a picture)",
            "val_accuracy": "val accuracy (share right)"}
 
 def tails(words: list[str]) -> list[str]:
@@ -145,27 +181,34 @@ def few_enough(groups: dict):
 def best_of(groups: dict) -> str:
     "The finding: the highest mean validation accuracy of the kept epochs."
     kept = {w: [_kept(h, m) for h, m in runs] for w, runs in groups.items()}
-    mean = {w: np.mean([k.val_accuracy for k in ks]) for w, ks in kept.items() if all(k is not None for k in ks)}
+    mean = {w: np.mean([k.val_accuracy for k in ks])
+            for w, ks in kept.items() if all(k is not None for k in ks)}
     if not mean: return "No training came to a number"
     best = max(mean, key=mean.get)
     what = "Val accuracy of the kept epochs" if len(groups) == 1 else "Highest val accuracy of the kept epochs"
-    return f"{what}: {best}, {mean[best]:.3f}" + (" in the mean" if len(kept[best]) > 1 else "")
+    return f"{what}: {best}, {mean[best]:.3f}" + (" in the mean" if len(kept[best]) > 1
+                                                  else "")
 
 def plot_runs(
     groups:dict[str, list] # name: what `history_of` returned of each of its runs; six groups at most
 ) -> Figure: # three panels: training loss, validation loss, validation accuracy
     "Training curves of several groups of runs over the same axes."
     few_enough(groups)
-    finite = [[(h.replace([np.inf, -np.inf], np.nan), m) for h, m in runs] for runs in groups.values()]
+    finite = [[(h.replace([np.inf, -np.inf], np.nan), m) for h, m in runs]
+              for runs in groups.values()]
     groups = dict(zip(tails(list(groups)), finite))
     fig, axes = _figure(9.5, 3.4, 1, 3, sharex=True)
     for (w, runs), colour, dashes in zip(groups.items(), PALETTE, _DASHES):
-        for ax, col in zip(axes, _PANELS): _lines(ax, [h for h, _ in runs], col, colour, _short(w, 30), dashes)
-    losses = np.concatenate([h[["train_loss", "val_loss"]].to_numpy().ravel() for r in groups.values() for h, _ in r])
+        for ax, col in zip(axes, _PANELS):
+            _lines(ax, [h for h, _ in runs], col, colour, _short(w, 30), dashes)
+    losses = np.concatenate([h[["train_loss", "val_loss"]].to_numpy().ravel()
+                             for r in groups.values() for h, _ in r])
     if np.nanmax(losses) > 50*np.nanmedian(losses):
-        for ax in axes[:2]: ax.set_yscale("log") # one of them blew up, and the others stay readable
+        for ax in axes[:2]:
+            ax.set_yscale("log") # one of them blew up, and the others stay readable
     for ax, name in zip(axes, _PANELS.values()): _epochs(ax, name)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(groups), 3))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
+               ncols=min(len(groups), 3))
     _title(fig, best_of(groups))
     return fig
 
@@ -176,7 +219,8 @@ def mistakes(
 ) -> pd.DataFrame: # picture, is, said, probability
     "The test pictures that were named wrongly, with the surest mistake first."
     rows = preds[preds.part == "test"]
-    t = pd.DataFrame({"picture": rows.id.to_numpy(), "is": rows.label.to_numpy(), "said": predicted(rows),
+    t = pd.DataFrame({"picture": rows.id.to_numpy(), "is": rows.label.to_numpy(),
+                      "said": predicted(rows),
                       "probability": probabilities(rows).max(1).round(3)})
     return t[t["is"] != t.said].sort_values(["probability", "picture"], ascending=[False, True])[:n]
 
@@ -184,8 +228,10 @@ def mistakes(
 def as_html(table: pd.DataFrame, words: bool = False, # does it hold sentences rather than numbers?
             **kwargs) -> str:
     "A table with its text escaped and not cut."
-    with pd.option_context("display.max_colwidth", None): page = table.to_html(na_rep="", border=0, **kwargs)
-    left = '<{} style="text-align: left">'.format # a notebook would set everything to the right
+    with pd.option_context("display.max_colwidth", None):
+        page = table.to_html(na_rep="", border=0, **kwargs)
+    # a notebook would set everything to the right
+    left = '<{} style="text-align: left">'.format
     return page.replace("<td>", left("td")).replace("<th>", left("th")) if words else page
 
 def picture_html(png: bytes, alt: str, width: str = "100%") -> str:
@@ -195,13 +241,17 @@ def picture_html(png: bytes, alt: str, width: str = "100%") -> str:
 
 def findings_html(run) -> str: # one line
     "What a run's curves say."
-    from cvlab.diagnose import diagnose # here: it brings torch along, and a look at a table should not wait for it
+    from cvlab.diagnose import (
+        diagnose,  # here: it brings torch along, and a look at a table should not wait for it
+    )
     try:
         preds, (h, _) = judged(run), history_of(run)
         if preds is None: return ""
-        about = dict(n_classes=len(classes_of(preds)), n_val=int((preds.part == "val").sum()), params=effective(run))
+        about = dict(n_classes=len(classes_of(preds)), n_val=int((preds.part == "val").sum()),
+                     params=effective(run))
         found = diagnose(h, **about)
-        words = "; ".join(f"<b>{html.escape(str(f))}</b> ({html.escape(f.because)})" for f in found)
+        words = "; ".join(f"<b>{html.escape(str(f))}</b> ({html.escape(f.because)})"
+                          for f in found)
     except LabError as e: words = html.escape(str(e))
     return f"<li><code>{html.escape(run.Index)}</code>: {words}</li>"
 
@@ -215,7 +265,8 @@ def samples_html(runs: pd.DataFrame) -> str:
         return f"<p><code>{name}</code>, its surest mistakes:</p>{picture}"
     try: preds = judged(run)
     except LabError as e: return f"<p>{html.escape(str(e))}</p>"
-    if preds is None: return f"<p><code>{name}</code> was not evaluated: nothing to look at.</p>"
+    if preds is None:
+        return f"<p><code>{name}</code> was not evaluated: nothing to look at.</p>"
     wrong = mistakes(preds)
     if not len(wrong): return f"<p><code>{name}</code> named every test picture right.</p>"
     said = f"<p><code>{name}</code>, its surest mistakes (no picture is stored here):</p>"
@@ -233,7 +284,8 @@ class Browser:
 
     def table(self) -> str: # HTML
         "The runs that are named, or all of them."
-        if not len(self.runs): return "<p>No training is here yet; <code>cvlab repro</code> makes some.</p>"
+        if not len(self.runs):
+            return "<p>No training is here yet; <code>cvlab repro</code> makes some.</p>"
         chosen = pd.concat(named(self.runs, self.words).values()) if self.words else self.runs
         return as_html(run_table(chosen[~chosen.index.duplicated()]).drop(columns=["experiment", "seed"]))
 
@@ -250,12 +302,14 @@ class Browser:
             if good: histories[w] = good
             lines += [findings_html(r) for r in runs.itertuples()]
         if not histories: return f"<ul>{''.join(lines)}</ul>"
-        fig = picture_html(figure_png(plot_runs(histories)), f"Training curves of {', '.join(histories)}")
+        fig = picture_html(figure_png(plot_runs(histories)),
+                           f"Training curves of {', '.join(histories)}")
         return f"{fig}<details open><summary>What the curves say</summary><ul>{''.join(lines)}</ul></details>"
 
     def samples(self) -> str: # HTML
         "Mistakes of each group."
-        return "".join(samples_html(runs) for runs in list(named(self.runs, self.words).values())[:len(_DASHES)])
+        return "".join(samples_html(runs)
+                       for runs in list(named(self.runs, self.words).values())[:len(_DASHES)])
 
     def _repr_html_(self): # what is stored and printed
         return self.table() + (self.curves() + self.samples() if self.words else "")
@@ -266,19 +320,24 @@ def widget_of(
     browser:Browser # its words are chosen at first
 ): # -> ipywidgets.Widget
     "The browser as a list and three tabs."
-    import ipywidgets as w # here: without it everything else works
+    import ipywidgets as w  # here: without it everything else works
     names = beginnings(browser.runs)
     first = tuple(named(browser.runs, browser.words))[:len(_DASHES)]
-    label = lambda n: "\u2003"*n.count("/") + n.split("/")[-1]
-    pick = w.SelectMultiple(options=[(label(n), n) for n in names], value=first, rows=18, layout=w.Layout(width="15em"),
+    def label(n): return "\u2003"*n.count("/") + n.split("/")[-1]
+    pick = w.SelectMultiple(options=[(label(n), n) for n in names], value=first, rows=18,
+                            layout=w.Layout(width="15em"),
                             tooltip="Hold Ctrl or Shift to choose several")
     pages = [w.HTML(layout=w.Layout(overflow="auto")) for _ in range(3)]
-    tabs = w.Tab(pages, titles=["table", "curves", "mistakes"], layout=w.Layout(flex="1", min_width="0"))
+    tabs = w.Tab(pages, titles=["table", "curves", "mistakes"],
+                 layout=w.Layout(flex="1", min_width="0"))
     def show(change=None):
         if not pick.value: return
         browser.words = list(pick.value)
-        for page, draw in zip(pages, (browser.table, browser.curves, browser.samples)): page.value = draw()
-    pick.observe(show, "value"); show(); tabs.selected_index = 1
+        for page, draw in zip(pages, (browser.table, browser.curves, browser.samples)):
+            page.value = draw()
+    pick.observe(show, "value")
+    show()
+    tabs.selected_index = 1
     return w.HBox([pick, tabs])
 
 # %% ../nbs/56_browse.ipynb #6a92d2af
@@ -310,7 +369,8 @@ def allowed(doc: dict) -> str:
     if "anyOf" in doc: return " or ".join(map(allowed, doc["anyOf"]))
     if "enum" in doc: return ", ".join(map(str, doc["enum"]))
     if doc.get("type") == "array": return f"list of {allowed(doc['items'])}"
-    if doc.get("type") == "object": return "mapping of names to " + allowed(doc.get("additionalProperties") or {})
+    if doc.get("type") == "object":
+        return "mapping of names to " + allowed(doc.get("additionalProperties") or {})
     ends = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
             "exclusiveMaximum": "less than"}
     kind = doc.get("type", "anything")
@@ -320,7 +380,9 @@ def allowed(doc: dict) -> str:
 def choices(doc: dict) -> list[str]:
     "The values that can be listed, as they are written in YAML."
     if "anyOf" in doc: return [c for d in doc["anyOf"] for c in choices(d)]
-    return list(map(str, doc.get("enum", {"boolean": ["true", "false"], "null": ["null"]}.get(doc.get("type"), []))))
+    return list(map(str,
+                    doc.get("enum",
+                            {"boolean": ["true", "false"], "null": ["null"]}.get(doc.get("type"), []))))
 
 # %% ../nbs/56_browse.ipynb #beb50d03
 def yaml_value(v) -> str: # as one would type it
@@ -334,15 +396,20 @@ def params_help(
     "What parameters are, mean and may be; `LabError` for a word that is none, or a value that may not be."
     overrides = [w for w in words if "=" in w]
     values, base = flat(resolve(path, overrides=overrides)), flat(resolve(path))
-    of = lambda w: [k for k in values if k == w or k.startswith(f"{w}.")]
+    def of(w): return [k for k in values if k == w or k.startswith(f"{w}.")]
     asked = [w.partition("=")[0].strip(".") for w in words]
     keys = dict.fromkeys(k for w in asked for k in of(w) or [w]) if words else values
     if odd := [k for k in keys if k not in values]:
         raise LabError(f"params: no parameter or section {odd[0]!r}{nearest(odd[0], values)}")
     over = {e: flat(resolve(path, e)) for e in resolve(path).experiments}
-    differs = lambda k: ", ".join(f"{e}: {yaml_value(v[k])}" for e, v in over.items() if v[k] != base[k])
-    now = lambda k: yaml_value(values[k]) + (f" (now {yaml_value(base[k])})" if values[k] != base[k] else "")
-    rows = [(k, now(k), allowed(schema_of(k)), known_keys()[k].description, differs(k)) for k in keys]
+    def differs(k):
+        return ", ".join(f"{e}: {yaml_value(v[k])}"
+                         for e, v in over.items() if v[k] != base[k])
+    def now(k):
+        return yaml_value(values[k]) + (f" (now {yaml_value(base[k])})"
+                                        if values[k] != base[k] else "")
+    rows = [(k, now(k), allowed(schema_of(k)), known_keys()[k].description, differs(k))
+            for k in keys]
     columns = ["parameter", "value", "may be", "meaning", "experiments"]
     table = pd.DataFrame(rows, columns=columns).set_index("parameter")
     return table if table.experiments.any() else table.drop(columns="experiments")
@@ -363,7 +430,8 @@ class LabMagics(Magics):
         "`%params optim.lr`: what it is. `%params optim`: a section. `%params optim.lr=0.01`: may it be that?"
         try: table = params_help(line.split(), repo_root()/"params.yaml")
         except LabError as e: raise UsageError(f"cvlab: {e}") from None
-        self.shell.display_pub.publish(data={"text/plain": table.to_string(), "text/html": as_html(table, words=True)})
+        self.shell.display_pub.publish(data={"text/plain": table.to_string(),
+                                             "text/html": as_html(table, words=True)})
 
 # %% ../nbs/56_browse.ipynb #93ee1030
 def next_runs(typed: str) -> list[str]:
@@ -375,11 +443,13 @@ def next_params(typed: str) -> list[str]:
     "Sections, their parameters, or after `=` the values one may have."
     key, eq, value = typed.partition("=")
     if not eq:
-        keys = known_keys() if "." in key else dict.fromkeys(k.split(".")[0] for k in known_keys())
+        keys = known_keys() if "." in key else dict.fromkeys(k.split(".")[0]
+                                                             for k in known_keys())
         return [k for k in keys if k.startswith(key)]
     if key not in known_keys(): return []
     now = flat(resolve(repo_root()/"params.yaml"))
-    return [f"{key}={c}" for c in choices(schema_of(key)) or [yaml_value(now[key])]*(key in now) if c.startswith(value)]
+    return [f"{key}={c}" for c in choices(schema_of(key))
+            or [yaml_value(now[key])]*(key in now) if c.startswith(value)]
 
 @context_matcher()
 def complete_magics(context): # see IPython's `Completer.custom_matchers`
@@ -391,12 +461,14 @@ def complete_magics(context): # see IPython's `Completer.custom_matchers`
     typed = line.rsplit(" ", 1)[-1]
     try: found = follow(typed)
     except LabError: found = [] # a params.yaml that is being edited is no reason to fail here
-    return {"completions": [SimpleCompletion(text=c, type=kind) for c in found or [typed]], "matched_fragment": typed,
+    return {"completions": [SimpleCompletion(text=c, type=kind) for c in found or [typed]],
+            "matched_fragment": typed,
             "suppress": True, "ordered": True}
 
 # %% ../nbs/56_browse.ipynb #b3dd284e
 def load_ipython_extension(shell):
     "What `%load_ext cvlab` does."
     shell.register_magics(LabMagics)
-    if complete_magics not in shell.Completer.custom_matchers: shell.Completer.custom_matchers.append(complete_magics)
+    if complete_magics not in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.append(complete_magics)
     use_lab_style()

@@ -7,17 +7,23 @@ __all__ = ['Grow', 'Mix', 'accuracy_on', 'Distil', 'EarlyStop', 'Ema', 'SaveEver
            'watched', 'Passing', 'LiveBar']
 
 # %% ../nbs/42_callbacks.ipynb #c666e740
-import copy, hashlib, json, os, sys
+import copy
+import hashlib
+import json
+import os
+import sys
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
-from .core import LabError
 from fastai.callback.core import Callback, CancelFitException
-from safetensors import safe_open, SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from tqdm import tqdm as std_tqdm
 from tqdm.auto import tqdm
+
 from .augment import mixer
+from .core import LabError
 from .models import save_model
 from .repro import write_tensors
 
@@ -27,10 +33,13 @@ class Grow(Callback):
     def __init__(self, start: int): self.start = start # side in the first epoch, pixels
     def check(self): # `train` calls this before it begins
         dl, model = self.dls.train, self.learn.model
-        if not hasattr(dl, "shown"): raise LabError("train.grow_from: this loader cannot show its pictures smaller")
-        if self.start > dl.side: raise LabError(f"train.grow_from: {self.start} is more than data.size, {dl.side}")
+        if not hasattr(dl, "shown"):
+            raise LabError("train.grow_from: this loader cannot show its pictures smaller")
+        if self.start > dl.side:
+            raise LabError(f"train.grow_from: {self.start} is more than data.size, {dl.side}")
         try:
-            with torch.no_grad(): model.eval()(next(model.parameters()).new_zeros(2, 3, self.start, self.start))
+            with torch.no_grad():
+                model.eval()(next(model.parameters()).new_zeros(2, 3, self.start, self.start))
         except (RuntimeError, AssertionError, ValueError):
             raise LabError(f"train.grow_from: this {type(model).__name__} takes no pictures of {self.start} "
                            "pixels") from None
@@ -55,19 +64,22 @@ class Mix(Callback):
     def after_train(self):
         (_, right), n = self.history.sums[True].tolist(), self.history.n[True]
         self.history.more["mixed_accuracy"] = right/n
-        if dl := self.clean(): self.history.more["clean_accuracy"] = accuracy_on(self.learn.model, dl)
+        if dl := self.clean():
+            self.history.more["clean_accuracy"] = accuracy_on(self.learn.model, dl)
     def clean(self):
         "A loader of training pictures as they are; None of somebody else's."
         dl = copy.copy(self.dls.train)
         if not hasattr(dl, "order"): return None
         dl.train, dl.n, dl.buffer = False, min(len(dl.images), len(self.dls.valid.dataset)), None
-        dl.order = lambda gen: torch.linspace(0, len(dl.images) - 1, dl.n).long() # they lie class by class
+        # they lie class by class
+        dl.order = lambda gen: torch.linspace(0, len(dl.images) - 1, dl.n).long()
         return dl
 
 @torch.no_grad()
 def accuracy_on(model: nn.Module, dl) -> float:
     "Share of a loader's pictures that a network names right."
-    was = model.training; model.eval()
+    was = model.training
+    model.eval()
     right = [(model(xb).argmax(1) == yb).float() for xb, yb in dl]
     model.train(was)
     return torch.cat(right).mean().item()
@@ -88,7 +100,8 @@ class Distil(Callback):
     def after_loss(self):
         if not self.training: return
         t, said = self.temperature, self.teacher[self.dls.train.idx].to(self.pred.device)
-        soft = F.kl_div((self.pred.float()/t).log_softmax(1), (said/t).log_softmax(1), log_target=True,
+        soft = F.kl_div((self.pred.float()/t).log_softmax(1), (said/t).log_softmax(1),
+                        log_target=True,
                         reduction="batchmean")
         self.learn.loss_grad = (1 - self.share)*self.learn.loss_grad + self.share*t*t*soft
         self.learn.loss = self.learn.loss_grad.clone()
@@ -96,7 +109,8 @@ class Distil(Callback):
 # %% ../nbs/42_callbacks.ipynb #bccf557c
 class EarlyStop(Callback):
     "Stop after `patience` epochs without a better monitored value; `reason` then says so."
-    order, reason = 72, None # before Checkpoint: a training taken up again has to come to the same end
+    # before Checkpoint: a training taken up again has to come to the same end
+    order, reason = 72, None
     def __init__(self, patience: int): self.patience = patience
     def after_epoch(self):
         scores = self.history.scores(self.keep_best.monitor)
@@ -113,13 +127,20 @@ class Ema(Callback):
     def __init__(self, decay: float): # such as 0.999
         self.decay, self.average, self.n, self.judging = decay, None, 0, False
     def before_fit(self):
-        from timm.utils import ModelEmaV3 # here: a second or two that most trainings have no use for
-        if self.average is None: self.average = ModelEmaV3(self.learn.model, self.decay, use_warmup=True)
-    def after_step(self): self.average.update(self.learn.model, self.n); self.n += 1
+        from timm.utils import (
+            ModelEmaV3,  # here: a second or two that most trainings have no use for
+        )
+        if self.average is None:
+            self.average = ModelEmaV3(self.learn.model, self.decay, use_warmup=True)
+    def after_step(self):
+        self.average.update(self.learn.model, self.n)
+        self.n += 1
     def swap(self):
         self.learn.model, self.average.module = self.average.module, self.learn.model
         self.judging = not self.judging
-    def before_validate(self): self.swap(); self.learn.model.eval()
+    def before_validate(self):
+        self.swap()
+        self.learn.model.eval()
     def after_epoch(self): self.swap()
     def after_cancel_fit(self): # stopped in the validation
         if self.judging: self.swap()
@@ -132,12 +153,15 @@ class SaveEvery(Callback):
         self.every, self.folder, self.info = every, folder, info
     def after_epoch(self):
         n = self.epoch + 1
-        if n % self.every == 0: save_model(self.folder, self.learn.model, {**self.info, "epoch": n}, f"epoch-{n:03}")
+        if n % self.every == 0:
+            save_model(self.folder, self.learn.model, {**self.info, "epoch": n},
+                       f"epoch-{n:03}")
 
 # %% ../nbs/42_callbacks.ipynb #c21c1b65
 def code_hash() -> str: # hex sha256
     "Of the library's source and of the version of torch."
-    parts = [p.name.encode() + p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [p.name.encode() + p.read_bytes()
+             for p in sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join([torch.__version__.encode(), *parts])).hexdigest()
 
 def read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]: # what was written as JSON, and the tensors
@@ -165,29 +189,37 @@ class Checkpoint(Callback):
     def tensors(self) -> dict[str, Tensor]:
         "Everything that is a tensor, by name."
         parts = {"model": self.learn.model.state_dict(), "best": self.keep_best.state or {},
-                 "ema": self.ema.average.module.state_dict() if hasattr(self.learn, "ema") else {}}
-        moments = {f"opt.{i}.{k}": v for i, s in self.opt.opt.state_dict()["state"].items() for k, v in s.items()
+                 "ema": self.ema.average.module.state_dict() if hasattr(self.learn, "ema")
+                 else {}}
+        moments = {f"opt.{i}.{k}": v for i, s in self.opt.opt.state_dict()["state"].items()
+                   for k, v in s.items()
                    if isinstance(v, Tensor)}
         return {**{f"{p}.{k}": v for p, d in parts.items() for k, v in d.items()}, **moments}
 
     def after_epoch(self):
         scaler = self.step.scaler
-        rates = [{k: v for k, v in g.items() if k != "params"} for g in self.opt.opt.state_dict()["param_groups"]]
-        said = dict(key=self.key, rows=self.history.rows, epoch_of_best=self.keep_best.epoch_of_best, rates=rates,
-                    ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0), scaler=scaler and scaler.state_dict())
+        rates = [{k: v for k, v in g.items() if k != "params"}
+                 for g in self.opt.opt.state_dict()["param_groups"]]
+        said = dict(key=self.key, rows=self.history.rows,
+                    epoch_of_best=self.keep_best.epoch_of_best, rates=rates,
+                    ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0),
+                    scaler=scaler and scaler.state_dict())
         write_tensors(self.path, self.tensors(), {"state": json.dumps(said)})
 
     def resume(self) -> int: # epochs that are done
         "Put the learner where an interrupted training was; 0 where there is none."
-        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"): left.unlink() # killed while writing
+        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            left.unlink() # killed while writing
         if not self.path.exists(): return 0
         said, tensors = read_state(self.path, self.key)
-        part = lambda p: {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(f"{p}.")}
+        def part(p):
+            return {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(f"{p}.")}
         learn = self.learn
         learn.model.load_state_dict(part("model"))
         learn.create_opt()
         moments = {}
-        for k, v in part("opt").items(): moments.setdefault(int(k.split(".")[0]), {})[k.split(".")[1]] = v
+        for k, v in part("opt").items():
+            moments.setdefault(int(k.split(".")[0]), {})[k.split(".")[1]] = v
         now = learn.opt.opt.state_dict()
         rates = [{**g, **{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()}}
                  for g, r in zip(now["param_groups"], said["rates"])]
@@ -196,7 +228,8 @@ class Checkpoint(Callback):
         learn.keep_best.last = part("ema") or part("model")
         if hasattr(learn, "ema"):
             learn.ema.before_fit()
-            learn.ema.average.module.load_state_dict(part("ema")); learn.ema.n = said["ema_steps"]
+            learn.ema.average.module.load_state_dict(part("ema"))
+            learn.ema.n = said["ema_steps"]
         if said["scaler"]: learn.step.scaler.load_state_dict(said["scaler"])
         for row in said["rows"]: learn.history.add(row)
         learn.start = len(said["rows"])
@@ -222,9 +255,11 @@ class LiveBar(Callback):
     def before_fit(self):
         n = len(self.dls.train)
         how = dict(file=Passing(), ncols=80, mininterval=.25) if os.environ.get("CVLAB_STAGE") else {}
-        self.bar = (std_tqdm if how else tqdm)(total=self.n_epoch*n, initial=self.learn.start*n, unit=" batches",
+        self.bar = (std_tqdm if how else tqdm)(total=self.n_epoch*n,
+                                               initial=self.learn.start*n, unit=" batches",
                                                disable=not watched(), leave=False, **how)
-    def before_epoch(self): self.bar.set_description(f"epoch {self.epoch + 1} of {self.n_epoch}")
+    def before_epoch(self):
+        self.bar.set_description(f"epoch {self.epoch + 1} of {self.n_epoch}")
     def after_batch(self):
         if self.training: self.bar.update()
     def after_fit(self): self.bar.close()

@@ -6,31 +6,38 @@
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
-           'class_metrics', 'rows_of', 'guessed', 'found', 'together_of', 'folded', 'bench_row', 'results_of',
+           'class_metrics', 'rows_of', 'guesses_of', 'found', 'together_of', 'folded', 'bench_row', 'results_of',
            'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of', 'leaking_ids', 'certified',
-           'leaks_of', 'clean_answers', 'guesses_of', 'pointing_of', 'hits_of', 'Claim', 'value_of', 'rounded',
-           'text_of', 'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry',
-           'check_axes', 'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says',
-           'problem_of', 'check_text', 'links_of', 'anchors', 'link_problem', 'check_links', 'notebook_markdown',
-           'named', 'slice_right', 'calibration_of']
+           'leaks_of', 'clean_answers', 'guessed', 'pointing_of', 'hits_of', 'Claim', 'value_of', 'rounded', 'text_of',
+           'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes',
+           'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of',
+           'check_text', 'links_of', 'anchors', 'link_problem', 'check_links', 'notebook_markdown', 'named',
+           'slice_right', 'calibration_of']
 
 # %% ../nbs/70_claims.ipynb #6527e868
-import ast, glob, inspect, math, os, re
+import ast
+import glob
+import inspect
+import math
+import os
+import re
 from dataclasses import dataclass
 from functools import cache, wraps
 from keyword import iskeyword
 from pathlib import Path
+
 import nbformat
 import numpy as np
 import pandas as pd
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
+
 from .core import LabError, line_of, nearest, read_yaml
 from .data import read_split
 from .effects import calibration, effects_table
 from .leaks import across, balanced, families, given_away, leaking
 from .ledger import questions, read_ledger
-from .metrics import evaluate, over_seeds, predicted, probabilities, read_predictions, wilson_interval
+from .metrics import evaluate, over_seeds, predicted, read_predictions, wilson_interval
 from .repro import read_json
 from .slices import FEW, LEVELS, PROPERTIES, joined, read_slices, slice_mask
 
@@ -47,9 +54,11 @@ def parse_formula(text: str # such as "cell(val_loss, epoch=3)"
     "Read a formula without running it."
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)): raise ValueError
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError
         if any(k.arg is None for k in call.keywords): raise ValueError
-        return call.func.id, [argument(a) for a in call.args], {k.arg: argument(k.value) for k in call.keywords}
+        return call.func.id, [argument(a) for a in call.args], {k.arg: argument(k.value)
+                                                                for k in call.keywords}
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         how = "write it as name(word, key=value), such as cell(val_loss, epoch=3)"
         raise LabError(f"formula {text!r}: {how}") from None
@@ -79,7 +88,8 @@ def bind_formula(text: str # a formula
     name, args, kw = parse_formula(text)
     f = pick(FORMULAS, name, "formula")
     try: inspect.signature(f).bind([], *args, **kw)
-    except TypeError as e: raise LabError(f"formula {text!r}: {e}; write it as {signature(name)}") from None
+    except TypeError as e:
+        raise LabError(f"formula {text!r}: {e}; write it as {signature(name)}") from None
     return lambda paths: f(paths, *args, **kw)
 
 @formula
@@ -101,7 +111,8 @@ def one(paths: list[Path]) -> Path: # the only file
     raise LabError(f"this formula is of one file and {len(paths)} match; name one, or use mean(accuracy) or its like")
 
 # %% ../nbs/70_claims.ipynb #aac281e1
-METRICS = {"accuracy": lambda m: m["accuracy"], "balanced_accuracy": lambda m: m["balanced_accuracy"],
+METRICS = {"accuracy": lambda m: m["accuracy"],
+           "balanced_accuracy": lambda m: m["balanced_accuracy"],
            "macro_f1": lambda m: m["macro"]["f1"], "log_loss": lambda m: m["log_loss"]}
 
 @read_once
@@ -156,9 +167,11 @@ def _low(paths, metric): return seed_metrics(paths, metric)["low"]
 @formula
 def _high(paths, metric): return seed_metrics(paths, metric)["high"]
 @formula
-def _split_low(paths, metric, train, test): return split_metrics(paths, metric, train, test)["low"]
+def _split_low(paths, metric, train, test):
+    return split_metrics(paths, metric, train, test)["low"]
 @formula
-def _split_high(paths, metric, train, test): return split_metrics(paths, metric, train, test)["high"]
+def _split_high(paths, metric, train, test):
+    return split_metrics(paths, metric, train, test)["high"]
 @formula
 def _min(paths, metric): return min(metric_of(p, metric) for p in paths)
 @formula
@@ -168,14 +181,18 @@ def _max(paths, metric): return max(metric_of(p, metric) for p in paths)
 def gains(paths: list[Path], metric: str, baseline: str # name of its file, such as probe
          ) -> list[float]: # one a split
     "How much better the network is than a baseline, split by split."
-    network = {p.parents[2]: p for p in paths if p.name == "predictions.csv"} # split-0/evaluate/seed-0/
+    # split-0/evaluate/seed-0/
+    network = {p.parents[2]: p for p in paths if p.name == "predictions.csv"}
     other = {p.parents[1]: p for p in paths if p.name == f"{baseline}.csv"} # split-0/baseline/
     if not network or network.keys() != other.keys():
         raise LabError(f"{len(network)} predictions.csv and {len(other)} {baseline}.csv that do not pair")
     for split in network:
-        asked = [set(t.id[t.part == "test"]) for t in map(read_predictions, (network[split], other[split]))]
-        if asked[0] != asked[1]: raise LabError(f"{split.name}: the network and {baseline} judged different pictures")
-    return [metric_of(network[s], metric) - metric_of(other[s], metric) for s in sorted(network)]
+        asked = [set(t.id[t.part == "test"])
+                 for t in map(read_predictions, (network[split], other[split]))]
+        if asked[0] != asked[1]:
+            raise LabError(f"{split.name}: the network and {baseline} judged different pictures")
+    return [metric_of(network[s], metric) - metric_of(other[s], metric)
+            for s in sorted(network)]
 
 @formula
 def _gain(paths, metric, baseline): return over_seeds(gains(paths, metric, baseline))["mean"]
@@ -193,7 +210,8 @@ def class_metrics(path: Path, name: str # class
                  ) -> dict: # precision, recall, f1, support
     "The metrics of one class of one predictions file."
     metrics = pick(metrics_of(path)["per_class"], name, "class")
-    if not metrics["support"]: raise LabError(f"class {name!r} has no test picture: there is nothing to claim")
+    if not metrics["support"]:
+        raise LabError(f"class {name!r} has no test picture: there is nothing to claim")
     return metrics
 
 @formula
@@ -211,21 +229,27 @@ def rows_of(path): return pd.read_csv(path)
 def _row(paths, column, **where):
     t = rows_of(one(paths))
     for k, v in where.items():
-        pick(dict.fromkeys(t), k, "column"); t = t[t[k].astype(str) == str(v)]
-    if len(t) != 1: raise LabError(f"{len(t)} rows with {', '.join(f'{k}={v}' for k, v in where.items())}")
+        pick(dict.fromkeys(t), k, "column")
+        t = t[t[k].astype(str) == str(v)]
+    if len(t) != 1:
+        raise LabError(f"{len(t)} rows with {', '.join(f'{k}={v}' for k, v in where.items())}")
     return float(pick(t.iloc[0].to_dict(), column, "column"))
 
 # %% ../nbs/70_claims.ipynb #82939b3c
 @read_once
-def guessed(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
+def guesses_of(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 def found(paths, answer: str, label: str) -> tuple[int, int]: # right, of how many
-    t = guessed(one(paths)); pick(dict.fromkeys(t), answer, "answer"); pick(dict.fromkeys(t.label), label, "class")
+    t = guesses_of(one(paths))
+    pick(dict.fromkeys(t), answer, "answer")
+    pick(dict.fromkeys(t.label), label, "class")
     here = t[t.label == label]
     return int((here[answer] == here.label).sum()), len(here)
 
 @formula
-def _found(paths, answer, label): right, n = found(paths, answer, label); return right/n
+def _found(paths, answer, label):
+    right, n = found(paths, answer, label)
+    return right/n
 @formula
 def _found_low(paths, answer, label): return wilson_interval(*found(paths, answer, label))[0]
 @formula
@@ -239,7 +263,8 @@ def together_of(path): return pd.read_csv(path).set_index(["experiment", "score"
 
 def folded(paths, score: str, experiment: str, column: str) -> float:
     t = together_of(one(paths))
-    if (experiment, score) not in t.index: raise LabError(f"no {score} of {experiment!r} over folds")
+    if (experiment, score) not in t.index:
+        raise LabError(f"no {score} of {experiment!r} over folds")
     return float(t.loc[(experiment, score), column])
 
 @formula
@@ -277,7 +302,8 @@ def column_of(path: Path, column: str) -> pd.Series: # by epoch
 @formula
 def _cell(paths, column, epoch):
     values = column_of(one(paths), column)
-    if epoch not in values.index: raise LabError(f"no epoch {epoch}; there are {values.index[0]} to {values.index[-1]}")
+    if epoch not in values.index:
+        raise LabError(f"no epoch {epoch}; there are {values.index[0]} to {values.index[-1]}")
     return values[epoch]
 
 @formula
@@ -312,7 +338,8 @@ def _pictures(paths): return len(split_of(one(paths)))
 
 @formula
 def _class_size(paths, which): # least or most: pictures of a class outside the test part
-    split = split_of(one(paths)); n = split[split.part != "test"].label.value_counts()
+    split = split_of(one(paths))
+    n = split[split.part != "test"].label.value_counts()
     return pick(dict(least=n.min(), most=n.max()), which, "size")
 
 # %% ../nbs/70_claims.ipynb #64ad846d
@@ -338,7 +365,8 @@ params_of = read_once(read_yaml)
 def lookup(doc: dict, key: str): # "optim.lr" -> the value
     "A number in a nested mapping by its dotted key."
     for k in str(key).split("."):
-        if not isinstance(doc, dict) or k not in doc: raise LabError(f"no parameter {key!r} in the run's file")
+        if not isinstance(doc, dict) or k not in doc:
+            raise LabError(f"no parameter {key!r} in the run's file")
         doc = doc[k]
     if isinstance(doc, (int, float)) and not isinstance(doc, bool): return doc
     raise LabError(f"parameter {key!r} is {doc!r}, not a number")
@@ -353,13 +381,15 @@ def _param(paths, key):
 def recipes_of(paths: list[Path]) -> dict[str, dict]: # experiment -> seed -> predictions
     "Predictions by the folders they lie in."
     found = {}
-    for p in paths: found.setdefault(p.parts[-3], {})[int(p.parent.name.removeprefix("seed-"))] = read_predictions(p)
+    for p in paths:
+        found.setdefault(p.parts[-3], {})[int(p.parent.name.removeprefix("seed-"))] = read_predictions(p)
     return found
 
 @cache
 def _effects(files: tuple, metric: str, reference: str): # files: (path, time, size) each
     recipes = recipes_of([Path(p) for p, *_ in files])
-    if reference not in recipes: raise LabError(f"no experiment {reference!r} among {', '.join(recipes)}")
+    if reference not in recipes:
+        raise LabError(f"no experiment {reference!r} among {', '.join(recipes)}")
     others = {e: r for e, r in recipes.items() if e != reference}
     return effects_table(recipes[reference], others, metric).set_index("experiment")
 
@@ -371,15 +401,20 @@ def effect_of(paths: list[Path], metric: str, reference: str, experiment: str, w
     return None if pd.isna(value) else value
 
 @formula
-def _effect(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "effect")
+def _effect(paths, metric, reference, experiment):
+    return effect_of(paths, metric, reference, experiment, "effect")
 @formula
-def _effect_low(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "low")
+def _effect_low(paths, metric, reference, experiment):
+    return effect_of(paths, metric, reference, experiment, "low")
 @formula
-def _effect_high(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "high")
+def _effect_high(paths, metric, reference, experiment):
+    return effect_of(paths, metric, reference, experiment, "high")
 @formula
-def _effect_p(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "p_holm")
+def _effect_p(paths, metric, reference, experiment):
+    return effect_of(paths, metric, reference, experiment, "p_holm")
 @formula
-def _effect_seen(paths, metric, reference, experiment): return effect_of(paths, metric, reference, experiment, "mde")
+def _effect_seen(paths, metric, reference, experiment):
+    return effect_of(paths, metric, reference, experiment, "mde")
 
 # %% ../nbs/70_claims.ipynb #e0740380
 @read_once
@@ -394,7 +429,8 @@ def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame
     same = pairs[pairs.same]
     family = families(split, np.stack([place[same.path_a], place[same.path_b]], 1).astype(int))
     leak = leaking(split, family)
-    masks = {"train": given_away(split, family), **{p: leak & (split.part == p).to_numpy() for p in ("val", "test")}}
+    masks = {"train": given_away(split, family),
+             **{p: leak & (split.part == p).to_numpy() for p in ("val", "test")}}
     return {p: sorted(split.id[m]) for p, m in masks.items()}
 
 def certified(paths: list[Path]) -> dict[str, Path]: # by name
@@ -415,14 +451,12 @@ def clean_answers(paths: list[Path], name: str) -> np.ndarray: # bool (n,)
     t = read_predictions(pick(files, f"{name}.csv", "table")).query("part == 'test'")
     return (predicted(t) == t.label)[~t.id.isin(leak["test"])].to_numpy()
 
-@read_once
-def guesses_of(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
-
 def guessed(paths: list[Path], probe: str
            ) -> tuple: # balanced accuracy and its 95 % interval; None each without answers
     "How well the class was told without the subject."
     files = certified(paths)
-    table, asked = (guesses_of(pick(files, f"{n}.csv", "table")) for n in ("guesses", "probes"))
+    table, asked = (guesses_of(pick(files, f"{n}.csv", "table"))
+                    for n in ("guesses", "probes"))
     pick(dict.fromkeys(asked.probe), probe, "probe")
     if probe not in table: return None, None, None # all pictures are the same in this respect
     number = pd.Index(sorted(set(table.label))).get_indexer
@@ -437,9 +471,11 @@ def _clean_accuracy(paths, name): return clean_answers(paths, name).mean()
 @formula
 def _clean_n(paths, name): return len(clean_answers(paths, name))
 @formula
-def _clean_low(paths, name): return (lambda r: wilson_interval(r.sum(), len(r))[0])(clean_answers(paths, name))
+def _clean_low(paths, name):
+    return (lambda r: wilson_interval(r.sum(), len(r))[0])(clean_answers(paths, name))
 @formula
-def _clean_high(paths, name): return (lambda r: wilson_interval(r.sum(), len(r))[1])(clean_answers(paths, name))
+def _clean_high(paths, name):
+    return (lambda r: wilson_interval(r.sum(), len(r))[1])(clean_answers(paths, name))
 @formula
 def _told(paths, probe): return guessed(paths, probe)[0]
 @formula
@@ -455,17 +491,21 @@ def hits_of(paths: list[Path], method: str, weights: str) -> tuple[int, int]: # 
     "How often the brightest place of a map lies in a known box."
     t = pointing_of(one(paths))
     for column, value in (("method", method), ("weights", weights)):
-        pick(dict.fromkeys(t[column].unique()), value, column); t = t[t[column] == value]
+        pick(dict.fromkeys(t[column].unique()), value, column)
+        t = t[t[column] == value]
     return int(t.hit.sum()), int(t.hit.notna().sum())
 
 @formula
-def _hit_rate(paths, method, weights): return (lambda k, n: k/n if n else None)(*hits_of(paths, method, weights))
+def _hit_rate(paths, method, weights):
+    return (lambda k, n: k/n if n else None)(*hits_of(paths, method, weights))
 @formula
 def _hit_n(paths, method, weights): return hits_of(paths, method, weights)[1]
 @formula
-def _hit_chance(paths): return (lambda a: None if np.isnan(a) else float(a))(pointing_of(one(paths)).area.mean())
+def _hit_chance(paths):
+    return (lambda a: None if np.isnan(a) else float(a))(pointing_of(one(paths)).area.mean())
 @formula
-def _questions(paths): return len(questions(read_ledger(one(paths))).query("stage in ('evaluate', 'cvlab evaluate')"))
+def _questions(paths):
+    return len(questions(read_ledger(one(paths))).query("stage in ('evaluate', 'cvlab evaluate')"))
 
 # %% ../nbs/70_claims.ipynb #d051b665
 @dataclass(frozen=True)
@@ -481,12 +521,14 @@ def value_of(claim: Claim,
             ) -> float | None: # None: there is no such number, as with the spread of a single seed
     "Recompute a claim from its files."
     paths, at = sorted(p for p in Path(root).glob(claim.file) if p.is_file()), f"claim {claim.id} ({claim.file}): "
-    if not paths: raise LabError(f"{at}no file matches; run the stage that writes it, or correct the claim")
+    if not paths:
+        raise LabError(f"{at}no file matches; run the stage that writes it, or correct the claim")
     try: value = bind_formula(claim.formula)(paths)
     except (LabError, ValueError, KeyError, OSError) as e:
         raise LabError(at + " ".join(str(e).split()).replace(f"{root}/", "")) from None
     if value is None: return None
-    if not math.isfinite(value): raise LabError(f"{at}{claim.formula} is {value}; a run that diverged is no result")
+    if not math.isfinite(value):
+        raise LabError(f"{at}{claim.formula} is {value}; a run that diverged is no result")
     return float(value)
 
 # %% ../nbs/70_claims.ipynb #3a2193da
@@ -497,7 +539,9 @@ def rounded(value: float | None, rounding: str # format spec
            ) -> str:
     "A value as text; integers may be rounded with `d`."
     if value is None: return DASH
-    try: text = format(int(value) if rounding.endswith("d") and value == int(value) else value, rounding)
+    try:
+        text = format(int(value) if rounding.endswith("d") and value == int(value) else value,
+                      rounding)
     except ValueError: text = ""
     if re.fullmatch(VALUE, text): return text
     raise LabError(f"rounding {rounding!r} does not make a plain number of {value}; use one such as .3f, .1%, .2g or d")
@@ -518,12 +562,14 @@ def axis_values(axis: str, params, # checked parameters: the base
     "What an axis of a family runs over."
     if isinstance(axis, list): return axis
     if axis == "experiments": return list(params.experiments)
-    if axis == "reference": return list(params.experiments)[:1] # what the others are compared with
+    if axis == "reference":
+        return list(params.experiments)[:1] # what the others are compared with
     if axis == "folded": return list(params.folds.experiments) # what is cross-validated
     if axis == "seeds": return list(params.seeds)
     if axis in ("slices", "levels"): return list(dict(slices=PROPERTIES, levels=LEVELS)[axis])
     if axis == "classes":
-        if not classes: raise LabError("the axis classes needs the names of the classes; run the prepare stage first")
+        if not classes:
+            raise LabError("the axis classes needs the names of the classes; run the prepare stage first")
         return list(classes)
     over = params.experiments.get(experiment) or {}
     return list(range(1, over.get("train", {}).get("epochs", params.train.epochs) + 1))
@@ -532,7 +578,8 @@ def combinations(axes: dict[str, str], params, classes=None) -> list[dict]: # na
     "The product of the axes; experiments come first, because the epochs depend on them."
     chosen, exp = [{}], next((n for n, a in axes.items() if a == "experiments"), None)
     for name, axis in sorted(axes.items(), key=lambda x: x[1] != "experiments"):
-        chosen = [{**c, name: v} for c in chosen for v in axis_values(axis, params, classes, c.get(exp))]
+        chosen = [{**c, name: v} for c in chosen
+                  for v in axis_values(axis, params, classes, c.get(exp))]
     return chosen
 
 # %% ../nbs/70_claims.ipynb #c5c23ee2
@@ -554,10 +601,13 @@ ID = re.compile(r"(?!\s)[^\n{}<>|]+(?<!\s)")
 def check_claim(claim: Claim) -> Claim: # itself
     "Everything about a claim that can be wrong before its files are there."
     at = f"claim {claim.id} ({claim.file}): "
-    if not ID.fullmatch(claim.id): raise LabError(f"{at}an id has none of {{ }} < > | and no space at its ends")
+    if not ID.fullmatch(claim.id):
+        raise LabError(f"{at}an id has none of {{ }} < > | and no space at its ends")
     if Path(claim.file).is_absolute() or ".." in Path(claim.file).parts:
         raise LabError(f"{at}the file has to lie below the top of the repository")
-    try: rounded(1., claim.rounding); bind_formula(claim.formula)
+    try:
+        rounded(1., claim.rounding)
+        bind_formula(claim.formula)
     except LabError as e: raise LabError(f"{at}{e}") from None
     return claim
 
@@ -565,17 +615,21 @@ def expand(entry: dict, params, classes=None) -> list[Claim]:
     "The claims of one entry of claims.yaml."
     def one_claim(v):
         file = fill(entry["file"], v, lambda x: glob.escape(str(x)))
-        return Claim(fill(entry["id"], v), file, fill(entry["formula"], v, word), entry["rounding"])
-    return [check_claim(one_claim(v)) for v in combinations(entry.get("for") or {}, params, classes)]
+        return Claim(fill(entry["id"], v), file, fill(entry["formula"], v, word),
+                     entry["rounding"])
+    return [check_claim(one_claim(v))
+            for v in combinations(entry.get("for") or {}, params, classes)]
 
 # %% ../nbs/70_claims.ipynb #e54427e5
 KEYS = ("id", "for", "file", "formula", "rounding")
 
 def check_entry(entry) -> None:
     "An entry has the right keys with the right kinds of values; the error begins with the line, where that is known."
-    if not isinstance(entry, dict): raise LabError(f"write a claim as a mapping of {', '.join(KEYS)}")
+    if not isinstance(entry, dict):
+        raise LabError(f"write a claim as a mapping of {', '.join(KEYS)}")
     for k in entry:
-        if k not in KEYS: raise LabError(f"{line_of(entry, (k,))}: no key {k!r} in a claim{nearest(str(k), KEYS)}")
+        if k not in KEYS:
+            raise LabError(f"{line_of(entry, (k,))}: no key {k!r} in a claim{nearest(str(k), KEYS)}")
     for k in ("id", "file", "formula", "rounding"):
         if k not in entry: raise LabError(f"claim {entry.get('id', '')}: {k} is missing")
         if not isinstance(entry[k], str) or not entry[k]:
@@ -584,7 +638,8 @@ def check_entry(entry) -> None:
 
 def check_axes(axes, line: int | None) -> None:
     "An entry's `for` is a mapping to known axes."
-    if not isinstance(axes, dict): raise LabError(f"{line}: for: write it as a mapping, such as {{exp: experiments}}")
+    if not isinstance(axes, dict):
+        raise LabError(f"{line}: for: write it as a mapping, such as {{exp: experiments}}")
     for name, axis in axes.items():
         if isinstance(axis, list): continue # its values
         try: pick(dict.fromkeys(AXES), axis, "axis")
@@ -597,7 +652,8 @@ def load_claims(path: str | Path, # claims.yaml
                ) -> dict[str, Claim]: # by id
     "Read, expand and check all claims."
     doc, claims = read_yaml(path) or [], {}
-    if not isinstance(doc, list): raise LabError(f"{path}: write it as a list of claims, each beginning with `- id:`")
+    if not isinstance(doc, list):
+        raise LabError(f"{path}: write it as a list of claims, each beginning with `- id:`")
     for i, entry in enumerate(doc):
         try:
             check_entry(entry)
@@ -616,7 +672,8 @@ _MARKER = rf"(?P<value>{VALUE})?<!--claim:(?P<id>[^\n<>]+?)-->(?=(?P<tail>\d|\.\
 _TODO = r"\{\{claim:(?P<todo>[^\n{}]+?)\}\}"
 _FENCE = r"^[ \t>]*(?:[-*+]|\d+[.)])?[ \t]*(?P<fence>`{3,}|~{3,})[^`\n]*\n(?s:.*?)(?:^[ \t>]*(?P=fence)[`~]*[ \t]*$|\Z)"
 _CODE = r"(?<!`)(?P<tick>`+)(?!`)(?:(?!\n[ \t]*(?:$|[|#>]|[-*+] |```|~~~))(?s:.))+?(?<!`)(?P=tick)(?!`)"
-_PLACES = [r"(?s:<!--.*?-->)", r"\]\(<?[^\s()<>]*", r"^[ \t]*\[[^\]\n]+\]:[ \t]*\S+", r"https?://[^\s<>)]+",
+_PLACES = [r"(?s:<!--.*?-->)", r"\]\(<?[^\s()<>]*", r"^[ \t]*\[[^\]\n]+\]:[ \t]*\S+",
+           r"https?://[^\s<>)]+",
            r"\b(?:src|href|width|height)=\"[^\"\n]*\"",
            *(re.sub(r"\\? ", r"\\s*", re.escape(c)) for c in CONVENTIONS)]
 
@@ -633,7 +690,8 @@ def numbers_in(text: str) -> list[str]:
 # %% ../nbs/70_claims.ipynb #83c2dc58
 def claim_by_id(claims: dict[str, Claim], id: str) -> Claim:
     "A claim, or the nearest name."
-    if id not in claims: raise LabError(f"unknown claim {id!r}{nearest(id, claims)}; claims.yaml defines {len(claims)}")
+    if id not in claims:
+        raise LabError(f"unknown claim {id!r}{nearest(id, claims)}; claims.yaml defines {len(claims)}")
     return claims[id]
 
 def marked(claim: Claim, root: str | Path = ".") -> str: # such as "0.967<!--claim:accuracy.plain-->"
@@ -642,8 +700,10 @@ def marked(claim: Claim, root: str | Path = ".") -> str: # such as "0.967<!--cla
 
 def expand_template(text: str, context: dict) -> str:
     "The Jinja step; an unknown name is an error."
-    env = SandboxedEnvironment(variable_start_string="[[", variable_end_string="]]", comment_start_string="{##",
-                               comment_end_string="##}", undefined=StrictUndefined, keep_trailing_newline=True,
+    env = SandboxedEnvironment(variable_start_string="[[", variable_end_string="]]",
+                               comment_start_string="{##",
+                               comment_end_string="##}", undefined=StrictUndefined,
+                               keep_trailing_newline=True,
                                trim_blocks=True, lstrip_blocks=True)
     try: return env.from_string(text).render(context)
     except (TemplateError, TypeError, ValueError, ArithmeticError) as e:
@@ -655,7 +715,8 @@ def render(template: str, # Markdown with {{claim:id}}, [[ variable ]] and {% bl
            **context # what the template's loops run over
           ) -> str: # Markdown
     "Fill in a template. Claims inside code stay as they are."
-    put = lambda m: marked(claim_by_id(claims, m["todo"].strip()), root) if m["todo"] else m[0]
+    def put(m):
+        return marked(claim_by_id(claims, m["todo"].strip()), root) if m["todo"] else m[0]
     return TOKENS.sub(put, expand_template(template, context))
 
 # %% ../nbs/70_claims.ipynb #2a465346
@@ -668,7 +729,8 @@ def says(m: re.Match, expected: str) -> bool:
 
 def problem_of(m: re.Match, claims: dict[str, Claim], root: str | Path) -> str | None: # what is wrong with one token
     "What is wrong with one token of a text, if anything."
-    if m["number"]: return f"unregistered number {m['number']}; bind it to a claim, or put it in code"
+    if m["number"]:
+        return f"unregistered number {m['number']}; bind it to a claim, or put it in code"
     if m["todo"]: return f"{m[0]} is not filled in; render the text"
     if not m["id"]: return None
     try: expected = text_of(claim_by_id(claims, m["id"]), root)
@@ -687,7 +749,7 @@ def check_text(text: str, # Markdown as it will be read
         if not (what := problem_of(m, claims, root)): continue
         begin, end = text.rfind("\n", 0, m.start()) + 1, text.find("\n", m.end())
         excerpt = text[max(begin, m.start() - 40):min(end if end >= 0 else len(text), m.end() + 20)].strip()
-        problems.append(f"line {text.count(chr(10), 0, m.start()) + 1}: {what} (\"{excerpt}\")")
+        problems.append(f'line {text.count(chr(10), 0, m.start()) + 1}: {what} ("{excerpt}")')
     return problems
 
 # %% ../nbs/70_claims.ipynb #691af51a
@@ -697,13 +759,15 @@ _LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bs
 
 def links_of(text: str) -> list[tuple[str, bool]]: # (target, is it a figure), in their order, without those in code
     "The links of a Markdown text."
-    blank = lambda m: m[0] if not (m["fence"] or m["tick"]) else ""
+    def blank(m): return m[0] if not (m["fence"] or m["tick"]) else ""
     bare = re.sub(f"{_FENCE}|{_CODE}", blank, text, flags=re.MULTILINE)
-    return [(m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"])) for m in _LINK.finditer(bare)]
+    return [(m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"]))
+            for m in _LINK.finditer(bare)]
 
 def anchors(text: str) -> set[str]:
     "What a link can name within a Markdown text, as GitHub makes it of headings."
-    return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" ")) for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
+    return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" "))
+            for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
 
 # %% ../nbs/70_claims.ipynb #3852fec6
 def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None:
@@ -711,9 +775,11 @@ def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str |
     if re.match(r"[a-z]+:", to): return None # another site: not asked without a network
     path, _, heading = to.partition("#")
     target = (folder/path).resolve() if path else None
-    if target and not target.is_relative_to(root): return f"link {to} leads out of the repository"
+    if target and not target.is_relative_to(root):
+        return f"link {to} leads out of the repository"
     if target and not target.exists(): return f"dead link {to}"
-    if figure and not any(target.relative_to(root).as_posix() == o or target.relative_to(root).is_relative_to(o)
+    if figure and not any(target.relative_to(root).as_posix() == o
+                          or target.relative_to(root).is_relative_to(o)
                           for o in made):
         return f"figure {to} is the output of no stage"
     if heading and target and target.suffix == ".md" and heading not in anchors(target.read_text(encoding="utf-8")):
@@ -726,7 +792,8 @@ def check_links(text: str, # Markdown
                ) -> list[str]: # one line a problem
     "Dead links, and figures that no stage makes."
     folder, root = Path(folder).resolve(), Path(root).resolve()
-    return [p for to, figure in links_of(text) if (p := link_problem(to, figure, folder, root, made))]
+    return [p for to, figure in links_of(text)
+            if (p := link_problem(to, figure, folder, root, made))]
 
 # %% ../nbs/70_claims.ipynb #82892a46
 def notebook_markdown(path: str | Path # .ipynb
@@ -744,12 +811,14 @@ def named(paths: list[Path], name: str) -> Path:
     return one([p for p in paths if p.name == name])
 
 @cache
-def _slice_rows(preds, slices, stamps): return joined(read_predictions(preds), read_slices(slices))
+def _slice_rows(preds, slices, stamps):
+    return joined(read_predictions(preds), read_slices(slices))
 
 def slice_right(paths: list[Path], name: str, level: str) -> np.ndarray: # bool (n,)
     "Which of the test pictures of a slice are right."
     both = [named(paths, f) for f in ("predictions.csv", "slices.csv")]
-    rows = _slice_rows(*both, tuple((s.st_mtime_ns, s.st_size, s.st_ino) for f in both for s in [os.stat(f)]))
+    rows = _slice_rows(*both, tuple((s.st_mtime_ns, s.st_size, s.st_ino) for f in both
+                                    for s in [os.stat(f)]))
     return rows.right.to_numpy()[slice_mask(rows, name, level)]
 
 @formula
@@ -779,6 +848,7 @@ def _confidence(paths): return calibration_of(one(paths))["confidence"]
 # %% ../nbs/70_claims.ipynb #a3970aaf
 @formula
 def _learnt(paths):
-    found = re.search(r": \S+, ([\d,]+) parameters learn", one(paths).read_text(encoding="utf-8"))
+    found = re.search(r": \S+, ([\d,]+) parameters learn",
+                      one(paths).read_text(encoding="utf-8"))
     if found: return int(found[1].replace(",", ""))
     raise LabError("the log does not say how many parameters learn; train again")

@@ -12,11 +12,30 @@ __all__ = ['REFUSED', 'app', 'Overrides', 'Experiment', 'data_app', 'Source', 'O
            'runs_prune']
 
 # %% ../nbs/80_cli.ipynb #18b6db1c
-import csv, errno, json, os, re, shutil, subprocess, sys, time
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
+
 import typer
-from .core import LabError, known_keys, nearest, params_schema, params_table, plain, read_yaml, resolve
+
+from cvlab.core import (
+    LabError,
+    known_keys,
+    nearest,
+    params_schema,
+    params_table,
+    plain,
+    read_yaml,
+    resolve,
+)
 
 # %% ../nbs/80_cli.ipynb #2e778715
 class Verbs(typer.core.TyperGroup):
@@ -39,17 +58,21 @@ REFUSED = {errno.ENOSPC: "the disk is full; free some space and run this again",
            errno.EROFS: "on a disk that can only be read; name another place",
            **dict.fromkeys((errno.EACCES, errno.EPERM),
                            "is not yours to read or to write; name another place, or change its permissions"),
-           **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be; name another place"),
+           **dict.fromkeys((errno.ENOTDIR, errno.EEXIST),
+                           "a file is where a folder should be; name another place"),
            errno.EISDIR: "a folder is where a file should be; name a file",
            errno.ENAMETOOLONG: "the name is too long; name a shorter one"}
 
-app = typer.Typer(help="Train image models and show how they were trained.", rich_markup_mode=None, cls=Verbs,
+app = typer.Typer(help="Train image models and show how they were trained.",
+                  rich_markup_mode=None, cls=Verbs,
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 def main():
     "Entry point: a foreseen mistake is one line on stderr and exit status 1."
-    sys.stdout.reconfigure(errors="backslashreplace") # a file name may be no UTF-8, a terminal may know no Chinese
-    if "JPY_PARENT_PID" in os.environ: # `!cvlab` in a notebook: a terminal, but what it draws would be stored
+    # a file name may be no UTF-8, a terminal may know no Chinese
+    sys.stdout.reconfigure(errors="backslashreplace")
+    # `!cvlab` in a notebook: a terminal, but what it draws would be stored
+    if "JPY_PARENT_PID" in os.environ:
         sys.stderr.isatty = lambda: False
     sys.argv[1:] = [at_home(w) for w in sys.argv[1:]]
     try:
@@ -59,7 +82,8 @@ def main():
     except OSError as e:
         if e.errno not in (*REFUSED, errno.EPIPE): raise
         if not e.filename: sys.stdout = None # or Python tries to write there once more
-        if e.errno == errno.EPIPE: sys.exit(1) # nobody listens any more, as in `cvlab params | head -1`
+        if e.errno == errno.EPIPE:
+            sys.exit(1) # nobody listens any more, as in `cvlab params | head -1`
         sys.exit(f"cvlab: {e.filename or 'the output'}: {REFUSED[e.errno]}")
 
 def at_home(word: str) -> str:
@@ -70,56 +94,72 @@ def to_root():
     "Work from the top of the repository, wherever the command was typed."
     here = Path.cwd()
     root = next((p for p in (here, *here.parents) if (p/"params.yaml").exists()), None)
-    if root is None: raise LabError(f"{here}: no params.yaml here or above; run this inside the repository")
-    os.chdir(root); return root
+    if root is None:
+        raise LabError(f"{here}: no params.yaml here or above; run this inside the repository")
+    os.chdir(root)
+    return root
 
-def from_here(overrides: list[str]) -> list[str]:
+def from_here(overrides: list[str] | None) -> list[str]:
     "The same, with `preset=file.yaml` named in full: it is read from the top of the repository."
+    overrides = overrides or [] # none were written
     if lost := next((o for o in overrides if "=" not in o and Path(o).exists()), None):
         raise LabError(f"{lost}: pictures are named with --data {lost}")
-    file = lambda o: o.startswith("preset=") and o.endswith(".yaml") and Path(o[7:]).is_file()
+    def file(o):
+        return o.startswith("preset=") and o.endswith(".yaml") and Path(o[7:]).is_file()
     return [f"preset={Path(o[7:]).resolve()}" if file(o) else o for o in overrides]
 
-Overrides = Annotated[list[str], typer.Argument(help="key=value, such as optim.lr=0.001, or preset=name",
-                                                show_default=False)]
-Experiment = Annotated[str, typer.Option("--experiment", "-e", help="an experiment of params.yaml; empty is the base")]
+Overrides = Annotated[list[str],
+                      typer.Argument(help="key=value, such as optim.lr=0.001, or preset=name",
+                                     show_default=False)]
+Experiment = Annotated[str,
+                       typer.Option("--experiment", "-e",
+                                    help="an experiment of params.yaml; empty is the base")]
 
 # %% ../nbs/80_cli.ipynb #a5bd6341
 @app.command()
-def params(overrides: Overrides = [], experiment: Experiment = ""):
+def params(overrides: Overrides = None, experiment: Experiment = ""):
     "Print every parameter with its value and meaning (* differs from the base)."
-    overrides = from_here(overrides); to_root()
+    overrides = from_here(overrides)
+    to_root()
     print(params_table(resolve("params.yaml", experiment, overrides), resolve("params.yaml")))
 
 @app.command()
 def schema():
     "Write the JSON schema of params.yaml for editors."
     to_root()
-    Path("nbs/params.schema.json").write_text(json.dumps(params_schema(), indent=1) + "\n", encoding="utf-8")
+    Path("nbs/params.schema.json").write_text(json.dumps(params_schema(), indent=1) + "\n",
+                                              encoding="utf-8")
 
 # %% ../nbs/80_cli.ipynb #57c52ac4
 @app.command()
-def clean(paths: Annotated[list[Path], typer.Argument(help="notebooks; default: all below nbs")] = [],
+def clean(paths: Annotated[list[Path], typer.Argument(help="notebooks; default: all below nbs")] = None,
           check: Annotated[bool, typer.Option(help="change nothing; exit 1 if something is not clean")] = False):
     "Remove from notebooks what a machine or a clock wrote."
     from cvlab.engine import clean_file
+    paths = paths or []
     root = Path.cwd() if paths else to_root()
     if odd := next((p for p in paths if p.suffix != ".ipynb" or not p.is_file()), None):
         raise LabError(f"{odd}: no notebook; name files that end in .ipynb, or none for all below nbs")
-    nbs = paths or sorted(p for p in (root/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    nbs = paths or sorted(p for p in (root/"nbs").rglob("*.ipynb")
+                          if ".ipynb_checkpoints" not in p.parts)
     dirty = [p for p in nbs if clean_file(p, check)]
     for p in dirty: print(f"{'not clean' if check else 'cleaned'}: {os.path.relpath(p)}")
-    if check and dirty: raise LabError(f"{len(dirty)} notebook(s) are not clean; run `cvlab clean` and commit")
+    if check and dirty:
+        raise LabError(f"{len(dirty)} notebook(s) are not clean; run `cvlab clean` and commit")
 
 # %% ../nbs/80_cli.ipynb #98edf820
-data_app = typer.Typer(help="Look at pictures, and choose the lab's.", rich_markup_mode=None, no_args_is_help=True)
+data_app = typer.Typer(help="Look at pictures, and choose the lab's.", rich_markup_mode=None,
+                       no_args_is_help=True)
 app.add_typer(data_app, name="data")
-Source = Annotated[Path, typer.Argument(help="class folders, train and test folders, a CSV, or a zip or tar of these")]
+Source = Annotated[Path,
+                   typer.Argument(help="class folders, train and test folders, a CSV, or a zip or tar of these")]
 
 @data_app.command("check")
-def data_check(path: Source, full: Annotated[bool, typer.Option("--full", help="every name, however many")] = False):
+def data_check(path: Source,
+               full: Annotated[bool, typer.Option("--full", help="every name, however many")] = False):
     "Say what can be used and what cannot; exit 1 when a picture is refused."
-    path = path.resolve(); to_root()
+    path = path.resolve()
+    to_root()
     from cvlab.data import check_classes
     from cvlab.intake import read_data, report
     from cvlab.runs import cache_folder
@@ -131,7 +171,8 @@ def data_check(path: Source, full: Annotated[bool, typer.Option("--full", help="
 @data_app.command("add")
 def data_add(path: Source):
     "Make a copy of these pictures the lab's data: data/ and data.dvc."
-    path = path.resolve(); to_root()
+    path = path.resolve()
+    to_root()
     from cvlab.intake import report
     from cvlab.lab_data import add
     from cvlab.runs import cache_folder
@@ -139,7 +180,8 @@ def data_add(path: Source):
     print("data.dvc is written. `cvlab repro` trains on them; commit data.dvc with what comes out.")
 
 @data_app.command("use")
-def data_use(name: Annotated[str, typer.Argument(help="meadow (two classes), or species (24, a long tail)")]):
+def data_use(name: Annotated[str,
+                             typer.Argument(help="meadow (two classes), or species (24, a long tail)")]):
     "Draw an embedded dataset into data/ (does nothing when it is there)."
     to_root()
     from cvlab.lab_data import use
@@ -158,8 +200,9 @@ def data_import(name: Annotated[str, typer.Argument(help="dandelion")],
 def stage_seconds(since: float) -> list[tuple[str, float]]:
     "Stages of the pipeline that ran since a moment, with their seconds."
     log = Path(".cvlab/seconds.tsv")
-    rows = [l.split("\t") for l in log.read_text().splitlines()] if log.exists() else []
-    return [(out, float(s)) for at, s, out in rows if float(at) >= since and out.startswith("runs/")]
+    rows = [row.split("\t") for row in log.read_text().splitlines()] if log.exists() else []
+    return [(out, float(s))
+            for at, s, out in rows if float(at) >= since and out.startswith("runs/")]
 
 def summary(since: float):
     "Print seconds a stage, one line a run, and what to open."
@@ -174,9 +217,10 @@ def summary(since: float):
     print("Open: README.md, TRAINING_RESULTS.md, runs/compare/compare.ipynb")
 
 @app.command()
-def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, such as --force")] = []):
+def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, such as --force")] = None):
     "Run what is out of date in the pipeline and say how it compares with the last commit."
-    to_root(); p = resolve("params.yaml")
+    to_root()
+    p = resolve("params.yaml")
     from cvlab.runs import orphans
     from cvlab.warm import warm
     if strays := orphans("runs", p.experiments, p.seeds):
@@ -188,7 +232,9 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
         if line := restore(): print(line)
     # stages say `python`, activated or not
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with warm(): done = subprocess.run([sys.executable, "-m", "dvc", "repro", *args], env=os.environ | dict(PATH=here))
+    with warm():
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro", *(args or [])],
+                              env=os.environ | dict(PATH=here))
     if done.returncode: sys.exit(done.returncode)
     summary(started)
 
@@ -199,22 +245,26 @@ def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pi
            retrain: Annotated[str, typer.Option(
                help="only run this stage aside and compare, such as train@default-0")] = ""):
     "Check every number, figure, link and hash; exit 1 when anything has drifted."
-    to_root(); started = time.time()
+    to_root()
+    started = time.time()
     from cvlab import verify as v
     if retrain: lines = v.retrain(retrain)
     else:
         lab, lines = v.Lab(), [*v.verify(), *cards()]
-        lines += (v.check_data(lab) if data else []) + (v.check_weights(lab) if weights else [])
+        lines += (v.check_data(lab) if data else []) + (v.check_weights(lab) if weights
+                                                        else [])
     print_lines(lines)
-    counts = {s: sum(l.state == s for l in lines) for s in ("verified", "re-trainable", "unverifiable", "drift")}
-    print(", ".join(f"{n} {s}" for s, n in counts.items()) + f"; {time.time() - started:.0f} s")
+    counts = {s: sum(line.state == s for line in lines)
+              for s in ("verified", "re-trainable", "unverifiable", "drift")}
+    print(", ".join(f"{n} {s}" for s, n in counts.items())
+          + f"; {time.time() - started:.0f} s")
     if counts["drift"]: raise typer.Exit(1)
 
 def cards():
     "A line a model card, whose claims have files of their own; the rest is the report stage's, which runs again."
     from cvlab.claims import MARKED, check_text
-    from cvlab.report import card_run, run_files, card_claims
     from cvlab.metrics import classes_of
+    from cvlab.report import card_claims, card_run, run_files
     from cvlab.verify import Line, guarded
     for card in sorted(Path("runs/cards").rglob("MODEL_CARD.md")):
         text, (root, exp, seed) = card.read_text(encoding="utf-8"), card_run(card)
@@ -244,8 +294,8 @@ def docs(out: Annotated[Path | None, typer.Option(
 
 def print_lines(lines):
     "State, what, why, in columns."
-    w = max(len(l.what) for l in lines)
-    for l in lines: print(f"{l.state:12}  {l.what:{w}}  {l.why}")
+    w = max(len(item.what) for item in lines)
+    for item in lines: print(f"{item.state:12}  {item.what:{w}}  {item.why}")
 
 # %% ../nbs/80_cli.ipynb #6525c834
 OWN = ("prepare", "leaks", "baseline", "train", "evaluate")
@@ -258,7 +308,8 @@ def stage_folders(out: Path, experiment: str, seed: int) -> dict[str, Path]:
 def finished(notebook: Path) -> bool:
     "Is this an executed notebook without an error?"
     try: cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (FileNotFoundError, ValueError): return False # ValueError: killed while it was written
+    except (FileNotFoundError, ValueError):
+        return False # ValueError: killed while it was written
     return not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
 
 # %% ../nbs/80_cli.ipynb #3a89388f
@@ -266,7 +317,8 @@ def differs(folder: Path, stage: str, p) -> str: # "" or such as "optim.lr was 0
     "What the parameters that a stage wrote down say against `p`."
     from cvlab.runs import STAGES
     was, now = plain(read_yaml(folder/"params.yaml")).get("requested", {}), p.model_dump()
-    return next((f"{s}.{k} was {was.get(s, {}).get(k)} and is {v}" for s in STAGES[stage] for k, v in now[s].items()
+    return next((f"{s}.{k} was {was.get(s, {}).get(k)} and is {v}" for s in STAGES[stage]
+                 for k, v in now[s].items()
                  if was.get(s, {}).get(k) != v), "")
 
 def stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
@@ -278,10 +330,12 @@ def stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
         raise LabError(f"{out}: no training of {experiment or 'the base'}, seed {seed}, was begun here")
     odd = {s: differs(folders[s], s, p) for s in begun}
     for s in ("train", "prepare"): # the others are quickly done again
-        if odd.get(s): raise LabError(f"{folders[s]} is of another training: {odd[s]}; name another --out")
+        if odd.get(s):
+            raise LabError(f"{folders[s]} is of another training: {odd[s]}; name another --out")
     left = [s for s, f in folders.items() if odd.get(s) or not finished(f/f"{s}.ipynb")]
     if "prepare" in left: return list(folders)
-    if "train" in left or (folders["train"]/"last.safetensors").exists(): left += ["train", "evaluate"]
+    if "train" in left or (folders["train"]/"last.safetensors").exists():
+        left += ["train", "evaluate"]
     return [s for s in folders if s in left]
 
 # %% ../nbs/80_cli.ipynb #5ac60fe1
@@ -303,19 +357,23 @@ def check_out(out: Path):
 
 def plan(out: Path, experiment: str, seed: int, p, resume: bool) -> list[str]:
     "The stages to run; raises `LabError` where that would overwrite an interrupted training."
-    folders = stage_folders(out, experiment, seed); state = folders["train"]/"last.safetensors"
+    folders = stage_folders(out, experiment, seed)
+    state = folders["train"]/"last.safetensors"
     if resume:
         left = stages_left(out, experiment, seed, p)
         how = ("goes on" if state.exists() else "starts from the beginning") if "train" in left else "is finished"
-        print(f"{out}: to do: {', '.join(left) or 'nothing'}; the training {how}", file=sys.stderr)
+        print(f"{out}: to do: {', '.join(left) or 'nothing'}; the training {how}",
+              file=sys.stderr)
         return left
-    if state.exists(): raise LabError(f"{state} is an interrupted training; go on with --resume, or remove it")
-    for s, f in folders.items(): (f/f"{s}.ipynb").unlink(missing_ok=True) # an older one would pass for finished
+    if state.exists():
+        raise LabError(f"{state} is an interrupted training; go on with --resume, or remove it")
+    for s, f in folders.items():
+        (f/f"{s}.ipynb").unlink(missing_ok=True) # an older one would pass for finished
     return list(folders)
 
 # %% ../nbs/80_cli.ipynb #e417aef1
 @app.command()
-def train(overrides: Overrides = [], experiment: Experiment = "",
+def train(overrides: Overrides = None, experiment: Experiment = "",
           data: Annotated[Path | None, typer.Option(
               help="class folders, train and test folders, a CSV, an archive, Parquet; default: data.path")] = None,
           out: Annotated[Path | None, typer.Option(help="where the run goes; default: runs/local/<time>")] = None,
@@ -331,12 +389,13 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
     if fast: overrides = [*overrides, f"train.epochs={max(1, p.train.epochs//4)}"]
     p = resolve("params.yaml", experiment, overrides)
     out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
-    check_out(out); check_before(p)
+    check_out(out)
+    check_before(p)
     folders = stage_folders(out, experiment, seed)
     from cvlab.warm import warm
     stages = plan(out, experiment, seed, p, resume)
     with warm(at_once=bool(stages)):
-        from cvlab.engine import run_stage # imports, too
+        from cvlab.engine import run_stage  # imports, too
         for stage in stages:
             print(f"{stage} ...", file=sys.stderr)
             run_stage(stage, folders[stage], experiment, seed, overrides)
@@ -347,12 +406,13 @@ def train(overrides: Overrides = [], experiment: Experiment = "",
 # %% ../nbs/80_cli.ipynb #a549e8ed
 FEW = 60 # steps; batch norm alone needs that many until its averages are those of the pictures
 
-def check_before(p, *others) -> "pd.DataFrame": # the split
+def check_before(p, *others): # -> the split
     "What cannot work is said before any work starts; `others` are parameters of more networks on the same pictures."
     if not Path(p.data.path).exists():
         raise LabError(f"{p.data.path}: no such folder or file; name a folder with one subfolder of pictures a class, "
                        "a CSV or an archive by --data, or draw the embedded data by `cvlab data use meadow`")
     import pandas as pd
+
     from cvlab.augment import album
     from cvlab.data import split_samples
     from cvlab.intake import doubts, open_data
@@ -366,9 +426,12 @@ def check_before(p, *others) -> "pd.DataFrame": # the split
     for q in (p, *others):
         check_batches(q, split.label[split.part == "train"])
         if q.augment.albumentations: album(q.augment.albumentations)
-        loss_of(q.loss, pd.Categorical(split.label[split.part == "train"], classes).codes, classes)
-        net = create_model(q.model.name, len(classes), q.model.weights, q.model.dropout, q.model.head, q.data.size)
-        if anew := getattr(net, "anew", ()): heads[", ".join(anew)] = Path(q.model.weights).name
+        loss_of(q.loss, pd.Categorical(split.label[split.part == "train"], classes).codes,
+                classes)
+        net = create_model(q.model.name, len(classes), q.model.weights, q.model.dropout,
+                           q.model.head, q.data.size)
+        if anew := getattr(net, "anew", ()):
+            heads[", ".join(anew)] = Path(q.model.weights).name
         normalisation(q.model.name, q.model.weights, q.model.normalise, STATS)
     if n := (data.said.verdict == "refused").sum():
         print(f"{n} picture(s) are left out; `cvlab data check` and the prepare notebook say why", file=sys.stderr)
@@ -377,11 +440,12 @@ def check_before(p, *others) -> "pd.DataFrame": # the split
         print(f"model.weights: {name} knows other classes than these {len(classes)}; {anew} begin anew",
               file=sys.stderr)
     steps = p.train.epochs*(n_train//p.train.bs)
-    if steps < FEW: print(f"{steps} steps of {p.train.bs} pictures show that all works, and nothing else: more "
-                          "train.epochs or a smaller train.bs make more steps", file=sys.stderr)
+    if steps < FEW:
+        print(f"{steps} steps of {p.train.bs} pictures show that all works, and nothing else: more "
+              "train.epochs or a smaller train.bs make more steps", file=sys.stderr)
     return split
 
-def check_batches(p, labels: "pd.Series"):
+def check_batches(p, labels): # of the training part
     "`LabError` where the training part, of these labels, gives no batch, or a batch of pictures larger than they are."
     n_train = len(labels)
     if p.train.bs > n_train:
@@ -408,26 +472,30 @@ def result(out: Path, run: Path):
 def what_next(out: Path, run: Path) -> list[str]: # a line a finding
     "What the curves say, and what to try."
     import pandas as pd
+
     from cvlab.diagnose import diagnose
     from cvlab.metrics import classes_of, read_predictions
     train, preds = out/"train"/run.relative_to(out/"evaluate"), read_predictions(run/"predictions.csv")
     found = diagnose(pd.read_csv(train/"results.csv"), n_classes=len(classes_of(preds)),
-                     n_val=int((preds.part == "val").sum()), params=plain(read_yaml(train/"params.yaml"))["effective"])
+                     n_val=int((preds.part == "val").sum()),
+                     params=plain(read_yaml(train/"params.yaml"))["effective"])
     return [f"The curves say: {f.name}{f' since epoch {f.epoch}' if f.epoch else ''}. {f.remedy}"
             + (f" Try: {' '.join(f.overrides)}" if f.overrides else "") for f in found]
 
 def verdict(lines: dict[str, dict]) -> str: # metrics of the network and of the baselines
     "Is the network worth its trouble?"
-    net, bars = lines["network"], {k: m["accuracy"] for k, m in lines.items() if k != "network"}
+    net, bars = lines["network"], {k: m["accuracy"]
+                                   for k, m in lines.items() if k != "network"}
     best = max(bars, key=bars.get)
-    if net["accuracy_low"] > bars[best]: return f"The network's interval lies above the best baseline, the {best}."
+    if net["accuracy_low"] > bars[best]:
+        return f"The network's interval lies above the best baseline, the {best}."
     return (f"The network is not shown to be better than the {best}. What may help: more pictures, more "
             "train.epochs, a smaller train.bs, published weights (model.weights).")
 
 # %% ../nbs/80_cli.ipynb #9364865a
 FOLDED = ("prepare", "leaks", "baseline", "folds")
 
-def check_folds(split: "pd.DataFrame", p, *others, student=None):
+def check_folds(split, p, *others, student=None):
     "What cannot work in folds is said before hours of them; `others` and `student` as `p`, of the other experiments."
     from cvlab.folds import fold_split, make_folds
     folds = make_folds(split, p.folds.n, p.folds.repeats, p.split.seed)
@@ -443,13 +511,13 @@ def check_folds(split: "pd.DataFrame", p, *others, student=None):
 
 def folds_left(out: Path, seed: int, p) -> list[str]:
     "The stages that are to run: `folds` always does, and finds most of its work done."
-    state = lambda s: finished(out/s/f"{s}.ipynb") and not differs(out/s, s, p)
+    def state(s): return finished(out/s/f"{s}.ipynb") and not differs(out/s, s, p)
     if (out/"prepare"/"params.yaml").exists() and (odd := differs(out/"prepare", "prepare", p)):
         raise LabError(f"{out/'prepare'} is of other pictures or parts: {odd}; name another --out")
     return [s for s in FOLDED if s == "folds" or not state(s)]
 
 @app.command()
-def folds(overrides: Overrides = [],
+def folds(overrides: Overrides = None,
           data: Annotated[Path | None, typer.Option(
               help="class folders, train and test folders, a CSV, an archive, Parquet; default: data.path")] = None,
           out: Annotated[Path | None, typer.Option(
@@ -457,43 +525,51 @@ def folds(overrides: Overrides = [],
           seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
     "Cross-validate experiments on a folder of pictures; said again with the same --out, it goes on."
     data, out, overrides = data and data.resolve(), out and out.resolve(), from_here(overrides)
-    root = to_root(); out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
+    root = to_root()
+    out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
     if data: overrides = [f"data.path={json.dumps(str(data))}", *overrides]
     p = resolve("params.yaml", "", overrides)
     recipes = [resolve("params.yaml", e, overrides) for e in p.folds.experiments]
     student = resolve("params.yaml", p.folds.student, overrides) if p.folds.student else None
     check_out(out)
-    split = check_before(*recipes, *[student]*bool(student)); check_folds(split, *recipes, student=student)
+    split = check_before(*recipes, *[student]*bool(student))
+    check_folds(split, *recipes, student=student)
     left = folds_left(out, seed, p)
     from cvlab.warm import warm
     with warm(at_once=bool(left)):
-        from cvlab.engine import run_stage # imports, too
+        from cvlab.engine import run_stage  # imports, too
         for stage in left:
             print(f"{stage} ...", file=sys.stderr)
             run_stage(stage, out/stage, "", seed, overrides)
-    print(folded(out/"folds")); print(f"Open: {os.path.relpath(out/'folds'/'folds.ipynb')}  (in JupyterLab: make lab)")
+    print(folded(out/"folds"))
+    print(f"Open: {os.path.relpath(out/'folds'/'folds.ipynb')}  (in JupyterLab: make lab)")
 
 def folded(run: Path) -> str: # a line an experiment
     "Macro F1 and accuracy out of fold, with the intervals of the means."
     import pandas as pd
     t = pd.read_csv(run/"together.csv").set_index(["experiment", "score"])
-    say = lambda r: f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]"
+    def say(r): return f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]"
     w = max(map(len, t.index.unique("experiment")))
-    line = lambda e, f1, acc: f"{e:{w}}  out of fold: macro F1 {say(f1)}, accuracy {say(acc)}, {int(acc.folds)} folds"
-    return "\n".join(line(e, t.loc[(e, "macro_f1")], t.loc[(e, "accuracy")]) for e in t.index.unique("experiment"))
+    def line(e, f1, acc):
+        return f"{e:{w}}  out of fold: macro F1 {say(f1)}, accuracy {say(acc)}, {int(acc.folds)} folds"
+    return "\n".join(line(e, t.loc[(e, "macro_f1")], t.loc[(e, "accuracy")])
+                     for e in t.index.unique("experiment"))
 
 # %% ../nbs/80_cli.ipynb #d453309f
 @app.command()
-def regress(overrides: Overrides = [],
+def regress(overrides: Overrides = None,
             data: Annotated[Path | None, typer.Option(
                 help="a CSV with the columns path and label, a number each")] = None,
             out: Annotated[Path | None, typer.Option(help="where the run goes; default: runs/local/<time>")] = None,
             seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
     "Train a network to say a number of each picture: a CSV of pictures and numbers."
-    if not data: raise LabError("--data: name a CSV with the columns path and label, where each label is a number")
+    if not data:
+        raise LabError("--data: name a CSV with the columns path and label, where each label is a number")
     data, out, overrides = data.resolve(), out and out.resolve(), from_here(overrides)
-    root = to_root(); out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
-    overrides = [f"data.path={json.dumps(str(data))}", *overrides]; p = resolve("params.yaml", "", overrides)
+    root = to_root()
+    out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
+    overrides = [f"data.path={json.dumps(str(data))}", *overrides]
+    p = resolve("params.yaml", "", overrides)
     if not data.exists():
         raise LabError(f"{data}: no such file; name a CSV with the columns path and label, a number each")
     check_out(out)
@@ -503,7 +579,8 @@ def regress(overrides: Overrides = [],
     from cvlab.numbers import check_numbers, split_numbers
     from cvlab.runs import cache_folder
     check_numbers(p)
-    split = split_numbers(read_data(data, cache_folder()).samples, p.split.val, p.split.test, p.split.seed)
+    split = split_numbers(read_data(data, cache_folder()).samples, p.split.val, p.split.test,
+                          p.split.seed)
     check_batches(p, split.label[split.part == "train"])
     create_model(p.model.name, 1, p.model.weights, p.model.dropout, p.model.head, p.data.size)
     nb = run_stage("numbers", out/"numbers", "", seed, overrides)
@@ -518,9 +595,11 @@ def advise(data: Source,
            target: Annotated[str, typer.Option(help="accuracy, mobile, demo, cloud or research")] = "accuracy",
            out: Annotated[Path, typer.Option(help="the preset, a .yaml file")] = Path("advice.yaml")):
     "Say which network and options to begin with for these pictures, with reasons, as a preset."
-    data, file = data.resolve(), out.resolve(); to_root()
+    data, file = data.resolve(), out.resolve()
+    to_root()
     if file.suffix != ".yaml": raise LabError(f"--out {out}: name a file that ends in .yaml")
-    if file.exists(): raise LabError(f"--out {out}: is there already; name another file, or remove it")
+    if file.exists():
+        raise LabError(f"--out {out}: is there already; name another file, or remove it")
     from cvlab import advise as a
     from cvlab.intake import open_data
     from cvlab.repro import pick_device, settings, write_text
@@ -529,14 +608,17 @@ def advise(data: Source,
     heading = (f"{s.n} pictures of {len(s.counts)} classes, {s.ratio:.1f} to 1, side {s.side} px; "
                + (f"a GPU of {s.gpu:.0f} GB" if s.gpu else "no GPU"))
     write_text(file, text := a.as_preset(s, a.advise(s), heading))
-    p = resolve("params.yaml", "", [f"preset={file}"]); print(text)
+    p = resolve("params.yaml", "", [f"preset={file}"])
+    print(text)
     before, epoch = a.seconds(p, int(s.n*(1 - p.split.val)), len(s.counts), device)
     print(f"About {a.duration(before + p.train.epochs*epoch)} on this machine, judged by a step.")
-    print("\n".join([f"Train: cvlab train --data {data} preset={file}", *(f"{k:5}: {v}" for k, v in a.NEXT.items())]))
+    print("\n".join([f"Train: cvlab train --data {data} preset={file}",
+                     *(f"{k:5}: {v}" for k, v in a.NEXT.items())]))
 
 # %% ../nbs/80_cli.ipynb #e9cb38c6
 Weights = Annotated[Path, typer.Option(
-    "--run", help="what `cvlab train --out` or `cvlab folds --out` named, or a folder of weights")]
+    "--run",
+    help="what `cvlab train --out` or `cvlab folds --out` named, or a folder of weights")]
 
 @app.command()
 def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")] = "test",
@@ -545,17 +627,21 @@ def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")
     "Measure a trained network."
     if tta not in (None, "flip", "ten"): raise LabError(f"--tta {tta}: flip or ten")
     if part not in ("val", "test"): raise LabError(f"--part {part}: val or test")
-    from cvlab.metrics import evaluate as measure, fmt_interval, report_table
+    from cvlab.metrics import evaluate as measure
+    from cvlab.metrics import fmt_interval, report_table
     from cvlab.predict import find_weights, part_predictions
     from cvlab.runs import cache_folder
-    run, data = run.resolve(), data and data.resolve(); to_root() # a run may name its pictures from there
+    run, data = run.resolve(), data and data.resolve() # a run may name its pictures from there
+    to_root()
     m = measure(part_predictions(find_weights(run, folds=True), part, data, cache_folder(), tta=tta), part)
     print(report_table(m).round(3).to_string())
     interval = fmt_interval(m["accuracy"], m["accuracy_low"], m["accuracy_high"])
     print(f"{part} accuracy {interval}  (95 % Wilson, n = {m['n']})")
 
 @app.command()
-def predict(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures")]):
+def predict(run: Weights,
+            paths: Annotated[list[Path],
+                             typer.Argument(help="pictures, or folders of pictures")]):
     "Name the class of pictures: CSV with path, label, probability, error."
     from cvlab.predict import Predictor, find_weights, pictures_in
     predictor, out, named = Predictor(find_weights(run, folds=True)), csv.writer(sys.stdout, lineterminator="\n"), 0
@@ -563,14 +649,18 @@ def predict(run: Weights, paths: Annotated[list[Path], typer.Argument(help="pict
         raise LabError(f"{paths[0]}: no picture here or below; name pictures, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
     for path in files:
-        label, probability, error = predictor.one(path); named += not error
-        out.writerow([path, label, f"{probability:.6f}" if probability == probability else "", error])
-    if not named: raise LabError(f"{len(files)} picture(s) named, none can be read; the column `error` says why")
+        label, probability, error = predictor.one(path)
+        named += not error
+        out.writerow([path, label, f"{probability:.6f}" if probability == probability else "",
+                      error])
+    if not named:
+        raise LabError(f"{len(files)} picture(s) named, none can be read; the column `error` says why")
 
 # %% ../nbs/80_cli.ipynb #1407bb6f
 @app.command()
 def interpret(run: Weights,
-              paths: Annotated[list[Path], typer.Argument(help="pictures, or folders; the first eight are shown")],
+              paths: Annotated[list[Path],
+                               typer.Argument(help="pictures, or folders; the first eight are shown")],
               out: Annotated[Path, typer.Option(help="the figure, PNG")] = Path("heatmaps.png"),
               target: Annotated[str, typer.Option(
                   help="the class that is asked about; default: the one it says")] = ""):
@@ -578,12 +668,15 @@ def interpret(run: Weights,
     from cvlab.interpret import explain
     from cvlab.plots import save_figure, use_lab_style
     from cvlab.predict import find_weights, pictures_in
-    if out.suffix.lower() != ".png": raise LabError(f"--out {out}: name a file that ends in .png")
+    if out.suffix.lower() != ".png":
+        raise LabError(f"--out {out}: name a file that ends in .png")
     use_lab_style()
-    save_figure(explain(find_weights(run), pictures_in(paths), target=target), out); print(f"Open: {out}")
+    save_figure(explain(find_weights(run), pictures_in(paths), target=target), out)
+    print(f"Open: {out}")
 
 # %% ../nbs/80_cli.ipynb #7a318a6f
-runs_app = typer.Typer(help="Look after the runs.", rich_markup_mode=None, no_args_is_help=True)
+runs_app = typer.Typer(help="Look after the runs.", rich_markup_mode=None,
+                       no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
 
 @runs_app.command("list")
@@ -593,7 +686,8 @@ def runs_list():
     to_root()
     for e, s, f in list_runs("runs", "evaluate").itertuples(index=False):
         m = json.loads((f/"metrics.json").read_text())["test"] if (f/"metrics.json").exists() else None
-        print(f"{e:20} seed {s:3}  " + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished"))
+        print(f"{e:20} seed {s:3}  "
+              + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished"))
 
 @runs_app.command("keep")
 def runs_keep(run: Annotated[Path, typer.Argument(help="what `cvlab train --out` named")],
@@ -601,7 +695,8 @@ def runs_keep(run: Annotated[Path, typer.Argument(help="what `cvlab train --out`
     "Keep the figures of a run on data that cannot be shipped: predictions, history, parameters; no picture, no path."
     from cvlab.crossval import keep_folds
     from cvlab.runs import keep_measured
-    run = run.resolve(); to_root()
+    run = run.resolve()
+    to_root()
     keep = keep_folds if (run/"folds"/"oof.csv").exists() else keep_measured
     for f in keep(run, Path("runs/measured")/name): print(f)
 
@@ -610,10 +705,14 @@ def runs_prune():
     "Remove the folders of experiments and seeds that params.yaml no longer has, and what dvc.lock remembers of them."
     from cvlab.runs import orphans
     from cvlab.verify import forget_stages, stale_stages
-    to_root(); p = resolve("params.yaml")
+    to_root()
+    p = resolve("params.yaml")
     gone, stale = orphans("runs", p.experiments, p.seeds), stale_stages()
-    if stale: forget_stages(stale); print("\n".join(f"forgot {s}" for s in stale))
+    if stale:
+        forget_stages(stale)
+        print("\n".join(f"forgot {s}" for s in stale))
     for f in gone:
-        shutil.rmtree(f); print(f"removed {f}")
+        shutil.rmtree(f)
+        print(f"removed {f}")
         if not any(f.parent.iterdir()): f.parent.rmdir()
     if not gone + stale: print("nothing to remove")

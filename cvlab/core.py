@@ -14,7 +14,15 @@ import difflib
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -25,7 +33,8 @@ class LabError(Exception):
 # %% ../nbs/00_core.ipynb #1ee9938b
 class Section(BaseModel):
     "A group of parameters: frozen, without unknown keys, without silent conversions."
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True,
+                              protected_namespaces=())
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -167,7 +176,8 @@ class Folds(Section):
     @field_validator("n")
     @classmethod
     def two_or_more(cls, n):
-        if n < 2: raise ValueError("should be 2 or more (one split is what `cvlab train` does)")
+        if n < 2:
+            raise ValueError("should be 2 or more (one split is what `cvlab train` does)")
         return n
 
 class LRFind(Section):
@@ -179,7 +189,8 @@ class LRFind(Section):
 
     @model_validator(mode="after")
     def rise(self):
-        if self.start >= self.stop: raise ValueError(f"start = {self.start:g} has to be below stop = {self.stop:g}")
+        if self.start >= self.stop:
+            raise ValueError(f"start = {self.start:g} has to be below stop = {self.stop:g}")
         return self
 
 class Baseline(Section):
@@ -238,7 +249,8 @@ def read_yaml(path: str | Path # the file
              ): # ruamel's mapping, which knows the line of each key
     "Read a YAML 1.2 file; a `LabError` names the line where it breaks."
     try: return YAML(typ="rt").load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError: raise LabError(f"{path}: no such file; run this from the top of the repository") from None
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such file; run this from the top of the repository") from None
     except UnicodeDecodeError as e:
         raise LabError(f"{path}: no text in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8") from None
     except MarkedYAMLError as e:
@@ -269,9 +281,11 @@ def parse_override(text: str # "section.key=value"
                   ) -> dict: # nested, ready for `merge`
     "Read one `key=value`."
     key, eq, value = text.partition("=")
-    if not eq or not key.strip(): raise LabError(f"override {text!r}: write it as key=value, such as optim.lr=0.001")
+    if not eq or not key.strip():
+        raise LabError(f"override {text!r}: write it as key=value, such as optim.lr=0.001")
     try: out = YAML(typ="safe", pure=True).load(value)
-    except MarkedYAMLError: raise LabError(f"override {text!r}: {value!r} is no YAML value") from None
+    except MarkedYAMLError:
+        raise LabError(f"override {text!r}: {value!r} is no YAML value") from None
     for k in reversed(key.strip().split(".")): out = {k: out}
     return out
 
@@ -281,14 +295,16 @@ def known_keys(model=Params, prefix="") -> dict: # dotted key -> pydantic field
     out = {}
     for name, f in model.model_fields.items():
         sub = f.annotation
-        out |= (known_keys(sub, f"{prefix}{name}.") if isinstance(sub, type) and issubclass(sub, Section)
+        out |= (known_keys(sub, f"{prefix}{name}.") if isinstance(sub, type)
+                and issubclass(sub, Section)
                 else {prefix + name: f})
     return out
 
 def nearest(key: str, names) -> str:
     "A hint: ', did you mean X?' or the empty string."
     tail = {n: n.rsplit(".", 1)[-1] for n in names}
-    hit = (difflib.get_close_matches(key, names, 1, .75) or [n for n, t in tail.items() if t == key.rsplit(".", 1)[-1]]
+    hit = (difflib.get_close_matches(key, names, 1, .75)
+           or [n for n, t in tail.items() if t == key.rsplit(".", 1)[-1]]
            or difflib.get_close_matches(key, names, 1, .5))
     return f", did you mean {hit[0]}?" if hit else ""
 
@@ -297,7 +313,8 @@ def complaint(err: dict, # one of pydantic's errors()
               where # key path -> text that says where the value was written
              ) -> str: # one line
     "Say a validation error the way a colleague would."
-    key = tuple(str(k) for k in err["loc"] if "[" not in str(k)) # pydantic names the branch of a union that failed
+    # pydantic names the branch of a union that failed
+    key = tuple(str(k) for k in err["loc"] if "[" not in str(k))
     dotted, at = ".".join(key), where(key)
     if err["type"] == "extra_forbidden":
         return f"{at}{dotted}: no such parameter{nearest(dotted, [*known_keys(), *Params.model_fields])}"
@@ -308,14 +325,16 @@ def complaint(err: dict, # one of pydantic's errors()
                 else "a mapping")
         return f"{at}{dotted or 'this file'}: should be {what}, not {err['input']!r}"
     text = err["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{at}{dotted}: {text}" + (f", not {err['input']!r}" if not isinstance(err["input"], dict) else "")
+    return f"{at}{dotted}: {text}" + (f", not {err['input']!r}"
+                                      if not isinstance(err["input"], dict) else "")
 
 def check(values: dict, where=lambda key: "") -> Params:
     "Validate merged values; a `LabError` tells the first mistake (a misspelt key before the field it leaves missing)."
     try: return Params.model_validate(values)
     except ValidationError as e:
         first = min(e.errors(), key=lambda err: err["type"] != "extra_forbidden")
-        meant = [err for err in e.errors() if err["loc"][:2] == first["loc"][:2]] # of a union: where it got furthest
+        # of a union: where it got furthest
+        meant = [err for err in e.errors() if err["loc"][:2] == first["loc"][:2]]
         raise LabError(complaint(max(meant, key=lambda err: len(err["loc"])), where)) from None
 
 # %% ../nbs/00_core.ipynb #8fd44816
@@ -363,10 +382,12 @@ def presets(top: str | Path = ".") -> dict[str, Path]:
 def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
                ) -> tuple[Path | None, list[str]]: # its file, and the other overrides
     "Take `preset=` out of a list of overrides; `LabError` for a second one, or one that is not there."
-    asked = [o.partition("=")[2].strip() for o in overrides if o.partition("=")[0].strip() == "preset"]
+    asked = [o.partition("=")[2].strip()
+             for o in overrides if o.partition("=")[0].strip() == "preset"]
     rest = [o for o in overrides if o.partition("=")[0].strip() != "preset"]
     if not asked: return None, rest
-    if len(set(asked)) > 1: raise LabError(f"preset={asked[1]}: preset={asked[0]} is asked for already; one is enough")
+    if len(set(asked)) > 1:
+        raise LabError(f"preset={asked[1]}: preset={asked[0]} is asked for already; one is enough")
     name, known = asked[0], presets(top)
     if name in known: return known[name], rest
     if Path(name).suffix == ".yaml" and Path(name).is_file(): return Path(name), rest
@@ -374,7 +395,8 @@ def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
                    ".yaml file")
 
 # %% ../nbs/00_core.ipynb #3521c3c3
-SHARED = [("seeds",), ("experiments",), ("split",), ("folds",), ("data", "path"), ("lr_find",), ("baseline",),
+SHARED = [("seeds",), ("experiments",), ("split",), ("folds",), ("data", "path"), ("lr_find",),
+          ("baseline",),
           ("leaks",), ("evaluate",), ("interpret",)]
 
 def has_key(doc: dict, key: tuple) -> bool:
@@ -388,14 +410,18 @@ def resolve(path: str | Path = "params.yaml", # the file
     "Base < preset < experiment < overrides, checked after each layer."
     doc, file = read_yaml(path), path
     preset, overrides = take_preset(overrides, Path(path).parent)
-    at = lambda *prefix: lambda key: f"{file}:{line_of(doc, prefix + key) or 1}: "
-    values = plain(doc); params = check(values, at())
+    def at(*prefix): return lambda key: f"{file}:{line_of(doc, prefix + key) or 1}: "
+    values = plain(doc)
+    params = check(values, at())
     if preset:
         doc, file = read_yaml(preset), preset
-        if not isinstance(doc, dict): raise LabError(f"{file}:1: write it as a mapping, such as train: {{epochs: 2}}")
-        values = merge({**values, **({"experiments": {}} if "experiments" in doc else {})}, plain(doc))
+        if not isinstance(doc, dict):
+            raise LabError(f"{file}:1: write it as a mapping, such as train: {{epochs: 2}}")
+        values = merge({**values, **({"experiments": {}} if "experiments" in doc else {})},
+                       plain(doc))
         params = check(values, at())
-    known, own = values["experiments"], not preset or "experiments" in doc # others were made for another base
+    # others were made for another base
+    known, own = values["experiments"], not preset or "experiments" in doc
     for name, over in known.items(): # a mistake in any experiment is a mistake in the file
         if not isinstance(over, dict):
             raise LabError(f"{at('experiments')((name,))}experiments.{name}: "
@@ -411,10 +437,12 @@ def resolve(path: str | Path = "params.yaml", # the file
         raise LabError(f"{file}: no experiment {experiment!r}"
                        f"{nearest(experiment, known) or '; there are ' + ', '.join(known)}")
     for text in overrides:
-        params = check(merge(params.model_dump(), parse_override(text)), lambda key: f"override {text!r}: ")
+        params = check(merge(params.model_dump(), parse_override(text)),
+                       lambda key, text=text: f"override {text!r}: ")
     if said := contradiction(params): raise LabError(f"{file}: {said}")
     student = params.folds.student
-    asked = [*(("experiments", e) for e in params.folds.experiments), *[("student", student)]*bool(student)]
+    asked = [*(("experiments", e) for e in params.folds.experiments),
+             *[("student", student)]*bool(student)]
     if odd := [(k, e) for k, e in asked if e not in known]:
         (key, name), = odd[:1]
         raise LabError(f"{at('folds')((key,))}folds.{key}: no experiment {name!r}"
@@ -426,7 +454,8 @@ def flat(params: Params) -> dict: # dotted key -> value
     "All values by their dotted names, without the list of experiments."
     def walk(d, prefix=""):
         for k, v in d.items():
-            if isinstance(v, dict) and prefix + k not in known: yield from walk(v, f"{prefix}{k}.")
+            if isinstance(v, dict) and prefix + k not in known:
+                yield from walk(v, f"{prefix}{k}.")
             else: yield prefix + k, v
     known = known_keys()
     return dict(walk(params.model_dump(exclude={"experiments"})))
@@ -452,9 +481,11 @@ def params_table(*args, **kwargs # of `params_rows`
 def params_schema() -> dict: # JSON schema
     "The JSON schema of `params.yaml`."
     schema = Params.model_json_schema()
-    sections = {k: v["$ref"].split("/")[-1] for k, v in schema["properties"].items() if "$ref" in v}
+    sections = {k: v["$ref"].split("/")[-1]
+                for k, v in schema["properties"].items() if "$ref" in v}
     for d in sections.values():
-        schema["$defs"]["Some" + d] = {k: v for k, v in schema["$defs"][d].items() if k != "required"}
+        schema["$defs"]["Some" + d] = {k: v for k, v in schema["$defs"][d].items()
+                                       if k != "required"}
     over = {k: {"$ref": f"#/$defs/Some{d}"} for k, d in sections.items()}
     schema["properties"]["experiments"]["additionalProperties"] = {
         "type": ["object", "null"], "properties": over, "additionalProperties": False}

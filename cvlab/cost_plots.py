@@ -9,19 +9,53 @@ __all__ = ['COSTS', 'OUTCOMES', 'runs_below', 'recipe_of', 'sizes_of', 'interval
 # %% ../nbs/38_cost_plots.ipynb #163ada1d
 import math
 from pathlib import Path
-import matplotlib.pyplot as plt
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 from matplotlib.transforms import ScaledTranslation
 from scipy.optimize import isotonic_regression
 from scipy.stats import t as student_t
+
 from .core import LabError, read_yaml
-from .effects import crossed_error, effects_table, metric_under, metric_whole, redraw, rows_of, split_error
-from .metrics import classes_of, losses, predicted, read_predictions, true_probability, wilson_interval
-from .plots import (BLUE, GREEN, GREY, ORANGE, PALETTE, RED, _epochs, _figure, _kept, _legend_above, _short,
-                         _title)
+from cvlab.effects import (
+    crossed_error,
+    effects_table,
+    metric_under,
+    metric_whole,
+    redraw,
+    rows_of,
+    split_error,
+)
+from cvlab.metrics import (
+    classes_of,
+    losses,
+    predicted,
+    read_predictions,
+    true_probability,
+    wilson_interval,
+)
+from cvlab.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALETTE,
+    RED,
+    _epochs,
+    _figure,
+    _kept,
+    _legend_above,
+    _short,
+    _title,
+)
 from .repro import repo_root
 from .timing import machine, quiet_turns, take_turns
 
@@ -36,7 +70,8 @@ def runs_below(
         if "evaluate" not in parts: continue
         at = len(parts) - 1 - parts[::-1].index("evaluate")
         root, rest, said = Path(*parts[:at]), parts[at + 1:], read_yaml(f.parent/"params.yaml")
-        rows.append((str(said.get("split", ""))[:8], int(said.get("seed", 0)), f.parent, root/"train"/Path(*rest),
+        rows.append((str(said.get("split", ""))[:8], int(said.get("seed", 0)), f.parent,
+                     root/"train"/Path(*rest),
                      root/"baseline", root/"prepare"))
     table = pd.DataFrame(rows, columns="split seed evaluate train baseline prepare".split())
     if table.empty:
@@ -54,7 +89,8 @@ def recipe_of(
 ) -> dict: # {(split, seed): predictions table}, as `cvlab.effects` takes it
     "The predictions of one network, by split and seed."
     folder, name = ("baseline", baseline) if baseline else ("evaluate", "predictions")
-    return {(s, n): read_predictions(f/f"{name}.csv") for s, n, f in zip(runs.split, runs.seed, runs[folder])}
+    return {(s, n): read_predictions(f/f"{name}.csv")
+            for s, n, f in zip(runs.split, runs.seed, runs[folder])}
 
 def sizes_of(
     runs:pd.DataFrame # see `runs_below`
@@ -65,7 +101,8 @@ def sizes_of(
 # %% ../nbs/38_cost_plots.ipynb #6207742c
 def _crossed(tables, part, values):
     "Standard error and degrees of freedom of a mean over seeds on one split."
-    rows = [rows_of(p, part) for p in tables]; n = len(rows[0])
+    rows = [rows_of(p, part) for p in tables]
+    n = len(rows[0])
     counts = redraw(n, 2000, np.random.default_rng(0))
     return crossed_error(values, np.stack([metric_under(r, counts) for r in rows], axis=1), n)
 
@@ -106,7 +143,8 @@ def pareto(
 ) -> np.ndarray: # bool (n,)
     "Which points no other point beats."
     c, g = (np.asarray(x, dtype=np.float64) for x in (cost, gain))
-    beats = (c[:, None] <= c) & (g[:, None] >= g) & ((c[:, None] < c) | (g[:, None] > g)) # row beats column
+    # row beats column
+    beats = (c[:, None] <= c) & (g[:, None] >= g) & ((c[:, None] < c) | (g[:, None] > g))
     return np.isfinite(c) & np.isfinite(g) & ~beats.any(axis=0)
 
 # %% ../nbs/38_cost_plots.ipynb #24217aa6
@@ -120,16 +158,20 @@ def apart(
     if not len(wanted): return wanted
     order, steps = np.argsort(wanted, kind="stable"), gap*np.arange(len(wanted))
     fit = np.clip(isotonic_regression(wanted[order] - steps).x, low, max(low, high - steps[-1])) + steps
-    out = np.empty_like(fit); out[order] = fit
+    out = np.empty_like(fit)
+    out[order] = fit
     return out
 
 # %% ../nbs/38_cost_plots.ipynb #6d4b6ce4
-COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds a picture", "ms": "milliseconds a picture"}
+COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds a picture",
+         "ms": "milliseconds a picture"}
 _MARKS = "os^Dv<>Ph*X" # with the colours of the palette, so that neither is needed alone
 
 def _dodge(fig, cost, points=7):
     "A shift to the side, in points, for each of several marks of about the same cost."
-    x = np.log(cost); rank = x.argsort(kind="stable"); shift = np.zeros(len(x))
+    x = np.log(cost)
+    rank = x.argsort(kind="stable")
+    shift = np.zeros(len(x))
     near = max(.05*np.ptp(x), .02) if len(x) else 0
     for group in np.split(rank, np.flatnonzero(np.diff(x[rank]) > near) + 1):
         shift[group] = points*(np.arange(len(group)) - (len(group) - 1)/2)
@@ -138,22 +180,29 @@ def _dodge(fig, cost, points=7):
 def _front_line(ax, rows, col):
     "Steps along the front: the best accuracy that a cost buys."
     f = rows[pareto(rows[col], rows.accuracy)].sort_values([col, "accuracy"])
-    if len(f) > 1: ax.step(f[col], f.accuracy, where="post", color=GREY, lw=1, ls=(0, (4, 2)), zorder=1)
+    if len(f) > 1:
+        ax.step(f[col], f.accuracy, where="post", color=GREY, lw=1, ls=(0, (4, 2)), zorder=1)
 
 def _cost_panel(fig, ax, rows, col, looks):
     "One cost of one set of pictures."
-    for y in rows.accuracy[rows[[*COSTS]].isna().all(axis=1)]: ax.axhline(y, color=GREY, ls=(0, (1, 1)), lw=1.2)
+    for y in rows.accuracy[rows[[*COSTS]].isna().all(axis=1)]:
+        ax.axhline(y, color=GREY, ls=(0, (1, 1)), lw=1.2)
     have = rows[rows[col].notna()]
-    if have.empty: return ax.text(.5, .5, "not measured", transform=ax.transAxes, ha="center", va="center", color=GREY)
+    if have.empty:
+        return ax.text(.5, .5, "not measured", transform=ax.transAxes, ha="center",
+                       va="center", color=GREY)
     _front_line(ax, have, col)
     moves = _dodge(fig, have[col].to_numpy(float))
     for r, front, move in zip(have.itertuples(), pareto(have[col], have.accuracy), moves):
         (colour, mark), x, at = looks[r.network], getattr(r, col), ax.transData + move
-        ax.plot([x, x], [r.low, r.high], color=colour, lw=1.6, alpha=.6, transform=at, solid_capstyle="butt")
-        for end, sign, beyond in zip(ax.get_ylim(), "v^", (r.low < ax.get_ylim()[0], r.high > ax.get_ylim()[1])):
+        ax.plot([x, x], [r.low, r.high], color=colour, lw=1.6, alpha=.6, transform=at,
+                solid_capstyle="butt")
+        for end, sign, beyond in zip(ax.get_ylim(), "v^",
+                                     (r.low < ax.get_ylim()[0], r.high > ax.get_ylim()[1])):
             if beyond: ax.plot(x, end, sign, color=colour, ms=5, transform=at, clip_on=False)
         face = colour if front else "white"
-        ax.plot(x, r.accuracy, mark, color=colour, ms=7, mfc=face, mew=1.4, transform=at, zorder=3)
+        ax.plot(x, r.accuracy, mark, color=colour, ms=7, mfc=face, mew=1.4, transform=at,
+                zorder=3)
 
 def _cost_names(ax, rows, looks, inches):
     "The names at the right end, in the order of the accuracies, with their marks and a line to their height."
@@ -179,7 +228,8 @@ def _accuracy_limits(rows):
     nets = rows[rows[[*COSTS]].notna().any(axis=1)]
     nets = nets if len(nets) else rows
     spread = max(np.ptp(nets.accuracy), .05)
-    low, high = max(nets.low.min(), nets.accuracy.min() - spread), min(nets.high.max(), nets.accuracy.max() + spread)
+    low, high = max(nets.low.min(), nets.accuracy.min() - spread), min(nets.high.max(),
+                                                                       nets.accuracy.max() + spread)
     return low - .08*(high - low), high + .08*(high - low)
 
 def plot_cost(
@@ -192,18 +242,23 @@ def plot_cost(
     if table.empty: raise LabError("plot_cost: no network in the table")
     sets = dict(list(table.groupby("data", sort=False)))
     inches = [max(1.8, .5 + .2*len(rows)) for rows in sets.values()]
-    fig, axes = _figure(11, .9 + sum(inches), len(sets), 3, squeeze=False, sharex="col", sharey="row",
+    fig, axes = _figure(11, .9 + sum(inches), len(sets), 3, squeeze=False, sharex="col",
+                        sharey="row",
                         height_ratios=inches)
-    for row, (d, rows), tall in zip(axes, sets.items(), inches): _cost_row(fig, row, d, rows, .78*tall)
-    for ax, (col, name) in zip(axes[-1], COSTS.items()): _cost_axis(ax, table[col].dropna(), name)
+    for row, (d, rows), tall in zip(axes, sets.items(), inches):
+        _cost_row(fig, row, d, rows, .78*tall)
+    for ax, (col, name) in zip(axes[-1], COSTS.items()):
+        _cost_axis(ax, table[col].dropna(), name)
     if machine: axes[-1, 2].set_xlabel(f"{COSTS['ms']}\n{machine}")
-    fig.supylabel("test accuracy (bar: 95 % interval)", fontsize=9); _title(fig, _cost_finding(table))
+    fig.supylabel("test accuracy (bar: 95 % interval)", fontsize=9)
+    _title(fig, _cost_finding(table))
     return fig
 
 def _cost_row(fig, axes, name, rows, inches):
     "One set of pictures."
     named = rows[rows[[*COSTS]].notna().any(axis=1)].network
-    looks = {n: (PALETTE[i % len(PALETTE)], _MARKS[i % len(_MARKS)]) for i, n in enumerate(named)}
+    looks = {n: (PALETTE[i % len(PALETTE)], _MARKS[i % len(_MARKS)])
+             for i, n in enumerate(named)}
     axes[0].set_ylim(*_accuracy_limits(rows))
     for ax, col in zip(axes, COSTS): _cost_panel(fig, ax, rows, col, looks)
     _cost_names(axes[2], rows, looks, inches)
@@ -213,10 +268,12 @@ def _cost_row(fig, axes, name, rows, inches):
 def _cost_axis(ax, values, name):
     ax.set_xlabel(name)
     if not len(values): return ax.set_xticks([])
-    ax.set_xscale("log"); ax.set_xlim(*_cost_limits(values))
+    ax.set_xscale("log")
+    ax.set_xlim(*_cost_limits(values))
     wide = values.max()/values.min() > 30
     ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
-    ax.xaxis.set_major_formatter(EngFormatter(sep="")); ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 def _cost_finding(table):
     "How many of each set's networks nothing beats, in any cost."
@@ -236,16 +293,19 @@ def cheapest(
     "Which network to ship, chosen on the validation part, and why each of the others is not."
     if lost := [n for n in recipes if not np.isfinite(cost.get(n, np.nan))]:
         raise LabError(f"cheapest: no cost for {', '.join(lost)}")
-    val = {n: np.mean([metric_whole(p, "accuracy", "val") for p in r.values()]) for n, r in recipes.items()}
+    val = {n: np.mean([metric_whole(p, "accuracy", "val") for p in r.values()])
+           for n, r in recipes.items()}
     t = pd.DataFrame({n: dict(cost=cost[n], val_accuracy=val[n], runs=len(r)) for n, r in recipes.items()}).T
     best = t[t.runs == t.runs.max()].sort_values(["val_accuracy", "cost"], ascending=[False, True]).index[0]
     keys = recipes[best].keys()
-    asked = {n: {k: r[k] for k in keys} for n, r in recipes.items() if n != best and keys <= r.keys()}
+    asked = {n: {k: r[k] for k in keys}
+             for n, r in recipes.items() if n != best and keys <= r.keys()}
     e = effects_table(recipes[best], asked, part="val", train=train).set_index("experiment")
     t = t.join(e[["effect", "low", "high"]].rename(columns=dict(effect="difference"))).assign(best=t.index == best)
     t.loc[best, ["difference", "low", "high"]] = 0.
     t["may_lose"], t["asked"] = 0 - t.low.clip(upper=0), t.difference.notna()
-    able = t[t.asked & (t.high >= 0)].sort_values(["cost", "val_accuracy"], ascending=[True, False])
+    able = t[t.asked & (t.high >= 0)].sort_values(["cost", "val_accuracy"],
+                                                  ascending=[True, False])
     return t.assign(runs=t.runs.astype(int), ships=t.index == able.index[0])
 
 # %% ../nbs/38_cost_plots.ipynb #661d29d1
@@ -265,10 +325,13 @@ def plot_losses(
     "Losses of single pictures, the dearest first, and the share of the loss that they carry."
     fig, (left, right) = _figure(9.5, 3.3, 1, 2)
     for (name, preds), colour, ls in zip(runs.items(), PALETTE, ["-", "--", "-.", ":"]*3):
-        rows = rows_of(preds, part); loss = losses(rows); order = loss.argsort(kind="stable")[::-1]
+        rows = rows_of(preds, part)
+        loss = losses(rows)
+        order = loss.argsort(kind="stable")[::-1]
         wrong, loss = (predicted(rows) != rows.label.to_numpy())[order], loss[order]
         rank = np.arange(1, len(loss) + 1)
-        left.plot(rank, loss.clip(1e-6), color=colour, ls=ls, lw=1.3, label=f"{name} ({wrong.sum()} wrong)")
+        left.plot(rank, loss.clip(1e-6), color=colour, ls=ls, lw=1.3,
+                  label=f"{name} ({wrong.sum()} wrong)")
         left.plot(rank[wrong], loss[wrong], "x", color=colour, ms=6, mew=1.4)
         right.plot(100*rank/len(rank), np.cumsum(loss)/loss.sum(), color=colour, ls=ls, lw=1.3)
     left.axhline(math.log(len(classes_of(preds))), color=GREY, ls=(0, (1, 1)), lw=1.2)
@@ -277,12 +340,14 @@ def plot_losses(
     right.plot([0, 100], [0, 1], color=GREY, ls=(0, (1, 1)), lw=1.2)
     right.set(xlabel=f"share of the {part} pictures, the dearest first (%)",
               ylabel="share of the loss (dotted: all alike)", ylim=(0, 1.03), xlim=(0, 100))
-    right.yaxis.set_major_formatter(PercentFormatter(1)); _legend_above(left, ncols=2)
+    right.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend_above(left, ncols=2)
     half = [carriers(p, part) for p in runs.values()]
     _title(fig, f"Half of the loss lies on {_from_to(half)} of {len(rank)} {part} pictures")
     return fig
 
-def _from_to(values): return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+def _from_to(values):
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 # %% ../nbs/38_cost_plots.ipynb #2a6571fa
 def plot_gap(
@@ -293,14 +358,20 @@ def plot_gap(
     fig, ax = _figure(6.5, 3)
     at_end = []
     for (name, h), colour, ls in zip(histories.items(), PALETTE, ["-", "--", "-.", ":"]*3):
-        h = h.replace([np.inf, -np.inf], np.nan); gap = h.val_loss - h.train_loss
-        ax.plot(h.epoch, gap, color=colour, ls=ls, label=name, marker="o" if len(h) < 3 else None, ms=3)
+        h = h.replace([np.inf, -np.inf], np.nan)
+        gap = h.val_loss - h.train_loss
+        ax.plot(h.epoch, gap, color=colour, ls=ls, label=name,
+                marker="o" if len(h) < 3 else None, ms=3)
         if (k := _kept(h, monitor)) is not None:
-            at_end.append(k.val_loss - k.train_loss); ax.plot(k.epoch, at_end[-1], "o", color=colour, ms=7, mec="white")
-    ax.axhline(0, color="#222222", lw=.8); ax.set_yscale("symlog", linthresh=.1, linscale=1)
-    _epochs(ax, "val minus train loss (nats)"); _legend_above(ax, ncols=4)
+            at_end.append(k.val_loss - k.train_loss)
+            ax.plot(k.epoch, at_end[-1], "o", color=colour, ms=7, mec="white")
+    ax.axhline(0, color="#222222", lw=.8)
+    ax.set_yscale("symlog", linthresh=.1, linscale=1)
+    _epochs(ax, "val minus train loss (nats)")
+    _legend_above(ax, ncols=4)
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    _title(fig, f"Gap at the kept epoch: {min(at_end):+.3f} to {max(at_end):+.3f} nats" if at_end else
+    _title(fig, f"Gap at the kept epoch: {min(at_end):+.3f} to {max(at_end):+.3f} nats"
+           if at_end else
            "No finite loss: training diverged")
     return fig
 
@@ -312,20 +383,27 @@ def plot_rates(
 ) -> Figure:
     "The validation loss of each epoch over its rate, a path a run."
     fig, ax = _figure(6.8, 3.6)
-    if interval: ax.axvspan(*interval, color=GREEN, alpha=.16, lw=0, label="interval of the rate finder")
+    if interval:
+        ax.axvspan(*interval, color=GREEN, alpha=.16, lw=0,
+                   label="interval of the rate finder")
     looks = zip([BLUE, RED, ORANGE, *PALETTE[4:]], ["-", "--", "-.", ":"]*3, "os^D"*3)
     for (name, hs), (colour, ls, mark) in zip(runs.items(), looks):
         look = dict(color=colour, ls=ls, lw=1, marker=mark, ms=3, alpha=.8)
         for i, h in enumerate(hs.values()):
             h = h[(h.lr > 0) & np.isfinite(h.val_loss)]
             ax.plot(h.lr, h.val_loss, label=f"{name} ({len(hs)})" if not i else None, **look)
-            if len(h): ax.plot(h.lr.iloc[0], h.val_loss.iloc[0], "o", color=colour, ms=9, mfc="none", mew=1.4)
-    ax.axhline(math.log(n_classes), color=GREY, ls=(0, (1, 1)), lw=1.2, label="knowing nothing")
-    ax.set(xscale="log", yscale="log", xlabel="learning rate at the end of the epoch (ring: the first epoch)",
+            if len(h):
+                ax.plot(h.lr.iloc[0], h.val_loss.iloc[0], "o", color=colour, ms=9, mfc="none",
+                        mew=1.4)
+    ax.axhline(math.log(n_classes), color=GREY, ls=(0, (1, 1)), lw=1.2,
+               label="knowing nothing")
+    ax.set(xscale="log", yscale="log",
+           xlabel="learning rate at the end of the epoch (ring: the first epoch)",
            ylabel="validation loss (mean a picture, nats)")
     _legend_above(ax, ncols=4)
     peaks = {n: max(h.lr.max() for h in hs.values()) for n, hs in runs.items()}
-    _title(fig, "Largest rate: " + "; ".join(f"{n} {p:.2g}{_where(p, interval)}" for n, p in peaks.items()))
+    _title(fig, "Largest rate: "
+           + "; ".join(f"{n} {p:.2g}{_where(p, interval)}" for n, p in peaks.items()))
     return fig
 
 def _where(rate, interval):
@@ -335,7 +413,8 @@ def _where(rate, interval):
 
 # %% ../nbs/38_cost_plots.ipynb #f7bf821e
 OUTCOMES = {"both": ("both right", GREY, "o"), "only_a": ("only {a} right", BLUE, "s"),
-            "only_b": ("only {b} right", ORANGE, "^"), "neither": ("both wrong", "#222222", "X")}
+            "only_b": ("only {b} right", ORANGE, "^"),
+            "neither": ("both wrong", "#222222", "X")}
 
 def outcomes(
     a:pd.DataFrame, b:pd.DataFrame, # predictions tables of the same pictures
@@ -345,7 +424,8 @@ def outcomes(
     x, y = rows_of(a, part), rows_of(b, part)
     if x[["id", "label"]].to_numpy().tolist() != y[["id", "label"]].to_numpy().tolist():
         raise LabError(f"outcomes: the two judged different {part} pictures; compare runs of one split")
-    t = pd.DataFrame(dict(label=x.label.to_numpy(), says_a=predicted(x), says_b=predicted(y), p_a=true_probability(x),
+    t = pd.DataFrame(dict(label=x.label.to_numpy(), says_a=predicted(x), says_b=predicted(y),
+                          p_a=true_probability(x),
                           p_b=true_probability(y)), index=x.id)
     wrong = 2*(t.says_a != t.label) + (t.says_b != t.label)
     return t.assign(outcome=np.array(["both", "only_a", "only_b", "neither"])[wrong])
@@ -356,16 +436,18 @@ def plot_disagreement(
 ) -> Figure:
     "Probability of the true class, network against network."
     fig, ax = _figure(7.4, 4.4)
-    odds = lambda p: np.log(np.clip(p, 1e-4, 1 - 1e-4)/(1 - np.clip(p, 1e-4, 1 - 1e-4)))
+    def odds(p): return np.log(np.clip(p, 1e-4, 1 - 1e-4)/(1 - np.clip(p, 1e-4, 1 - 1e-4)))
     ax.plot([-10, 10], [-10, 10], color=GREY, lw=.8, ls=(0, (1, 1)), zorder=1)
     for key, (name, colour, mark) in OUTCOMES.items():
         t = table[table.outcome == key]
         look = dict(s=12, alpha=.55, zorder=2) if key == "both" else dict(s=28, alpha=.9, zorder=3)
-        ax.scatter(odds(t.p_a), odds(t.p_b), color=colour, marker=mark, ec="white", lw=.4, clip_on=False,
+        ax.scatter(odds(t.p_a), odds(t.p_b), color=colour, marker=mark, ec="white", lw=.4,
+                   clip_on=False,
                    label=f"{name.format(a=a, b=b)} ({len(t)})", **look)
     ticks = np.array([.0001, .01, .1, .5, .9, .99, .9999])
     for axis in (ax.xaxis, ax.yaxis): axis.set_ticks(odds(ticks), [f"{t:g}" for t in ticks])
-    ax.set(xlim=(-9.4, 9.4), ylim=(-9.4, 9.4), box_aspect=1, xlabel=f"probability of the true class:\n{a}",
+    ax.set(xlim=(-9.4, 9.4), ylim=(-9.4, 9.4), box_aspect=1,
+           xlabel=f"probability of the true class:\n{a}",
            ylabel=f"probability of the true class:\n{b}")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=.3)
     one = table.outcome.isin(["only_a", "only_b"]).sum()

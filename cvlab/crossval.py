@@ -9,19 +9,22 @@ __all__ = ['SEEN', 'SCORES', 'EFFECT', 'WAY', 'CIRCUMSTANCES', 'Lab', 'rows_of',
            'guesses_of', 'score_guesses', 'as_predictions', 'from_guesses', 'keep_folds']
 
 # %% ../nbs/53_crossval.ipynb #f33fad68
-import hashlib, shutil
+import hashlib
+import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from torch import nn
 from scipy.special import softmax
 from scipy.stats import t as student_t
 from sklearn.metrics import f1_score, recall_score
+from torch import nn
+
 from .architectures import multiply_adds
 from .callbacks import Checkpoint, Distil, LiveBar
 from .core import LabError, Params
@@ -72,7 +75,8 @@ def logits_from(model: nn.Module, dl: Batches, # of pictures, or of what frozen 
     with short.cut.shortened(model) if short else nullcontext():
         return np.concatenate([model(xb).float().cpu().numpy() for xb, _ in dl])
 
-SEEN = "data", "split", "augment", "model", "loss", "optim", "schedule", "train" # by the training of a fold
+# by the training of a fold
+SEEN = "data", "split", "augment", "model", "loss", "optim", "schedule", "train"
 
 def train_fold(lab: Lab, repeat: int, fold: int) -> pd.DataFrame: # predictions of the fold
     "Train the network of a fold and let it judge the fold, unless that is done."
@@ -85,8 +89,10 @@ def train_parts(lab: Lab, name: str, part: pd.DataFrame, # rows of the split wit
                ) -> pd.DataFrame: # predictions of what is judged
     "Train a network and keep it with what it says, unless it is there with the same parameters."
     key = {**lab.key, **{s: getattr(lab.p, s).model_dump() for s in SEEN}, "seed": seed, **key}
-    if not done(lab.folder/f"{name}.json", key): _train(lab, name, part, judged, seed, key, teacher)
-    for line in (lab.folder/f"{name}.log").read_text(encoding="utf-8").splitlines(): # trained now or before
+    if not done(lab.folder/f"{name}.json", key):
+        _train(lab, name, part, judged, seed, key, teacher)
+    # trained now or before
+    for line in (lab.folder/f"{name}.log").read_text(encoding="utf-8").splitlines():
         lab.log(line)
     return read_predictions(lab.folder/f"{name}.predictions.csv")
 
@@ -97,33 +103,45 @@ def done(said: Path, key: dict) -> bool:
 def _train(lab, name, part, judged, seed, key, teacher):
     p, classes = lab.p, lab.classes
     images = rows_of(lab, part)
-    loaders = [batches_of(p, part, images, w, seed, lab.device) for w in ("train", "val", judged)]
-    cbs = [Checkpoint(lab.folder/f"{name}-state.safetensors", key), LiveBar(), *callbacks_of(p, len(classes))]
+    loaders = [batches_of(p, part, images, w, seed, lab.device)
+               for w in ("train", "val", judged)]
+    cbs = [Checkpoint(lab.folder/f"{name}-state.safetensors", key), LiveBar(),
+           *callbacks_of(p, len(classes))]
     if teacher is not None: cbs.append(Distil(teacher, p.folds.share, p.folds.temperature))
     n, lines, short = part.part.value_counts(), [], None
     lines.append(f"{name}: {n['train']} train, {n['val']} choose, {n[judged]} are judged")
     model = network_of(p, len(classes), seed)
     if p.train.frozen_once:
-        loaders, short = frozen_once(model, p.model.frozen, loaders, lab.cache, p.train.precision, together=True)
+        loaders, short = frozen_once(model, p.model.frozen, loaders, lab.cache,
+                                     p.train.precision, together=True)
         cbs.append(short)
     train_dl, val_dl, judged_dl = loaders
-    learn = learner_of(p, train_dl, val_dl, model, classes, seed, lab.device, lines.append, cbs)
-    learn.checkpoint.resume(); history = train_by(p, learn)
-    write_table(lab.folder/f"{name}.csv", history); write_text(lab.folder/f"{name}.log", "\n".join(lines) + "\n")
-    rows = part[part.part == judged].assign(part="val") # nobody has trained on them or chosen by them
+    learn = learner_of(p, train_dl, val_dl, model, classes, seed, lab.device, lines.append,
+                       cbs)
+    learn.checkpoint.resume()
+    history = train_by(p, learn)
+    write_table(lab.folder/f"{name}.csv", history)
+    write_text(lab.folder/f"{name}.log", "\n".join(lines) + "\n")
+    # nobody has trained on them or chosen by them
+    rows = part[part.part == judged].assign(part="val")
     said = predictions(rows, logits_from(learn.model, judged_dl, short), classes)
     write_table(lab.folder/f"{name}.predictions.csv", said)
-    info = dict(name=p.model.name, head=p.model.head, classes=classes, size=p.data.size, side=p.data.side, seed=seed,
-                normalise=train_dl.normalise, epoch=int(learn.keep_best.epoch_of_best), key=json_hash(key))
-    save_model(lab.folder, learn.model, info, name) # the .json is written last: with it the network is done
+    info = dict(name=p.model.name, head=p.model.head, classes=classes, size=p.data.size,
+                side=p.data.side, seed=seed,
+                normalise=train_dl.normalise, epoch=int(learn.keep_best.epoch_of_best),
+                key=json_hash(key))
+    # the .json is written last: with it the network is done
+    save_model(lab.folder, learn.model, info, name)
     learn.checkpoint.done()
 
 # %% ../nbs/53_crossval.ipynb #a8841a97
 def cross_validate(lab: Lab) -> pd.DataFrame: # repeat, fold, id, part, label, logit_<class>: a row a picture and repeat
     "Train or read all folds; the out-of-fold predictions."
-    return pd.concat([train_fold(lab, r, k).assign(repeat=r, fold=k) for r, k in lab.each], ignore_index=True)
+    return pd.concat([train_fold(lab, r, k).assign(repeat=r, fold=k) for r, k in lab.each],
+                     ignore_index=True)
 
-SCORES = {"accuracy": lambda m: m["accuracy"], "balanced_accuracy": lambda m: m["balanced_accuracy"],
+SCORES = {"accuracy": lambda m: m["accuracy"],
+          "balanced_accuracy": lambda m: m["balanced_accuracy"],
           "macro_f1": lambda m: m["macro"]["f1"], "log_loss": lambda m: m["log_loss"]}
 
 def fold_scores(oof: pd.DataFrame) -> pd.DataFrame: # repeat, fold, n, and SCORES
@@ -137,9 +155,12 @@ def fold_scores(oof: pd.DataFrame) -> pd.DataFrame: # repeat, fold, n, and SCORE
 def over_folds(scores: pd.DataFrame, # see `fold_scores`
                level: float = .95) -> pd.DataFrame: # score: mean, sd, low, high, folds
     "Mean and spread over folds, and the interval of the mean."
-    n = scores.groupby("repeat").n.sum().iloc[0]; judged = scores.n.mean(); out = {}
+    n = scores.groupby("repeat").n.sum().iloc[0]
+    judged = scores.n.mean()
+    out = {}
     for s in SCORES:
-        x = scores[s].to_numpy(); se, df = split_error(x, judged, n - judged)
+        x = scores[s].to_numpy()
+        se, df = split_error(x, judged, n - judged)
         half = student_t.ppf((1 + level)/2, df)*se
         top = np.inf if s == "log_loss" else 1
         low, high = max(0., x.mean() - half), min(top, x.mean() + half)
@@ -147,7 +168,8 @@ def over_folds(scores: pd.DataFrame, # see `fold_scores`
     return pd.DataFrame(out).T.astype({"folds": int})
 
 # %% ../nbs/53_crossval.ipynb #5be2fc37
-EFFECT = "splits", "n", "reference", "mean", "effect", "low", "high", "p", "mde", "seeds" # see `cvlab.effects.effect`
+# see `cvlab.effects.effect`
+EFFECT = "splits", "n", "reference", "mean", "effect", "low", "high", "p", "mde", "seeds"
 
 def fold_effects(oof: pd.DataFrame, # with experiment, repeat, fold
                  n_train: int, # pictures outside a fold
@@ -158,35 +180,44 @@ def fold_effects(oof: pd.DataFrame, # with experiment, repeat, fold
         here = oof[oof.experiment == e].drop(columns="experiment").groupby(["repeat", "fold"])
         return {((r, k), 0): g.drop(columns=["repeat", "fold"]) for (r, k), g in here}
     first, *rest = oof.experiment.unique()
-    return pd.DataFrame([dict(experiment=e, metric=m, **effect(recipe(first), recipe(e), m, "val", n_train))
-                         for e in rest for m in metrics], columns=["experiment", "metric", *EFFECT])
+    return pd.DataFrame([dict(experiment=e, metric=m,
+                              **effect(recipe(first), recipe(e), m, "val", n_train))
+                         for e in rest for m in metrics],
+                        columns=["experiment", "metric", *EFFECT])
 
 def plot_folds(scores: pd.DataFrame, # see `fold_scores`, with experiment
                score: str = "macro_f1",
                effects: pd.DataFrame | None = None # see `fold_effects`: also what each differs from the first
               ) -> Figure:
     "A dot a fold, the mean and its interval, a row an experiment."
-    groups = list(scores.groupby("experiment", sort=False)); two = effects is not None and len(effects)
+    groups = list(scores.groupby("experiment", sort=False))
+    two = effects is not None and len(effects)
     size = 6.5 + 3.5*bool(two), .36*len(groups) + 1.2
-    fig, axs = plt.subplots(1, 1 + bool(two), figsize=size, layout="constrained", sharey=True, squeeze=False,
+    fig, axs = plt.subplots(1, 1 + bool(two), figsize=size, layout="constrained", sharey=True,
+                            squeeze=False,
                             width_ratios=[3, 2][:1 + bool(two)])
     ax = axs[0, 0]
-    for y, (e, g) in enumerate(reversed(groups)):
+    for y, (_, g) in enumerate(reversed(groups)):
         said = over_folds(g).loc[score]
         ax.plot([said.low, said.high], [y, y], color=BLUE, lw=2)
         ax.plot(said["mean"], y, "|", color=BLUE, ms=14, mew=2)
         ax.plot(g[score], np.full(len(g), y) - .22, "o", color=GREY, ms=4, alpha=.7)
-    ax.set_yticks(range(len(groups)), [e for e, _ in reversed(groups)]); ax.set_ylim(-.6, len(groups) - .5)
+    ax.set_yticks(range(len(groups)), [e for e, _ in reversed(groups)])
+    ax.set_ylim(-.6, len(groups) - .5)
     ax.set_xlabel(f"{score.replace('_', ' ')} out of fold (dots: folds; line: mean and 95 % interval)")
     ax.grid(axis="y", visible=False)
     if two:
-        here = effects[effects.metric == score].set_index("experiment"); by = axs[0, 1]
+        here = effects[effects.metric == score].set_index("experiment")
+        by = axs[0, 1]
         for y, (e, _) in enumerate(reversed(groups)):
             if e in here.index:
-                r = here.loc[e]; sure = r.low > 0 or r.high < 0
+                r = here.loc[e]
+                sure = r.low > 0 or r.high < 0
                 by.plot([r.low, r.high], [y, y], color=BLUE if sure else GREY, lw=2)
-                by.plot(r.effect, y, "o" if sure else "|", color=BLUE if sure else GREY, ms=6 if sure else 12, mew=2)
-        by.axvline(0, color=GREY, lw=1); by.grid(axis="y", visible=False)
+                by.plot(r.effect, y, "o" if sure else "|", color=BLUE if sure else GREY,
+                        ms=6 if sure else 12, mew=2)
+        by.axvline(0, color=GREY, lw=1)
+        by.grid(axis="y", visible=False)
         by.set_xlabel(f"difference to {groups[0][0]}, 95 % interval")
     return fig
 
@@ -195,7 +226,8 @@ def forget_others(folder: Path, labs: dict[str, Lab]):
     kept = {f"{e}/{n}" for e, lab in labs.items()
             for n in [*(f"fold-{r}-{k}" for r, k in lab.each), "alone", "student"]}
     for f in [f for f in folder.rglob("*") if f.is_file()]:
-        if f.relative_to(folder).as_posix().split(".")[0].removesuffix("-state") not in kept: f.unlink()
+        if f.relative_to(folder).as_posix().split(".")[0].removesuffix("-state") not in kept:
+            f.unlink()
 
 # %% ../nbs/53_crossval.ipynb #f74e1245
 def judge_test(lab: Lab, note, tta: str | None = None, # see `cvlab.predict.logits_of`
@@ -205,15 +237,19 @@ def judge_test(lab: Lab, note, tta: str | None = None, # see `cvlab.predict.logi
     p, (ims, _, rows) = lab.p, part_of(lab.split, lab.images, "test", note)
     def says(name):
         model, info = load_model(lab.folder, name)
-        if tta == "ten" or not p.train.frozen_once: return logits_of(model, ims, info, lab.device, 2*p.train.bs, tta)
+        if tta == "ten" or not p.train.frozen_once:
+            return logits_of(model, ims, info, lab.device, 2*p.train.bs, tta)
         def look(images): # what is frozen sees them once for all networks
-            dl = Batches(images, np.zeros(len(images)), 2*p.train.bs, info["size"], info["normalise"], lab.device)
-            (dl,), short = frozen_once(model, p.model.frozen, [dl], lab.cache, p.train.precision)
+            dl = Batches(images, np.zeros(len(images)), 2*p.train.bs, info["size"],
+                         info["normalise"], lab.device)
+            (dl,), short = frozen_once(model, p.model.frozen, [dl], lab.cache,
+                                       p.train.precision)
             return logits_from(model, dl, short)
         if not tta: return look(ims)
         both = np.stack([look(ims), look(np.ascontiguousarray(np.asarray(ims)[:, :, ::-1]))])
         return np.log(np.maximum(softmax(both.astype(np.float64), 2).mean(0), 1e-38)).astype(np.float32)
-    return [predictions(rows, says(n), lab.classes) for n in names or [f"fold-{r}-{k}" for r, k in lab.each]]
+    return [predictions(rows, says(n), lab.classes)
+            for n in names or [f"fold-{r}-{k}" for r, k in lab.each]]
 
 def stack_of(oof: dict[str, pd.DataFrame] # experiment: out-of-fold predictions, see `cross_validate`
             ) -> Stack:
@@ -222,7 +258,8 @@ def stack_of(oof: dict[str, pd.DataFrame] # experiment: out-of-fold predictions,
 
 def teacher_of(oof: list[pd.DataFrame]) -> pd.DataFrame: # a row a picture, by id
     "What all networks say of the pictures that they have not seen, averaged over experiments and repeats."
-    each = [g.sort_values("id", ignore_index=True) for t in oof for _, g in t.groupby("repeat")]
+    each = [g.sort_values("id", ignore_index=True) for t in oof
+            for _, g in t.groupby("repeat")]
     return averaged([g.drop(columns=["repeat", "fold"]) for g in each])
 
 # %% ../nbs/53_crossval.ipynb #82f3032c
@@ -244,7 +281,8 @@ def student(lab: Lab, oof: list[pd.DataFrame] # out-of-fold predictions of the t
 def cost_of(p: Params, n_classes: int) -> int: # multiply-adds
     "What one picture costs in one pass through the network of these parameters."
     m = p.model
-    return multiply_adds(create_model(m.name, n_classes, None, m.dropout, m.head, p.data.size), p.data.size)
+    return multiply_adds(create_model(m.name, n_classes, None, m.dropout, m.head, p.data.size),
+                         p.data.size)
 
 def on_test(labs: dict[str, Lab], # by experiment
             oof: dict[str, pd.DataFrame], # their out-of-fold predictions
@@ -255,22 +293,29 @@ def on_test(labs: dict[str, Lab], # by experiment
     out, together = [], {}
     def price(lab): return cost_of(lab.p, len(lab.classes))
     def add(e, way, passes, table, network="", cost=0): # of one pass
-        said = dict(experiment=e, way=way, passes=passes, multiply_adds=passes*cost, network=network)
+        said = dict(experiment=e, way=way, passes=passes, multiply_adds=passes*cost,
+                    network=network)
         out.append(pd.concat([pd.DataFrame(said, index=table.index), table], axis=1))
     costs = {e: price(lab) for e, lab in labs.items()}
     for e, lab in labs.items():
         for views in (None, tta) if tta else (None,):
             tables, m, also = judge_test(lab, note, views), len(VIEWS[views]), f", {views}"*bool(views)
-            for (r, k), t in zip(lab.each, tables): add(e, "one network" + also, m, t, f"{r}-{k}", costs[e])
+            for (r, k), t in zip(lab.each, tables):
+                add(e, "one network" + also, m, t, f"{r}-{k}", costs[e])
             add(e, "average" + also, m*len(tables), averaged(tables), cost=costs[e])
-            if not views: together[e] = averaged(tables); add(e, "vote", len(tables), voted(tables), cost=costs[e])
-    passes = {e: len(lab.each) for e, lab in labs.items()}; n = sum(passes.values())
+            if not views:
+                together[e] = averaged(tables)
+                add(e, "vote", len(tables), voted(tables), cost=costs[e])
+    passes = {e: len(lab.each) for e, lab in labs.items()}
+    n = sum(passes.values())
     if len(labs) > 1:
         tables, cost = [*together.values()], sum(passes[e]*costs[e] for e in labs)//n
-        add("all", "average", n, averaged(tables), cost=cost); add("all", "stack", n, stack_of(oof)(tables), cost=cost)
+        add("all", "average", n, averaged(tables), cost=cost)
+        add("all", "stack", n, stack_of(oof)(tables), cost=cost)
     if learner:
         names, cost = student(learner, [*oof.values()]), price(learner)
-        for name, t in zip(names, judge_test(learner, note, names=names)): add("student", name, 1, t, cost=cost)
+        for name, t in zip(names, judge_test(learner, note, names=names)):
+            add("student", name, 1, t, cost=cost)
     return pd.concat(out, ignore_index=True)
 
 WAY = "way", "passes", "multiply_adds" # of an answer
@@ -278,7 +323,8 @@ WAY = "way", "passes", "multiply_adds" # of an answer
 def tables_in(said: pd.DataFrame # see `on_test`, of one way
              ) -> list[pd.DataFrame]: # predictions, one table a network
     "The answers of each network by itself."
-    return [t.drop(columns=["experiment", *WAY, "network"], errors="ignore") for _, t in said.groupby("network")]
+    return [t.drop(columns=["experiment", *WAY, "network"], errors="ignore")
+            for _, t in said.groupby("network")]
 
 def score_ways(said: pd.DataFrame # see `on_test`
               ) -> pd.DataFrame: # experiment, WAY, networks, n, low, high (of the accuracy), SCORES, top5
@@ -286,10 +332,13 @@ def score_ways(said: pd.DataFrame # see `on_test`
     rows, keys = [], ["experiment", *WAY]
     for key, g in said.groupby(keys, sort=False):
         ms = [evaluate(t, "test") for t in tables_in(g)]
-        mean = {k: np.mean([f(m) for m in ms]) for k, f in {**SCORES, "top5": lambda m: m.get("top5", np.nan)}.items()}
+        mean = {k: np.mean([f(m) for m in ms])
+                for k, f in {**SCORES, "top5": lambda m: m.get("top5", np.nan)}.items()}
         accs = [m["accuracy"] for m in ms]
-        low, high = (min(accs), max(accs)) if len(ms) > 1 else (ms[0]["accuracy_low"], ms[0]["accuracy_high"])
-        rows.append(dict(zip(keys, key), networks=len(ms), n=ms[0]["n"], low=low, high=high, **mean))
+        low, high = (min(accs), max(accs)) if len(ms) > 1 else (ms[0]["accuracy_low"],
+                                                                ms[0]["accuracy_high"])
+        rows.append(dict(zip(keys, key), networks=len(ms), n=ms[0]["n"], low=low, high=high,
+                         **mean))
     return pd.DataFrame(rows)
 
 def gains(said: pd.DataFrame, # see `on_test`
@@ -299,7 +348,8 @@ def gains(said: pd.DataFrame, # see `on_test`
     for e, g in said[said.experiment != "all"].groupby("experiment", sort=False):
         (first, base), *rest = [(w, tables_in(t)) for w, t in g.groupby("way", sort=False)]
         for w, tables in rest:
-            pairs = [dict(enumerate(t)) for t in (base, tables if len(tables) == len(base) else tables*len(base))]
+            pairs = [dict(enumerate(t))
+                     for t in (base, tables if len(tables) == len(base) else tables*len(base))]
             rows += [dict(experiment=e, way=w, against=first, metric=m, **effect(*pairs, m, "test")) for m in metrics]
     return pd.DataFrame(rows, columns=["experiment", "way", "against", "metric", *EFFECT])
 
@@ -313,16 +363,20 @@ def guesses_of(said: pd.DataFrame, # id, label, logit_<class>..., and the column
     for key, t in said.groupby(by, sort=False):
         name, logp = "/".join(map(str, key)), answers([t])[0]
         at = t.label.map({c[6:]: i for i, c in enumerate(columns)}).to_numpy()
-        mine = t[["id", *keep, "label"]].assign(**{name: [columns[i][6:] for i in logp.argmax(1)],
+        mine = t[["id", *keep, "label"]].assign(**{name: [columns[i][6:]
+                                                          for i in logp.argmax(1)],
                                                    f"{name}.nll": -logp[np.arange(len(t)), at].round(6)})
-        out = mine if out is None else out.merge(mine, on=["id", *keep, "label"], validate="one_to_one")
+        out = mine if out is None else out.merge(mine, on=["id", *keep, "label"],
+                                                 validate="one_to_one")
     return out
 
 def score_guesses(label, guess, nll) -> dict[str, float]: # of each of SCORES
     "The scores of `fold_scores` from guesses."
     f1 = f1_score(label, guess, labels=sorted(set(label)), average="macro", zero_division=0)
-    recalls = recall_score(label, guess, labels=sorted(set(label)), average="macro", zero_division=0)
-    return dict(accuracy=float(np.mean(np.asarray(label) == np.asarray(guess))), balanced_accuracy=recalls, macro_f1=f1,
+    recalls = recall_score(label, guess, labels=sorted(set(label)), average="macro",
+                           zero_division=0)
+    return dict(accuracy=float(np.mean(np.asarray(label) == np.asarray(guess))),
+                balanced_accuracy=recalls, macro_f1=f1,
                 log_loss=float(np.mean(nll)))
 
 def as_predictions(guesses: pd.DataFrame, # see `guesses_of`, of the test part
@@ -330,28 +384,34 @@ def as_predictions(guesses: pd.DataFrame, # see `guesses_of`, of the test part
                   ) -> pd.DataFrame: # id, part, label, logit_<class>: one for the class that was named
     "A table of predictions that names the same classes; what they were sure of is not in it."
     classes = sorted(guesses.label.unique())
-    named = pd.DataFrame({f"logit_{c}": (guesses[name] == c).astype(np.float32) for c in classes})
+    named = pd.DataFrame({f"logit_{c}": (guesses[name] == c).astype(np.float32)
+                          for c in classes})
     return pd.concat([guesses[["id", "label"]].assign(part="test"), named], axis=1)
 
 def from_guesses(folder: Path # where they are kept
                 ) -> dict[str, pd.DataFrame]: # by_class, by_frequency, and gains where single networks are kept
     "What follows from guesses on the test part: each class, the frequent and rare third of them, what each way bought."
-    guesses = lambda f: pd.read_csv(folder/f, dtype=str, keep_default_na=False)
+    def guesses(f): return pd.read_csv(folder/f, dtype=str, keep_default_na=False)
     test, split = guesses("test_guesses.csv"), guesses("split.csv")
     counts, classes, thirds = split.label[split.part != "test"].value_counts().to_dict(), [], []
     for name in [c for c in test if c.endswith("/average")]:
-        m = evaluate(as_predictions(test, name), "test"); e = name.split("/")[0]
+        m = evaluate(as_predictions(test, name), "test")
+        e = name.split("/")[0]
         table = pd.DataFrame.from_dict(m["per_class"], orient="index").rename_axis("label").reset_index()
         classes.append(table.assign(trained=table.label.map(counts), experiment=e))
         thirds.append(by_frequency(m, counts).reset_index().assign(experiment=e))
-    out = dict(by_class=pd.concat(classes, ignore_index=True), by_frequency=pd.concat(thirds, ignore_index=True))
+    out = dict(by_class=pd.concat(classes, ignore_index=True),
+               by_frequency=pd.concat(thirds, ignore_index=True))
     if not (folder/"single_guesses.csv").exists(): return out
     said, ways = {}, pd.read_csv(folder/"ways.csv")
     for t in (guesses("single_guesses.csv"), test):
         for name in [c for c in t if "/" in c and not c.endswith(".nll")]:
             e, way, network, *_ = [*name.split("/"), ""]
-            said.setdefault((e, way), []).append(as_predictions(t, name).assign(experiment=e, way=way, network=network))
-    tables = [t for way in zip(ways.experiment, ways.way) for t in said[way]] # in the order in which they are compared
+            said.setdefault((e, way), []).append(as_predictions(t, name).assign(experiment=e,
+                                                                                way=way,
+                                                                                network=network))
+    # in the order in which they are compared
+    tables = [t for way in zip(ways.experiment, ways.way) for t in said[way]]
     return out | dict(gains=gains(pd.concat(tables, ignore_index=True)))
 
 CIRCUMSTANCES = "timing.json", "environment.json", "experiments.yaml" # of a run of folds
@@ -367,13 +427,15 @@ def keep_folds(run: Path, # root of a `cvlab folds`
     one = said.network.notna()
     write_table(folder/"guesses.csv", guesses_of(oof, ["experiment"], ["repeat", "fold"]))
     write_table(folder/"test_guesses.csv", guesses_of(said[~one], ["experiment", "way"]))
-    write_table(folder/"single_guesses.csv", guesses_of(said[one], ["experiment", "way", "network"]))
+    write_table(folder/"single_guesses.csv",
+                guesses_of(said[one], ["experiment", "way", "network"]))
     tables = "scores.csv", "together.csv", "effects.csv", "ways.csv", *CIRCUMSTANCES
     kept = [(run/"folds"/n, n) for n in tables] + [(run/"prepare"/"split.csv", "split.csv")]
     kept += [(run/"baseline"/n, f"baseline/{n}") for n in ("probe.csv", "metrics.json")]
     for f, name in kept:
         if f.exists(): write_text(folder/name, f.read_text(encoding="utf-8"))
-    for name in ("folds.png", "confusion_matrix.png"): shutil.copy(run/"folds"/name, folder/name)
+    for name in ("folds.png", "confusion_matrix.png"):
+        shutil.copy(run/"folds"/name, folder/name)
     write_text(folder/"params.yaml", yaml_text(placeless(run/"folds"/"params.yaml")))
     for name, t in from_guesses(folder).items(): write_table(folder/f"{name}.csv", t)
     return sorted(f for f in folder.rglob("*") if f.is_file())

@@ -8,21 +8,27 @@ __all__ = ['COLUMNS', 'below', 'is_text', 'list_folder', 'has_parts', 'list_tabl
            'clash', 'most_common', 'draw', 'split_hash', 'data_hash', 'write_split', 'read_split']
 
 # %% ../nbs/10_data.ipynb #385478ca
-import hashlib, math, os, warnings
+import hashlib
+import math
+import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
+
 from .core import LabError
 from .packed import PARTS, SUFFIXES
 from .repro import atomic_write, json_hash
 
 # %% ../nbs/10_data.ipynb #006c4c06
-COLUMNS = ["path", "label", "part", "group", "verdict", "why"] # of a list of files; "" where there is nothing to say
+# of a list of files; "" where there is nothing to say
+COLUMNS = ["path", "label", "part", "group", "verdict", "why"]
 
 def below(folder: Path): # yields (path, verdict, why)
     "Every file below a folder, by name, with what the file system says against it."
@@ -33,17 +39,23 @@ def below(folder: Path): # yields (path, verdict, why)
             yield f.relative_to(folder), "refused", "a link to a folder; name that folder itself"
         for f in (Path(here, f) for f in sorted(files)):
             path, verdict, why = f.relative_to(folder), "", ""
-            if any(p.startswith(".") or p == "__MACOSX" for p in path.parts): verdict, why = "ignored", "hidden"
-            elif f.suffix.lower() not in SUFFIXES: verdict, why = "ignored", "not the suffix of a picture"
-            elif not f.resolve().is_relative_to(root): verdict, why = "refused", "a link that leads out of the folder"
+            if any(p.startswith(".") or p == "__MACOSX" for p in path.parts):
+                verdict, why = "ignored", "hidden"
+            elif f.suffix.lower() not in SUFFIXES:
+                verdict, why = "ignored", "not the suffix of a picture"
+            elif not f.resolve().is_relative_to(root):
+                verdict, why = "refused", "a link that leads out of the folder"
             elif not f.is_file(): verdict, why = "refused", "no ordinary file"
             elif not is_text(str(path)): verdict, why = "refused", "its name is not UTF-8"
             yield path, verdict, why
-    for e in failed: yield Path(e.filename).relative_to(folder), "refused", f"cannot be opened: {e.strerror}"
+    for e in failed:
+        yield Path(e.filename).relative_to(folder), "refused", f"cannot be opened: {e.strerror}"
 
 def is_text(name: str) -> bool:
     "Can a name be written into a table?"
-    try: name.encode(); return True
+    try:
+        name.encode()
+        return True
     except UnicodeEncodeError: return False
 
 # %% ../nbs/10_data.ipynb #35c8c615
@@ -52,20 +64,26 @@ def list_folder(folder: Path) -> pd.DataFrame: # COLUMNS
     parted = has_parts(folder)
     rows = []
     for path, verdict, why in below(folder):
-        *part, label = ((path.parts[:-1] + ("",)*2)[:2] if parted else path.parts[:-1][:1] or ("",))
+        *part, label = ((path.parts[:-1] + ("",)*2)[:2] if parted else path.parts[:-1][:1]
+                        or ("",))
         if not verdict and not (label and (not parted or part[0].lower() in PARTS)):
             verdict, why = "ignored", "in no class folder"
-        rows.append((path.as_posix(), label, PARTS.get(part[0].lower(), "") if parted else "", "", verdict, why))
+        rows.append((path.as_posix(), label, PARTS.get(part[0].lower(), "") if parted else "",
+                     "", verdict, why))
     files = pd.DataFrame(rows, columns=COLUMNS)
-    used = {Path(p).parts[:1 + parted] for p, v in zip(files.path, files.verdict) if v != "ignored"}
+    used = {Path(p).parts[:1 + parted]
+            for p, v in zip(files.path, files.verdict) if v != "ignored"}
     tops = folder.glob("*/*/" if parted else "*/")
-    empty = [d.relative_to(folder) for d in sorted(tops) if d.is_dir() and d.relative_to(folder).parts not in used]
-    more = [(f"{d.as_posix()}/", "", "", "", "ignored", "a folder without pictures") for d in empty if d.name[0] != "."]
+    empty = [d.relative_to(folder)
+             for d in sorted(tops) if d.is_dir() and d.relative_to(folder).parts not in used]
+    more = [(f"{d.as_posix()}/", "", "", "", "ignored", "a folder without pictures")
+            for d in empty if d.name[0] != "."]
     return pd.concat([files, pd.DataFrame(more, columns=COLUMNS)], ignore_index=True)
 
 def has_parts(folder: Path) -> bool:
     "Are these folders parts, with the classes one floor below?"
-    tops = [d for d in folder.iterdir() if d.is_dir() and d.name[0] != "." and d.name != "__MACOSX"]
+    tops = [d for d in folder.iterdir() if d.is_dir() and d.name[0] != "."
+            and d.name != "__MACOSX"]
     names = [PARTS.get(d.name.lower()) for d in tops]
     return "train" in names and len(set(names)) > 1 and all(names)
 
@@ -73,7 +91,8 @@ def has_parts(folder: Path) -> bool:
 def list_table(table: Path) -> pd.DataFrame: # COLUMNS
     "The pictures that a CSV names."
     try: df = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as e: # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+    # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+    except (ValueError, OSError) as e:
         raise LabError(f"{table}: no CSV that can be read ({str(e).splitlines()[0]})") from None
     df.columns = df.columns.str.strip().str.lower()
     if lost := [c for c in ("path", "label") if c not in df.columns]:
@@ -84,7 +103,8 @@ def list_table(table: Path) -> pd.DataFrame: # COLUMNS
     if (odd := ~df.part.isin(["", *PARTS])).any():
         raise LabError(f"{table}: line {odd.idxmax() + 2}: part {df.part[odd.idxmax()]!r} is none of train, val, test")
     twice = df.duplicated("path").map({True: "named twice in the table", False: ""})
-    why = [verdict_of(table.parent, p, l) or t for p, l, t in zip(df.path, df.label, twice)]
+    why = [verdict_of(table.parent, p, label) or t
+           for p, label, t in zip(df.path, df.label, twice)]
     return df.assign(part=df.part.map({"": "", **PARTS}), why=why,
                      verdict=["refused" if w else "" for w in why])[COLUMNS]
 
@@ -106,7 +126,8 @@ def find_root(source: str | Path) -> Path: # a folder
                        "subfolder of pictures a class")
     if not source.is_dir():
         raise LabError(f"{source}: no such folder; it should hold one subfolder of pictures a class")
-    while not (source/"samples.csv").is_file() and (only := lone_folder(source)) is not None: source = only
+    while not (source/"samples.csv").is_file() and (only := lone_folder(source)) is not None:
+        source = only
     return source
 
 def read_source(source: str | Path # class folders, parts of class folders, a folder with samples.csv, or a CSV
@@ -127,17 +148,20 @@ def lone_folder(folder: Path) -> Path | None:
     return tops[0] if len(tops) == 1 and tops[0].is_dir() and any(d.is_dir() for d in tops[0].iterdir()) else None
 
 # %% ../nbs/10_data.ipynb #f557b8cf
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning) # `to_rgb` refuses what Pillow warns of
+# `to_rgb` refuses what Pillow warns of
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 def to_rgb(im: Image.Image # opened, not yet decoded
           ) -> Image.Image: # RGB, upright
     "Decode into eight bits of red, green and blue; raises ValueError where that cannot be done faithfully."
     if im.width*im.height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{im.width}x{im.height} pixels; more than {Image.MAX_IMAGE_PIXELS:,} are not safe to decode")
-    if im.mode in ("I", "F"): raise ValueError("32 bits a pixel, and nothing says what white is")
+    if im.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, and nothing says what white is")
     im.load()
     im = ImageOps.exif_transpose(im)
-    if im.mode.startswith("I;16"): return Image.fromarray((np.asarray(im) >> 8).astype(np.uint8)).convert("RGB")
+    if im.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(im) >> 8).astype(np.uint8)).convert("RGB")
     if "A" in im.getbands() or "a" in im.getbands() or "transparency" in im.info:
         im = im.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
@@ -145,7 +169,8 @@ def to_rgb(im: Image.Image # opened, not yet decoded
 
 def why_not(e: Exception, path: str | Path = "") -> str:
     "In a few words, why a picture could not be read; a decoder raises anything."
-    known = {FileNotFoundError: "no such file", PermissionError: "may not be read", IsADirectoryError: "a folder",
+    known = {FileNotFoundError: "no such file", PermissionError: "may not be read",
+             IsADirectoryError: "a folder",
              UnidentifiedImageError: "no picture inside"}
     return next((t for k, t in known.items() if isinstance(e, k)), "") or (
         (str(e).splitlines() or [type(e).__name__])[0].replace(str(path), Path(path).name)[:120])
@@ -167,7 +192,8 @@ def name_samples(files: pd.DataFrame, # path, label, part, group
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
     ids = hashes + copy.map(lambda n: f"-{n}" if n else "")
-    columns = dict(id=ids, path=files.path, label=files.label, group=tie(hashes, files.group), part=files.part)
+    columns = dict(id=ids, path=files.path, label=files.label, group=tie(hashes, files.group),
+                   part=files.part)
     return pd.DataFrame(columns).reset_index(drop=True)
 
 # %% ../nbs/10_data.ipynb #a637f5b4
@@ -176,7 +202,8 @@ def find_samples(source: str | Path) -> pd.DataFrame: # id, path, label, group, 
     folder, files = read_source(source)
     files = files[files.verdict == ""]
     with ThreadPoolExecutor(4) as pool:
-        hashes = list(pool.map(lambda p: hashlib.sha256((folder/p).read_bytes()).hexdigest(), files.path))
+        hashes = list(pool.map(lambda p: hashlib.sha256((folder/p).read_bytes()).hexdigest(),
+                               files.path))
     samples = name_samples(files, hashes)
     check_classes(source, samples)
     return samples
@@ -207,9 +234,11 @@ def split_samples(samples: pd.DataFrame, # id, path, label, group, part ("" or t
     part, labels = came.groupby(samples.group).first(), most_common(samples)
     rest, given = labels[part == ""], set(part) - {""}
     if "test" not in given:
-        rest, drawn = draw(rest, test, seed); part[drawn.index] = "test"
+        rest, drawn = draw(rest, test, seed)
+        part[drawn.index] = "test"
     if "val" not in given:
-        rest, drawn = draw(rest, val if "test" in given else val/(1 - test), seed); part[drawn.index] = "val"
+        rest, drawn = draw(rest, val if "test" in given else val/(1 - test), seed)
+        part[drawn.index] = "val"
     part[rest.index] = "train"
     out = samples.assign(part=samples.group.map(part))
     counts = pd.crosstab(out.label, out.part)
@@ -235,7 +264,8 @@ def most_common(samples: pd.DataFrame) -> pd.Series: # label, by group
 
 def draw(groups: pd.Series, fraction: float, seed: int): # -> (kept, drawn)
     "A stratified draw of a fraction of the groups."
-    try: return train_test_split(groups, test_size=fraction, stratify=groups, random_state=seed)
+    try:
+        return train_test_split(groups, test_size=fraction, stratify=groups, random_state=seed)
     except ValueError: # fewer groups than classes in one of the parts
         raise LabError(f"{len(groups)} different pictures of {groups.nunique()} classes cannot be split; "
                        f"each class needs at least {math.ceil(1/fraction)} of them") from None
@@ -258,8 +288,10 @@ def write_split(path: str | Path, split: pd.DataFrame):
 def read_split(path: str | Path) -> pd.DataFrame:
     "Read a split table; all columns are text."
     try: split = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise LabError(f"{path}: no split table; run the prepare stage first") from None
-    except ValueError as e: # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+    except FileNotFoundError:
+        raise LabError(f"{path}: no split table; run the prepare stage first") from None
+    # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+    except ValueError as e:
         raise LabError(f"{path}: no split table ({str(e).splitlines()[0]}); run the prepare stage again") from None
     if lost := [c for c in ("id", "path", "label", "group", "part") if c not in split]:
         raise LabError(f"{path}: no split table (no column {lost[0]!r}); run the prepare stage again")

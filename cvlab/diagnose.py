@@ -16,6 +16,7 @@ __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM'
 import math
 from dataclasses import dataclass, field
 from functools import reduce
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import median_filter
 from scipy.optimize import isotonic_regression
 from scipy.stats import median_abs_deviation, theilslopes
+
 from .augment import switched_on
 from .core import LabError, merge, parse_override
 from .metrics import wilson_interval
@@ -43,18 +45,25 @@ def loss_floor(
 MIN_EPOCHS = 3     # fewer epochs are no trend
 UNDERFIT = .5      # training loss: more than half of what knowing nothing costs is left
 NOTHING = .9       # training loss: nothing to speak of was learnt
-WORSE = 1.5        # loss: worse than knowing nothing; fresh networks begin below it (1.2 in the small trainings below)
-CLIMB = .5         # a rise of the training loss over its best; healthy runs climb 0.0 to 0.2, one 0.4, hot ones 200
-RISE = .1          # a rise of the validation loss over its best (Prechelt's generalisation loss, in shares of chance)
+# loss: worse than knowing nothing; fresh networks begin below it (1.2 in the small trainings below)
+WORSE = 1.5
+# a rise of the training loss over its best; healthy runs climb 0.0 to 0.2, one 0.4, hot ones 200
+CLIMB = .5
+# a rise of the validation loss over its best (Prechelt's generalisation loss, in shares of chance)
+RISE = .1
 CALM = 3.          # a rise in standard deviations of the noise from epoch to epoch
 GAP = .5           # validation loss above training loss: half of what knowing nothing costs
 GAIN = .05         # a fall of the validation loss within the last third of the epochs
 STILL = .02        # a fall in half of the epochs that is none
 LEFT = .1          # validation loss: less than this is not worth a remedy
-FEW = 4.6          # nats, -log(0.01): what one picture costs that is misjudged at 99 %; one picture proves nothing
-NOISY = 2.         # spread of the accuracy in standard errors; pure counting goes beyond in less than 1 of 100 runs
-PERFECT = .95      # Wilson's lower bound of an accuracy as good as perfect: from 73 pictures without a mistake
-SPREAD = 3.        # standard deviation of a picture's loss over its mean; 1.3 to 4.7, mostly 3, in the runs of runs/
+# nats, -log(0.01): what one picture costs that is misjudged at 99 %; one picture proves nothing
+FEW = 4.6
+# spread of the accuracy in standard errors; pure counting goes beyond in less than 1 of 100 runs
+NOISY = 2.
+# Wilson's lower bound of an accuracy as good as perfect: from 73 pictures without a mistake
+PERFECT = .95
+# standard deviation of a picture's loss over its mean; 1.3 to 4.7, mostly 3, in the runs of runs/
+SPREAD = 3.
 ANNEALED = .1      # a rate below this share of its largest has come down
 
 # %% ../nbs/43_diagnose.ipynb #578f5781
@@ -63,24 +72,33 @@ COLUMNS = ["epoch", "train_loss", "val_loss", "val_accuracy", "lr"]
 @dataclass(frozen=True, eq=False)
 class Curves:
     "A history in shares of the chance loss."
-    epoch: np.ndarray; train: np.ndarray; val: np.ndarray; acc: np.ndarray; lr: np.ndarray # one value an epoch
-    n_classes: int; n_val: int
+    epoch: np.ndarray # one value an epoch
+    train: np.ndarray
+    val: np.ndarray
+    acc: np.ndarray
+    lr: np.ndarray
+    n_classes: int
+    n_val: int
     unit: float # nats that 1 stands for
     params: dict = field(default_factory=dict) # nested sections, as in params.yaml
 
     def __len__(self): return len(self.epoch)
     def get(self, key: str, default=None): # "optim.lr"
         "A parameter of the run, `default` where it is not known."
-        return reduce(lambda d, k: d.get(k, default) if isinstance(d, dict) else default, key.split("."), self.params)
+        return reduce(lambda d, k: d.get(k, default) if isinstance(d, dict) else default,
+                      key.split("."), self.params)
 
 # %% ../nbs/43_diagnose.ipynb #5e2849d5
 def check_history(
     h:pd.DataFrame # columns epoch, train_loss, val_loss, val_accuracy, lr
 ) -> pd.DataFrame: # numbers, sorted by epoch
     "A history that can be reasoned about; `LabError` names what is wrong."
-    if missing := [c for c in COLUMNS if c not in h]: raise LabError(f"history: no column {', '.join(missing)}")
-    if not len(h): raise LabError("history: no epoch in it; the training was over before its first epoch was")
-    h = h[COLUMNS].apply(pd.to_numeric, errors="coerce").astype(float).sort_values("epoch", ignore_index=True)
+    if missing := [c for c in COLUMNS if c not in h]:
+        raise LabError(f"history: no column {', '.join(missing)}")
+    if not len(h):
+        raise LabError("history: no epoch in it; the training was over before its first epoch was")
+    h = h[COLUMNS].apply(pd.to_numeric, errors="coerce").astype(float).sort_values("epoch",
+                                                                                   ignore_index=True)
     if not np.isfinite(h.epoch).all() or h.epoch.duplicated().any():
         raise LabError("history: epochs have to be different numbers; is this the table of one training?")
     if ((h.val_accuracy < 0) | (h.val_accuracy > 1)).any():
@@ -100,10 +118,13 @@ def curves(
     h, params = check_history(history), params or {}
     loss = params.get("loss") or {}
     floor = loss_floor(n_classes, loss.get("label_smoothing", 0.))
-    unit = (chance or math.log(n_classes))*(1 - 1/n_classes)**loss.get("gamma", 0.) - floor # focal: of even odds
-    if unit <= 0: raise LabError(f"diagnose: a chance loss of {chance:g} leaves nothing to learn")
-    share = lambda loss: (loss.to_numpy() - floor) / unit
-    return Curves(h.epoch.to_numpy().astype(int), share(h.train_loss), share(h.val_loss), h.val_accuracy.to_numpy(),
+    # focal: of even odds
+    unit = (chance or math.log(n_classes))*(1 - 1/n_classes)**loss.get("gamma", 0.) - floor
+    if unit <= 0:
+        raise LabError(f"diagnose: a chance loss of {chance:g} leaves nothing to learn")
+    def share(loss): return (loss.to_numpy() - floor) / unit
+    return Curves(h.epoch.to_numpy().astype(int), share(h.train_loss), share(h.val_loss),
+                  h.val_accuracy.to_numpy(),
                   h.lr.to_numpy(), n_classes, n_val, unit, params)
 
 # %% ../nbs/43_diagnose.ipynb #6d93ef4e
@@ -145,20 +166,24 @@ class Finding:
     name: str
     epoch: int | None # since when, or where
     rule: str # in words
-    numbers: dict # what was measured -> (value,) or (value, "<" or ">", what it was compared with)
+    # what was measured -> (value,) or (value, "<" or ">", what it was compared with)
+    numbers: dict
     remedy: str # a sentence
-    overrides: list[str] = field(default_factory=list) # "section.key=value": the next experiment
+    # "section.key=value": the next experiment
+    overrides: list[str] = field(default_factory=list)
 
     @property
     def because(self) -> str:
         "The numbers as a sentence."
-        return "; ".join(" ".join([what, *(f"{x:.3g}" if isinstance(x, (int, float)) else x for x in v)])
+        return "; ".join(" ".join([what, *(f"{x:.3g}" if isinstance(x, (int, float)) else x
+                                           for x in v)])
                          for what, v in self.numbers.items())
     @property
     def experiment(self) -> dict: # nested
         "The overrides as an entry of `experiments`."
         return reduce(merge, map(parse_override, self.overrides), {})
-    def __str__(self): return self.name + (f" (epoch {self.epoch})" if self.epoch is not None else "")
+    def __str__(self):
+        return self.name + (f" (epoch {self.epoch})" if self.epoch is not None else "")
 
 # %% ../nbs/43_diagnose.ipynb #8292e17d
 def change(
@@ -192,7 +217,8 @@ def regularise(c: Curves) -> list[str]:
     "More against learning by heart: the first of augmentation, dropout, weight decay, fewer epochs that is left."
     drop, wd, best = c.get("model.dropout"), c.get("optim.wd"), int(c.epoch[best_epoch(c)])
     if augments(c) is False: return FLIPS_ONLY
-    if drop is not None and drop < .5: return [change("model.dropout", float(min(.5, max(.25, 2*drop))))]
+    if drop is not None and drop < .5:
+        return [change("model.dropout", float(min(.5, max(.25, 2*drop))))]
     if wd is not None and wd < .1: return [change("optim.wd", float(min(.1, max(.01, 10*wd))))]
     return [change("train.epochs", best)] if best < n_epochs(c) else []
 
@@ -202,7 +228,8 @@ def liberate(c: Curves) -> list[str]:
     if c.get("model.dropout", 0) > .25: return ["model.dropout=0.0"]
     if augments(c):
         on = switched_on(c.get("augment"))
-        off = {k: "null" if isinstance(v, str) else 0. for k, v in on.items() if k != "magnitude"}
+        off = {k: "null" if isinstance(v, str) else 0.
+               for k, v in on.items() if k != "magnitude"}
         return [f"augment.{k}={v}" for k, v in off.items() if k not in FLIPS]
     if c.get("model.name", "") in ("small_cnn", "xray_cnn"): return ["model.name=resnet18"]
     return times_rate(c, 3)
@@ -217,9 +244,11 @@ def _panel(ax, history, found, n_classes, top):
     dots = dict(marker="o", ms=2.5) if len(history) <= 40 else {}
     for col, look in LINES.items():
         y = history[col] / (1 if col == "val_accuracy" else math.log(n_classes))
-        ax.plot(history.epoch, y.replace([np.inf, np.nan], top).clip(upper=top), lw=1.3, **look, **dots)
+        ax.plot(history.epoch, y.replace([np.inf, np.nan], top).clip(upper=top), lw=1.3,
+                **look, **dots)
     ax.axhline(1, color=GREY, lw=.8, ls=(0, (1, 1.5)), zorder=0)
-    for e in {e for f in found if (e := getattr(f, "epoch", None)) is not None}: ax.axvline(e, color=GREY, lw=.8)
+    for e in {e for f in found if (e := getattr(f, "epoch", None)) is not None}:
+        ax.axvline(e, color=GREY, lw=.8)
     ax.set(ylim=(-.05*top, 1.05*top))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
 
@@ -232,15 +261,19 @@ def plot_diagnoses(
     top:float=1.5 # largest loss shown, in units of the chance loss
 ) -> Figure: # a panel a history, its findings as the title
     "Curves with their diagnoses."
-    ncols = min(ncols, len(histories)); nrows = math.ceil(len(histories)/ncols)
-    fig, axs = plt.subplots(nrows, ncols, figsize=(max(4.4, 2.7*ncols + .4), 2.1*nrows + .5), layout="constrained",
+    ncols = min(ncols, len(histories))
+    nrows = math.ceil(len(histories)/ncols)
+    fig, axs = plt.subplots(nrows, ncols, figsize=(max(4.4, 2.7*ncols + .4), 2.1*nrows + .5),
+                            layout="constrained",
                             squeeze=False, sharey=True)
     plt.close(fig)
     for ax in axs.flat[len(histories):]: ax.axis("off")
     for ax, (name, h) in zip(axs.flat, histories.items()):
-        _panel(ax, h, findings[name], n_classes[name] if isinstance(n_classes, dict) else n_classes, top)
+        _panel(ax, h, findings[name],
+               n_classes[name] if isinstance(n_classes, dict) else n_classes, top)
         ax.set_title("\n".join([str(name), *map(str, findings[name])]), fontsize=8)
-    fig.supxlabel("epoch", fontsize=9); fig.supylabel("loss (1 is chance), accuracy", fontsize=8)
+    fig.supxlabel("epoch", fontsize=9)
+    fig.supylabel("loss (1 is chance), accuracy", fontsize=8)
     fig.legend(*axs.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return fig
 
@@ -260,7 +293,8 @@ def cut_short(c: Curves) -> bool:
 def diverged(c: Curves) -> Finding | None:
     bad = ~np.isfinite([c.train, c.val, c.acc]).all(0)
     rule = "a loss is no number"
-    if bad.any(): epoch, numbers = int(c.epoch[bad.argmax()]), {"epochs with such a loss": (int(bad.sum()), ">", 0)}
+    if bad.any():
+        epoch, numbers = int(c.epoch[bad.argmax()]), {"epochs with such a loss": (int(bad.sum()), ">", 0)}
     elif cut_short(c):
         epoch, rule = int(c.epoch[-1]) + 1, "the training ended before its last epoch, and not by train.patience"
         numbers = {"epochs": (len(c), "<", n_epochs(c))}
@@ -270,7 +304,8 @@ def diverged(c: Curves) -> Finding | None:
     else: return None
     half = c.get("train.precision") == "fp16"
     return Finding("diverged", epoch, rule, numbers,
-                   "fp16 overflows above 65504: try it in fp32." if half else "A tenth of the learning rate.",
+                   "fp16 overflows above 65504: try it in fp32." if half
+                   else "A tenth of the learning rate.",
                    ["train.precision=fp32"] if half else times_rate(c, .1))
 
 # %% ../nbs/43_diagnose.ipynb #cb594145
@@ -297,7 +332,8 @@ def too_high(c: Curves) -> Finding | None:
 def rises(c: Curves) -> tuple[int, dict] | None: # position of the best epoch, numbers
     "Does the validation loss rise from its best, and the training loss not?"
     val, train = smooth(c.val), smooth(c.train)
-    best = best_epoch(c); after = len(c) - 1 - best
+    best = best_epoch(c)
+    after = len(c) - 1 - best
     if after < MIN_EPOCHS: return None
     late = slice(-max(MIN_EPOCHS, min(len(c)//3, after)), None)
     rise = float(np.median(c.val[late]) - val.min())
@@ -311,7 +347,9 @@ def gapes(c: Curves) -> tuple[int, dict] | None: # position of the last epoch be
     "Does the validation loss lie far above the training loss at the end?"
     gap, least = end(c.val - c.train, c), noticeable(c, GAP)
     closed = np.flatnonzero(smooth(c.val - c.train) <= least)
-    if gap > least: return int(closed[-1]) if len(closed) else 0, {"gap at the end, of chance": (gap, ">", least)}
+    if gap > least:
+        return int(closed[-1]) if len(closed) else 0, {"gap at the end, of chance": (gap, ">",
+                                                                                     least)}
 
 # %% ../nbs/43_diagnose.ipynb #0cee1ba6
 def unsure(c: Curves, best: int) -> dict: # numbers, or nothing
@@ -320,12 +358,14 @@ def unsure(c: Curves, best: int) -> dict: # numbers, or nothing
     return {"accuracy lost": (lost, "<=", se)} if lost <= se and c.acc[best] - 2*se > 1/c.n_classes else {}
 
 def overfit(c: Curves) -> Finding | None:
-    if len(c) < MIN_EPOCHS or end(c.train, c) > UNDERFIT or not (hit := rises(c) or gapes(c)): return None
+    if len(c) < MIN_EPOCHS or end(c.train, c) > UNDERFIT or not (hit := rises(c) or gapes(c)):
+        return None
     best, numbers = hit
     numbers |= {"training loss at the end": (end(c.train, c), "<=", UNDERFIT)}
     kept = unsure(c, best) if rises(c) and c.get("loss.label_smoothing") == 0 else {}
     return Finding("overfit", int(c.epoch[min(best + 1, len(c) - 1)]),
-                   "the validation loss rises from its best while the training loss does not" if rises(c) else
+                   "the validation loss rises from its best while the training loss does not"
+                   if rises(c) else
                    "the validation loss lies far above the training loss", numbers | kept,
                    "It grows sure of its mistakes: smooth the labels." if kept else
                    "Make it harder to learn by heart; best of all, more pictures.",
@@ -339,7 +379,8 @@ def pace(c: Curves) -> float: # share of chance an epoch, positive where it fall
 
 def on_its_way(c: Curves) -> dict: # numbers, or nothing
     "Would as many epochs again mend a high training loss?"
-    left = end(c.train, c); hope = left - pace(c)*len(c)
+    left = end(c.train, c)
+    hope = left - pace(c)*len(c)
     return {"training loss at the end, of chance": (left, ">", UNDERFIT),
             "after as many epochs at its pace": (hope, "<=", UNDERFIT)} if hope <= UNDERFIT < left else {}
 
@@ -355,10 +396,12 @@ def not_converged(c: Curves) -> Finding | None:
     n, short = len(c), len(c) < MIN_EPOCHS
     numbers = {"epochs": (n, "<", MIN_EPOCHS)} if short else falls(c) or on_its_way(c)
     if not numbers: return None
-    rule = ("so few epochs show no trend" if short else "the validation loss still falls at the end" if falls(c) else
+    rule = ("so few epochs show no trend" if short
+            else "the validation loss still falls at the end" if falls(c) else
             "the training loss is high and on its way down")
     return Finding("not converged", None if short else int(c.epoch[-1]), rule, numbers,
-                   "Train until there is something to see." if short else "Twice as many epochs.",
+                   "Train until there is something to see." if short
+                   else "Twice as many epochs.",
                    [change("train.epochs", max(10, 2*n_epochs(c)))])
 
 # %% ../nbs/43_diagnose.ipynb #6ce78537
@@ -367,15 +410,20 @@ def underfit(c: Curves) -> Finding | None:
     if len(c) < MIN_EPOCHS or left <= UNDERFIT or on_its_way(c): return None
     says, over = (("Nothing was learnt: ten times the rate; if lr_find calls that too high, look at the labels.",
                    times_rate(c, 10)) if left >= NOTHING else
-                  ("It learns slowly: three times the rate.", times_rate(c, 3)) if pace(c)*len(c) > RISE else
-                  ("It stands still: less that holds it back, or a larger network.", liberate(c)))
-    numbers = {"training loss at the end, of chance": (left, ">", UNDERFIT), "its fall an epoch": (pace(c),)}
-    return Finding("underfit", None, "much is left of the loss on the training pictures", numbers, says, over)
+                  ("It learns slowly: three times the rate.", times_rate(c, 3))
+                  if pace(c)*len(c) > RISE else
+                  ("It stands still: less that holds it back, or a larger network.",
+                   liberate(c)))
+    numbers = {"training loss at the end, of chance": (left, ">", UNDERFIT),
+               "its fall an epoch": (pace(c),)}
+    return Finding("underfit", None, "much is left of the loss on the training pictures",
+                   numbers, says, over)
 
 # %% ../nbs/43_diagnose.ipynb #c3bac5be
 def spread(x: np.ndarray) -> float:
     "Standard deviation about the nearest monotone curve."
-    left = min(((x - isotonic_regression(x, increasing=up).x)**2).sum() for up in (True, False))
+    left = min(((x - isotonic_regression(x, increasing=up).x)**2).sum()
+               for up in (True, False))
     return math.sqrt(left / (len(x) - (1/np.arange(1, len(x) + 1)).sum()))
 
 # %% ../nbs/43_diagnose.ipynb #e254aab2
@@ -383,12 +431,16 @@ def rate_fell(c: Curves) -> bool: return c.lr[-1] < ANNEALED*c.lr.max()
 
 def noisy(c: Curves) -> Finding | None:
     x = c.acc[len(c)//2:]
-    if len(x) < 5 or spread(x) <= NOISY*(se := standard_error(float(np.median(x)), c.n_val)): return None
+    if len(x) < 5 or spread(x) <= NOISY*(se := standard_error(float(np.median(x)), c.n_val)):
+        return None
     says, over = (("Let the rate come down.", ["schedule.name=one_cycle"])
-                  if not rate_fell(c) and c.get("schedule.name", "one_cycle") != "one_cycle" else
-                  ("Judge an average of the weights.", ["train.ema=0.99"]) if c.get("train.ema") == 0 else
+                  if not rate_fell(c)
+                  and c.get("schedule.name", "one_cycle") != "one_cycle" else
+                  ("Judge an average of the weights.", ["train.ema=0.99"])
+                  if c.get("train.ema") == 0 else
                   ("A third of the rate.", times_rate(c, 1/3)))
-    return Finding("noisy validation", int(c.epoch[len(c)//2]), "the accuracy moves by more than counting explains",
+    return Finding("noisy validation", int(c.epoch[len(c)//2]),
+                   "the accuracy moves by more than counting explains",
                    {"spread of the accuracy": (spread(x), ">", NOISY*se), "its standard error": (se,)}, says, over)
 
 # %% ../nbs/43_diagnose.ipynb #eb35331f
@@ -400,10 +452,13 @@ def plateau(c: Curves) -> Finding | None:
     if gain > STILL or left <= LEFT: return None
     best, gap = int(val[:-half].argmin()), end(c.val - c.train, c)
     says, over = (("Let the rate come down.", ["schedule.name=one_cycle"])
-                  if not rate_fell(c) and c.get("schedule.name", "one_cycle") != "one_cycle" else
+                  if not rate_fell(c)
+                  and c.get("schedule.name", "one_cycle") != "one_cycle" else
                   ("More epochs will not help: make it harder to learn by heart.", regularise(c)) if gap > GAIN else
-                  ("More epochs will not help: less that holds it back, or a larger network.", liberate(c)))
-    return Finding("plateau", int(c.epoch[best]), "no gain in the second half of the epochs, and something is left",
+                  ("More epochs will not help: less that holds it back, or a larger network.",
+                   liberate(c)))
+    return Finding("plateau", int(c.epoch[best]),
+                   "no gain in the second half of the epochs, and something is left",
                    {"gain in the second half, of chance": (gain, "<=", STILL),
                     "validation loss at the end": (left, ">", LEFT)}, says, over)
 
@@ -417,7 +472,8 @@ def against_training(c: Curves) -> float:
     train = np.r_[(c.train[:-1] + c.train[1:])/2, c.train[-1:]]
     return end((np.maximum(c.val, 0) + 1e-6) / (np.maximum(train, 0) + 1e-6), c)
 
-def sure_accuracy(p: float, c: Curves) -> float: return wilson_interval(round(p*c.n_val), c.n_val)[0]
+def sure_accuracy(p: float, c: Curves) -> float:
+    return wilson_interval(round(p*c.n_val), c.n_val)[0]
 
 # %% ../nbs/43_diagnose.ipynb #4480e745
 def leak(c: Curves) -> Finding | None:
@@ -429,27 +485,34 @@ def leak(c: Curves) -> Finding | None:
         epoch, rule = int(c.epoch[0]), "from random weights to no mistakes in one epoch"
         numbers = {"accuracy of the first epoch, lower bound": (first, ">=", PERFECT)}
     elif fair and ratio < 1 - luck:
-        epoch, rule, numbers = None, "validation is easier than training", {what: (ratio, "<", 1 - luck)}
+        epoch, rule, numbers = None, "validation is easier than training", {what: (ratio, "<",
+                                                                                   1 - luck)}
     elif fair and last >= PERFECT and end(c.train, c) <= GAIN and ratio < 1 + luck:
         epoch, rule = None, "known by heart, and the validation pictures as well"
-        numbers = {"accuracy at the end, lower bound": (last, ">=", PERFECT), what: (ratio, "<", 1 + luck),
+        numbers = {"accuracy at the end, lower bound": (last, ">=", PERFECT),
+                   what: (ratio, "<", 1 + luck),
                    "training loss at the end, of chance": (end(c.train, c), "<=", GAIN)}
     else: return None
-    return Finding("leak suspected", epoch, rule, numbers, "No experiment yet: look for copies of training "
+    return Finding("leak suspected", epoch, rule, numbers,
+                   "No experiment yet: look for copies of training "
                    "pictures among those of validation, and for what gives the class away. Or it is this easy.")
 
 # %% ../nbs/43_diagnose.ipynb #2f2df824
 RULES = [diverged, leak, too_high, overfit, not_converged, underfit, noisy, plateau]
-EXPLAINS = {"diverged": {"leak suspected", "learning rate too high", "overfit", "not converged", "underfit",
+EXPLAINS = {"diverged": {"leak suspected", "learning rate too high", "overfit",
+                         "not converged", "underfit",
                          "noisy validation", "plateau"},
-            "learning rate too high": {"overfit", "not converged", "underfit", "noisy validation", "plateau"},
-            "overfit": {"not converged", "plateau"}, "not converged": {"plateau"}, "underfit": {"plateau"}}
+            "learning rate too high": {"overfit", "not converged", "underfit",
+                                       "noisy validation", "plateau"},
+            "overfit": {"not converged", "plateau"}, "not converged": {"plateau"},
+            "underfit": {"plateau"}}
 
 def converged(c: Curves) -> Finding:
     "What is said when no rule applies."
     slope, low, high = trend(c.val)
     return Finding("converged", int(c.epoch[best_epoch(c)]), "no rule applies",
-                   {"validation loss at the end, of chance": (end(c.val, c),), "training loss": (end(c.train, c),),
+                   {"validation loss at the end, of chance": (end(c.val, c),),
+                    "training loss": (end(c.train, c),),
                     "slope an epoch": (slope,), "accuracy": (end(c.acc, c),),
                     "its standard error": (standard_error(end(c.acc, c), c.n_val),)},
                    "Nothing that a history shows is left to mend: other seeds, then another idea.")
@@ -486,6 +549,8 @@ def findings_table(
     findings:list # of `Finding`
 ) -> pd.DataFrame: # a row each
     "Findings as a table of text."
-    rows = [(f.name, "" if f.epoch is None else str(f.epoch), f.rule, f.because, f.remedy, " ".join(f.overrides))
+    rows = [(f.name, "" if f.epoch is None else str(f.epoch), f.rule, f.because, f.remedy,
+             " ".join(f.overrides))
             for f in findings]
-    return pd.DataFrame(rows, columns=["finding", "epoch", "rule", "numbers", "remedy", "next experiment"])
+    return pd.DataFrame(rows, columns=["finding", "epoch", "rule", "numbers", "remedy",
+                                       "next experiment"])

@@ -14,8 +14,9 @@ from scipy.stats import t as student_t
 from sklearn.metrics import brier_score_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+
 from .core import LabError
-from .metrics import PARTS, classes_of, evaluate, losses, predicted, probabilities, wilson_interval
+from .metrics import PARTS, classes_of, losses, predicted, probabilities, wilson_interval
 from .repro import json_hash
 
 # %% ../nbs/32_effects.ipynb #63ba0274
@@ -23,50 +24,55 @@ def judged(
     preds:pd.DataFrame # predictions table
 ) -> str: # hex sha256
     "Hash of the pictures, parts and labels of a predictions table."
-    rows = preds.loc[preds.part.isin(PARTS), ['id', 'part', 'label']].astype(str)
+    rows = preds.loc[preds.part.isin(PARTS), ["id", "part", "label"]].astype(str)
     return json_hash(sorted(rows.to_numpy().tolist()))
 
 # %% ../nbs/32_effects.ipynb #dabdbb24
-def _keyed(recipe): return {k if isinstance(k, tuple) else (0, k): p for k, p in recipe.items()}
+def _keyed(recipe):
+    return {k if isinstance(k, tuple) else (0, k): p for k, p in recipe.items()}
 
-def _name(split, seed): return f'seed {seed}' if split == 0 else f'split {split}, seed {seed}'
+def _name(split, seed): return f"seed {seed}" if split == 0 else f"split {split}, seed {seed}"
 
 def who_judged(
     recipes:dict[str, dict] # name: {seed or (split, seed): predictions table}
 ) -> pd.DataFrame: # experiment, split, seed, judged
     "One row a run: what it was asked."
-    rows = [(e, *k, judged(p)) for e, recipe in recipes.items() for k, p in _keyed(recipe).items()]
-    return pd.DataFrame(rows, columns=['experiment', 'split', 'seed', 'judged'])
+    rows = [(e, *k, judged(p)) for e, recipe in recipes.items()
+            for k, p in _keyed(recipe).items()]
+    return pd.DataFrame(rows, columns=["experiment", "split", "seed", "judged"])
 
 # %% ../nbs/32_effects.ipynb #480246f0
 def refuse_mixed(
     rows:pd.DataFrame # experiment, seed, judged, and split if there are several
 ) -> None:
     "`LabError` if runs of one split were asked different things, or two splits the same."
-    rows, name = rows.assign(split=rows.get('split', 0)), lambda r: f'{r.experiment} {_name(r.split, r.seed)}'
-    for _, g in rows.groupby('split', sort=False):
+    rows, name = rows.assign(split=rows.get("split", 0)), lambda r: f"{r.experiment} {_name(r.split, r.seed)}"
+    for _, g in rows.groupby("split", sort=False):
         first, odd = g.iloc[0], g[g.judged != g.judged.iloc[0]]
-        if len(odd): raise LabError(f'{name(odd.iloc[0])} judged other pictures or labels than {name(first)}; '
-                                    'compare runs of one split and one state of the data')
-    twins = rows.drop_duplicates('split').loc[lambda r: r.duplicated('judged')]
-    if len(twins): raise LabError(f'split {twins.iloc[0].split} judged the pictures of another split; '
-                                  'give runs of one split one name, they differ by seed')
+        if len(odd):
+            raise LabError(f"{name(odd.iloc[0])} judged other pictures or labels than {name(first)}; "
+                           "compare runs of one split and one state of the data")
+    twins = rows.drop_duplicates("split").loc[lambda r: r.duplicated("judged")]
+    if len(twins):
+        raise LabError(f"split {twins.iloc[0].split} judged the pictures of another split; "
+                       "give runs of one split one name, they differ by seed")
 
 # %% ../nbs/32_effects.ipynb #23c7eb4f
 def _differ(a, b):
     "What two predictions tables were asked differently, in words, or None."
-    both = a.merge(b, on=['id', 'part'], how='outer', suffixes=('', '_b'), indicator=True)
-    for side, text in (('left_only', 'the reference'), ('right_only', 'the other')):
+    both = a.merge(b, on=["id", "part"], how="outer", suffixes=("", "_b"), indicator=True)
+    for side, text in (("left_only", "the reference"), ("right_only", "the other")):
         if len(only := both[both._merge == side]):
-            return f'only {text} judged {only.part.iloc[0]} picture {only.id.iloc[0]} ({len(only)} such)'
+            return f"only {text} judged {only.part.iloc[0]} picture {only.id.iloc[0]} ({len(only)} such)"
     if len(odd := both[both.label != both.label_b]):
-        return f'picture {odd.id.iloc[0]} is {odd.label.iloc[0]} here and {odd.label_b.iloc[0]} there ({len(odd)} such)'
+        return f"picture {odd.id.iloc[0]} is {odd.label.iloc[0]} here and {odd.label_b.iloc[0]} there ({len(odd)} such)"
 
 # %% ../nbs/32_effects.ipynb #6da4dfb3
 def _unpaired(reference, other):
     "The runs that only one of two recipes has, in words, or None."
-    for a, b, text in ((reference, other, 'the reference'), (other, reference, 'the other')):
-        if only := [_name(*k) for k in a if k not in b]: return f'only {text} has {", ".join(only)}'
+    for a, b, text in ((reference, other, "the reference"), (other, reference, "the other")):
+        if only := [_name(*k) for k in a if k not in b]:
+            return f'only {text} has {", ".join(only)}'
 
 def same_judges(
     reference:dict, # recipe: {seed or (split, seed): predictions table}
@@ -74,24 +80,27 @@ def same_judges(
 ) -> list: # (split, seed), sorted
     "The pairs of two recipes; `LabError` where seeds, splits, pictures or labels do not pair."
     reference, other = _keyed(reference), _keyed(other)
-    if not reference: raise LabError('a reference without runs; train it first')
-    if text := _unpaired(reference, other): raise LabError(f'{text}; runs pair by split and seed: train the same')
+    if not reference: raise LabError("a reference without runs; train it first")
+    if text := _unpaired(reference, other):
+        raise LabError(f"{text}; runs pair by split and seed: train the same")
     for k in reference:
-        if text := _differ(reference[k], other[k]): raise LabError(f'{_name(*k)}: {text}; compare runs of one split')
+        if text := _differ(reference[k], other[k]):
+            raise LabError(f"{_name(*k)}: {text}; compare runs of one split")
     refuse_mixed(who_judged(dict(reference=reference)))
     return sorted(reference, key=lambda k: tuple(map(str, k)))
 
 # %% ../nbs/32_effects.ipynb #9d895600
-METRICS = ('accuracy', 'macro_f1', 'log_loss') # what `effect` can compare
-LOWER = {'log_loss'} # where less is better
+METRICS = ("accuracy", "macro_f1", "log_loss") # what `effect` can compare
+LOWER = {"log_loss"} # where less is better
 
 def rows_of(preds, part):
     "The rows of one part, by id."
-    return preds[preds.part == part].sort_values('id', kind='stable')
+    return preds[preds.part == part].sort_values("id", kind="stable")
 
 def _scores(rows, metric):
     "What each picture adds to a mean, (n,)."
-    if metric == 'accuracy': return (predicted(rows) == rows.label.to_numpy()).astype(np.float64)
+    if metric == "accuracy":
+        return (predicted(rows) == rows.label.to_numpy()).astype(np.float64)
     return losses(rows)
 
 def _macro_f1(rows, counts):
@@ -100,24 +109,26 @@ def _macro_f1(rows, counts):
     truth, guess = rows.label.to_numpy()[:, None] == classes, guess == classes
     truth, guess, right = (m.astype(np.float64) for m in (truth, guess, truth & guess))
     support = counts @ truth # (b, classes)
-    return np.mean(2*(counts @ right) / np.maximum(support + counts @ guess, 1), axis=1, where=support > 0)
+    return np.mean(2*(counts @ right) / np.maximum(support + counts @ guess, 1), axis=1,
+                   where=support > 0)
 
 # %% ../nbs/32_effects.ipynb #08163123
 def metric_under(
     rows:pd.DataFrame, # one part of a predictions table
     counts:np.ndarray, # how often each row is counted, (b, n)
-    metric:str='accuracy' # one of METRICS
+    metric:str="accuracy" # one of METRICS
 ) -> np.ndarray: # (b,)
     "A metric with pictures counted as often as they were drawn."
-    if metric not in METRICS: raise LabError(f'no metric {metric!r}; there are {", ".join(METRICS)}')
+    if metric not in METRICS:
+        raise LabError(f'no metric {metric!r}; there are {", ".join(METRICS)}')
     counts = np.asarray(counts, dtype=np.float64) # of floats, a product is fast
-    if metric == 'macro_f1': return _macro_f1(rows, counts)
+    if metric == "macro_f1": return _macro_f1(rows, counts)
     return counts @ _scores(rows, metric) / counts.sum(axis=1)
 
 def metric_whole(
     preds:pd.DataFrame, # predictions table
-    metric:str='accuracy', # one of METRICS
-    part:str='test' # part to judge
+    metric:str="accuracy", # one of METRICS
+    part:str="test" # part to judge
 ) -> float:
     "A metric with each picture counted once."
     rows = rows_of(preds, part)
@@ -148,7 +159,8 @@ def crossed_error(
     S, pictures = len(whole), drawn.mean(axis=1).var() * n/(n - 1)
     if S == 1: return float(np.sqrt(pictures)), n - 1
     seeds = whole.var(ddof=1) / S
-    chance = max(drawn.var(axis=1, ddof=1).mean()/S - seeds, 0) * n/(n - 1) # one network with one picture
+    # one network with one picture
+    chance = max(drawn.var(axis=1, ddof=1).mean()/S - seeds, 0) * n/(n - 1)
     seeds, pictures = max(seeds, chance), max(pictures - chance, 0)
     var = seeds + pictures
     return float(np.sqrt(var)), float((S - 1) * (var/seeds)**2 if seeds > 0 else n - 1)
@@ -157,8 +169,10 @@ def crossed_error(
 def _drawn_effects(a, b, metric, repeats, rng):
     "Metric of a and b (lists of tables), (seeds,) each, and b minus a on redrawn pictures, (repeats, seeds)."
     n = len(a[0])
-    under = lambda runs, counts: np.stack([metric_under(r, counts, metric) for r in runs], axis=1)
-    drawn = [under(b, c) - under(a, c) for size in _blocks(n, repeats) for c in [redraw(n, size, rng)]]
+    def under(runs, counts):
+        return np.stack([metric_under(r, counts, metric) for r in runs], axis=1)
+    drawn = [under(b, c) - under(a, c) for size in _blocks(n, repeats)
+             for c in [redraw(n, size, rng)]]
     mean_a, mean_b = (under(runs, np.ones((1, n)))[0] for runs in (a, b))
     return mean_a, mean_b, np.concatenate(drawn)
 
@@ -184,8 +198,8 @@ def split_error(
 def effect(
     reference:dict, # recipe: {seed or (split, seed): predictions table}
     other:dict, # recipe with the same keys
-    metric:str='accuracy', # one of METRICS
-    part:str='test', # part that is judged: val or test
+    metric:str="accuracy", # one of METRICS
+    part:str="test", # part that is judged: val or test
     train:int|None=None, # training pictures of a split, needed for several splits
     level:float=.95, # confidence level
     repeats:int=4000, # redrawn test parts
@@ -193,12 +207,14 @@ def effect(
 ) -> dict: # seeds (pairs of runs), splits, n (pictures of a split), reference, mean, effect, low, high, p, mde
     "Mean difference of a metric, other minus reference, paired by run and picture."
     keys, rng = same_judges(reference, other), np.random.default_rng(seed)
-    splits, sides = sorted({s for s, _ in keys}, key=str), [_keyed(r) for r in (reference, other)]
-    runs = {s: [[rows_of(r[k], part) for k in keys if k[0] == s] for r in sides] for s in splits}
+    splits, sides = sorted({s for s, _ in keys}, key=str), [_keyed(r)
+                                                            for r in (reference, other)]
+    runs = {s: [[rows_of(r[k], part) for k in keys if k[0] == s] for r in sides]
+            for s in splits}
     n = float(np.mean([len(a[0]) for a, _ in runs.values()]))
-    if n < 2: raise LabError(f'{n:.0f} {part} pictures; an effect needs two or more')
+    if n < 2: raise LabError(f"{n:.0f} {part} pictures; an effect needs two or more")
     if len(splits) > 1 and not train:
-        raise LabError(f'{len(splits)} splits share pictures: say how many are trained on, train=...')
+        raise LabError(f"{len(splits)} splits share pictures: say how many are trained on, train=...")
     return _effect(runs, n, metric, train, level, repeats if len(splits) == 1 else 1, rng) | dict(seeds=len(keys))
 
 # %% ../nbs/32_effects.ipynb #59b2b3e4
@@ -207,116 +223,129 @@ def _effect(runs, n, metric, train, level, repeats, rng):
     found = [_drawn_effects(a, b, metric, repeats, rng) for a, b in runs.values()]
     mean_a, mean_b = (np.array([f[i].mean() for f in found]) for i in (0, 1)) # (splits,)
     whole = found[0][1] - found[0][0]
-    error = crossed_error(whole, found[0][2], n) if len(runs) == 1 else split_error(mean_b - mean_a, n, train)
-    return dict(splits=len(runs), n=round(n), reference=float(mean_a.mean()), mean=float(mean_b.mean()),
+    error = crossed_error(whole, found[0][2], n) if len(runs) == 1 else split_error(mean_b
+                                                                                    - mean_a, n, train)
+    return dict(splits=len(runs), n=round(n), reference=float(mean_a.mean()),
+                mean=float(mean_b.mean()),
                 **_said(mean_b - mean_a, *error, level, np.inf if metric in LOWER else 1))
 
 # %% ../nbs/32_effects.ipynb #27a55682
-def _size(x, metric): return f'{abs(x):.3f}' if metric in LOWER else f'{100*abs(x):.1f} points'
+def _size(x, metric): return f"{abs(x):.3f}" if metric in LOWER else f"{100*abs(x):.1f} points"
 
 def effect_words(
     row:dict, # what `effect` returned, with p_holm
-    metric:str='accuracy', # as in `effect`
+    metric:str="accuracy", # as in `effect`
     alpha:float=.05 # of a false alarm among all comparisons
 ) -> str: # such as 'better by 3.1 points'
     "The verdict on one experiment."
-    better = (row['effect'] > 0) != (metric in LOWER)
+    better = (row["effect"] > 0) != (metric in LOWER)
     by = f"{'better' if better else 'worse'} by {_size(row['effect'], metric)}"
-    one = ' (one seed: these two networks only)' if row['seeds'] == 1 else ''
-    if row['p_holm'] < alpha: return by + one
-    if row['p'] < alpha: return f'no detectable effect among so many (alone: {by}){one}'
-    if row['mde'] == 0: return f'no detectable effect (every answer counts the same){one}'
+    one = " (one seed: these two networks only)" if row["seeds"] == 1 else ""
+    if row["p_holm"] < alpha: return by + one
+    if row["p"] < alpha: return f"no detectable effect among so many (alone: {by}){one}"
+    if row["mde"] == 0: return f"no detectable effect (every answer counts the same){one}"
     return f"no detectable effect (an effect of {_size(row['mde'], metric)} could have been seen){one}"
 
 # %% ../nbs/32_effects.ipynb #dc84ac8c
 def _failed(reference, other, metric, part):
     "A row for an experiment that lacks runs."
     lost = [_name(*k) for k in reference if k not in other]
-    mean = lambda r: float(np.mean([metric_whole(p, metric, part) for p in r.values()]))
-    return dict(seeds=len(other), splits=len({s for s, _ in other}), n=None, reference=mean(reference),
-                mean=mean(other) if other else None, words=f'failed: no predictions of {", ".join(lost)}')
+    def mean(r): return float(np.mean([metric_whole(p, metric, part) for p in r.values()]))
+    return dict(seeds=len(other), splits=len({s for s, _ in other}), n=None,
+                reference=mean(reference),
+                mean=mean(other) if other else None,
+                words=f'failed: no predictions of {", ".join(lost)}')
 
 def _one_row(name, reference, other, metric, part, kw):
     "The row of one experiment, before Holm."
     reference, other = _keyed(reference), _keyed(other)
-    if reference.keys() > other.keys(): return dict(experiment=name, **_failed(reference, other, metric, part))
+    if reference.keys() > other.keys():
+        return dict(experiment=name, **_failed(reference, other, metric, part))
     try: return dict(experiment=name, **effect(reference, other, metric, part, **kw))
-    except LabError as e: raise LabError(f'{name}: {e}') from None
+    except LabError as e: raise LabError(f"{name}: {e}") from None
 
 # %% ../nbs/32_effects.ipynb #2912ebe2
-_NUMBERS = ['reference', 'mean', 'effect', 'low', 'high', 'p', 'p_holm', 'mde']
-_COLUMNS = ['experiment', 'seeds', 'splits', 'n', *_NUMBERS, 'words']
+_NUMBERS = ["reference", "mean", "effect", "low", "high", "p", "p_holm", "mde"]
+_COLUMNS = ["experiment", "seeds", "splits", "n", *_NUMBERS, "words"]
 
 def effects_table(
     reference:dict, # recipe: {seed or (split, seed): predictions table}
     others:dict[str, dict], # name: recipe; one without all of the reference's runs has failed
-    metric:str='accuracy', # one of METRICS
-    part:str='test', # part that is judged
+    metric:str="accuracy", # one of METRICS
+    part:str="test", # part that is judged
     **kw # train, level, repeats, seed of `effect`
 ) -> pd.DataFrame: # one row an experiment, in the order given; reference and mean are the metric's means
     "Every experiment against the reference, Holm-corrected, with a verdict in words."
     refuse_mixed(who_judged(dict(reference=reference, **others)))
-    rows = [_one_row(name, reference, other, metric, part, kw) for name, other in others.items()]
-    ran = [r for r in rows if 'p' in r]
-    corrected = multipletests([r['p'] for r in ran], method='holm')[1] if ran else []
-    for r, p in zip(ran, corrected): r['p_holm'] = float(p)
-    for r in ran: r['words'] = effect_words(r, metric)
-    table = pd.DataFrame(rows, columns=_COLUMNS).astype({c: float for c in _NUMBERS} | {'n': 'Int64'})
+    rows = [_one_row(name, reference, other, metric, part, kw)
+            for name, other in others.items()]
+    ran = [r for r in rows if "p" in r]
+    corrected = multipletests([r["p"] for r in ran], method="holm")[1] if ran else []
+    for r, p in zip(ran, corrected): r["p_holm"] = float(p)
+    for r in ran: r["words"] = effect_words(r, metric)
+    table = pd.DataFrame(rows, columns=_COLUMNS).astype({c: float for c in _NUMBERS}
+                                                        | {"n": "Int64"})
     return table.round({c: 6 for c in _NUMBERS})
 
 # %% ../nbs/32_effects.ipynb #fba2835d
 def two_networks(
     a:pd.DataFrame, # predictions of one network
     b:pd.DataFrame, # predictions of another on the same pictures
-    part:str='test', # part that is judged
+    part:str="test", # part that is judged
     **kw # level, repeats, seed of `effect`
 ) -> dict: # n, both, only_a, only_b, neither: pictures; effect, low, high (b minus a); p of McNemar's exact test
     "The 2x2 table of two networks, the difference of their accuracies and McNemar's exact test."
     e = effect({0: a}, {0: b}, part=part, **kw)
-    x, y = (_scores(rows_of(p, part), 'accuracy') > 0 for p in (a, b))
+    x, y = (_scores(rows_of(p, part), "accuracy") > 0 for p in (a, b))
     table = np.array([[(x & y).sum(), (x & ~y).sum()], [(~x & y).sum(), (~x & ~y).sum()]])
-    names = 'both', 'only_a', 'only_b', 'neither'
-    return dict(n=e['n'], **dict(zip(names, map(int, table.ravel()))), effect=e['effect'], low=e['low'], high=e['high'],
+    names = "both", "only_a", "only_b", "neither"
+    return dict(n=e["n"], **dict(zip(names, map(int, table.ravel()))), effect=e["effect"],
+                low=e["low"], high=e["high"],
                 p=float(mcnemar(table, exact=True).pvalue))
 
 # %% ../nbs/32_effects.ipynb #d14772d2
 def choose(
     table:pd.DataFrame, # one row a run: experiment, part (all val) and the metric
-    metric:str='accuracy' # column to choose by
+    metric:str="accuracy" # column to choose by
 ) -> str: # an experiment
     "The experiment with the best mean on the validation part; one with a missing number cannot win."
-    seen = [c for c in table.columns if 'test' in str(c).lower()]
-    if not seen and ('part' not in table or set(table.part) != {'val'}): seen = ['part']
-    if seen: raise LabError(f'column {seen[0]!r}: nothing is chosen by the test part; give the validation rows only')
-    mean = table.groupby('experiment', sort=False)[metric].agg(lambda x: x.mean(skipna=False))
-    if mean.isna().all(): raise LabError(f'no experiment has {metric} for all of its runs; nothing to choose from')
+    seen = [c for c in table.columns if "test" in str(c).lower()]
+    if not seen and ("part" not in table or set(table.part) != {"val"}): seen = ["part"]
+    if seen:
+        raise LabError(f"column {seen[0]!r}: nothing is chosen by the test part; give the validation rows only")
+    mean = table.groupby("experiment", sort=False)[metric].agg(lambda x: x.mean(skipna=False))
+    if mean.isna().all():
+        raise LabError(f"no experiment has {metric} for all of its runs; nothing to choose from")
     return str(mean.idxmin() if metric in LOWER else mean.idxmax())
 
 # %% ../nbs/32_effects.ipynb #cae21132
 def _metric_rows(recipes, metric, part):
     "One row for each run that any recipe has; one that is missing has no number."
     keys = dict.fromkeys(k for r in recipes.values() for k in _keyed(r))
-    rows = [dict(experiment=e, part=part, **{metric: metric_whole(kr[k], metric, part) if k in kr else np.nan})
+    rows = [dict(experiment=e, part=part,
+                 **{metric: metric_whole(kr[k], metric, part) if k in kr else np.nan})
             for e, r in recipes.items() for kr in [_keyed(r)] for k in keys]
     return pd.DataFrame(rows)
 
 def choice_table(
     recipes:dict[str, dict], # name: recipe, the reference first
-    metric:str='accuracy' # one of METRICS
+    metric:str="accuracy" # one of METRICS
 ) -> pd.DataFrame: # experiment, runs, val_<metric>, chosen, test_<metric>: means over the runs
     "Chosen by validation, and what its test part then says."
     refuse_mixed(who_judged(recipes))
     val, test = (_metric_rows(recipes, metric, p) for p in PARTS)
     chosen = choose(val, metric)
-    mean = lambda t: t.groupby('experiment', sort=False)[metric].agg(lambda x: x.mean(skipna=False)).round(6)
-    table = pd.DataFrame({'runs': {e: len(r) for e, r in recipes.items()}, f'val_{metric}': mean(val)})
-    table = table.assign(chosen=table.index == chosen, **{f'test_{metric}': mean(test)})
-    return table.rename_axis('experiment').reset_index()
+    def mean(t):
+        return t.groupby("experiment", sort=False)[metric].agg(lambda x: x.mean(skipna=False)).round(6)
+    table = pd.DataFrame({"runs": {e: len(r) for e, r in recipes.items()},
+                          f"val_{metric}": mean(val)})
+    table = table.assign(chosen=table.index == chosen, **{f"test_{metric}": mean(test)})
+    return table.rename_axis("experiment").reset_index()
 
 # %% ../nbs/32_effects.ipynb #d82c2730
 def _confidence(rows):
     "Confidence of each answer and whether it is right, (n,) each."
-    return probabilities(rows).max(axis=1), _scores(rows, 'accuracy')
+    return probabilities(rows).max(axis=1), _scores(rows, "accuracy")
 
 def _bins(conf, bins, mass):
     "Edges, and the bin of each picture as scikit-learn's calibration_curve has it; ties stay together."
@@ -325,7 +354,7 @@ def _bins(conf, bins, mass):
 
 def reliability_table(
     preds:pd.DataFrame, # predictions table
-    part:str='test', # part to look at
+    part:str="test", # part to look at
     bins:int=15, # number of bins; empty ones are left out
     mass:bool=False # equal mass rather than equal width
 ) -> pd.DataFrame: # low, high, n, confidence, accuracy, accuracy_low, accuracy_high (Wilson)
@@ -333,10 +362,10 @@ def reliability_table(
     conf, right = _confidence(rows_of(preds, part))
     edges, which = _bins(conf, bins, mass)
     inside = {b: which == b for b in np.unique(which)}
-    wilson = lambda m: wilson_interval(right[m].sum(), m.sum())
+    def wilson(m): return wilson_interval(right[m].sum(), m.sum())
     rows = [(edges[b], edges[b + 1], m.sum(), conf[m].mean(), right[m].mean(), *wilson(m))
             for b, m in inside.items()]
-    return pd.DataFrame(rows, columns='low high n confidence accuracy accuracy_low accuracy_high'.split()).round(6)
+    return pd.DataFrame(rows, columns="low high n confidence accuracy accuracy_low accuracy_high".split()).round(6)
 
 # %% ../nbs/32_effects.ipynb #23083551
 def ece_of(
@@ -344,7 +373,7 @@ def ece_of(
     which:np.ndarray # bin of each picture, (n,)
 ) -> np.ndarray: # (...)
     "Expected calibration error: mean over pictures of the gap between confidence and accuracy in their bin."
-    order = np.argsort(which, kind='stable')
+    order = np.argsort(which, kind="stable")
     starts = np.flatnonzero(np.diff(which[order], prepend=-1))
     return np.abs(np.add.reduceat(gaps[..., order], starts, axis=-1)).sum(axis=-1) / len(which)
 
@@ -355,7 +384,8 @@ def ece_if_calibrated(
 ) -> np.ndarray: # (repeats,)
     "The expected calibration errors that a calibrated network with these confidences would show by chance."
     n = len(conf)
-    return np.concatenate([ece_of((rng.random((b, n)) < conf) - conf, which) for b in _blocks(n, repeats)])
+    return np.concatenate([ece_of((rng.random((b, n)) < conf) - conf, which)
+                           for b in _blocks(n, repeats)])
 
 # %% ../nbs/32_effects.ipynb #2a7afc59
 def ece_interval(
@@ -367,33 +397,38 @@ def ece_interval(
 ) -> dict: # ece, ece_low, ece_high, ece_if_calibrated: mean by chance, calibrated: does chance explain it
     "Expected calibration error with its reflected bootstrap interval, and what chance gives."
     gaps, n = right - conf, len(conf)
-    drawn = np.concatenate([ece_of(redraw(n, b, rng)*gaps, which) for b in _blocks(n, repeats)])
+    drawn = np.concatenate([ece_of(redraw(n, b, rng)*gaps, which)
+                            for b in _blocks(n, repeats)])
     ece, chance = float(ece_of(gaps, which)), ece_if_calibrated(conf, which, repeats, rng)
     calibrated = bool(ece <= np.quantile(chance, level))
     low, high = np.quantile(drawn, [(1 - level)/2, (1 + level)/2])
     reach = max(2*ece - low, high - (drawn.mean() - ece)) # reflected, or shifted by the bias
-    return dict(ece=ece, ece_low=0. if calibrated else max(0., float(2*ece - high)), ece_high=min(1., float(reach)),
+    return dict(ece=ece, ece_low=0. if calibrated else max(0., float(2*ece - high)),
+                ece_high=min(1., float(reach)),
                 ece_if_calibrated=float(chance.mean()), calibrated=calibrated)
 
 # %% ../nbs/32_effects.ipynb #52b3c8bd
 def calibration(
     preds:pd.DataFrame, # predictions table of one network
-    part:str='test', # part to look at
+    part:str="test", # part to look at
     bins:int=15, # number of bins
     repeats:int=2000, # redrawn test parts
     seed:int=0 # of the redrawing
 ) -> dict: # plain numbers and lists, ready for JSON; `width` and `mass` each hold an ECE, its interval and its bins
     "Is the network as often right as it says?"
     rows = rows_of(preds, part)
-    if len(rows) < 2: raise LabError(f'{len(rows)} {part} pictures; calibration needs two or more')
+    if len(rows) < 2:
+        raise LabError(f"{len(rows)} {part} pictures; calibration needs two or more")
     conf, right = _confidence(rows)
     targs, labels = pd.Index(classes_of(rows)).get_indexer(rows.label), range(len(classes_of(rows)))
     brier = brier_score_loss(targs, probabilities(rows), labels=labels, scale_by_half=False)
-    found = dict(part=part, n=len(rows), accuracy=right.mean(), confidence=conf.mean(), brier=brier)
+    found = dict(part=part, n=len(rows), accuracy=right.mean(), confidence=conf.mean(),
+                 brier=brier)
     found = {k: round(float(v), 6) if isinstance(v, float) else v for k, v in found.items()}
-    for name, mass in (('width', False), ('mass', True)):
-        e = ece_interval(right, conf, _bins(conf, bins, mass)[1], repeats, np.random.default_rng(seed))
+    for name, mass in (("width", False), ("mass", True)):
+        e = ece_interval(right, conf, _bins(conf, bins, mass)[1], repeats,
+                         np.random.default_rng(seed))
         table = reliability_table(preds, part, bins, mass)
         e = {k: v if isinstance(v, bool) else round(v, 6) for k, v in e.items()}
-        found[name] = e | dict(table=table.to_dict('records'))
+        found[name] = e | dict(table=table.to_dict("records"))
     return found

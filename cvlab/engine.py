@@ -7,7 +7,11 @@ __all__ = ['KERNEL', 'CLEAR', 'INLINE', 'tidy_text', 'tidy_output', 'tidy', 'for
            'CvlabEngine', 'run_stage', 'main', 'clean_file']
 
 # %% ../nbs/03_engine.ipynb #59fd91ff
-import os, re, sys, tempfile, time
+import os
+import re
+import sys
+import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -19,6 +23,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 # %% ../nbs/03_engine.ipynb #f95383a1
 import nbformat
 from traitlets.config import Config
+
 from .core import LabError
 from .repro import Lock, folder_digest, repo_root, write_if_changed, write_text
 
@@ -30,7 +35,8 @@ def tidy_text(text: str, # what a cell printed
     if root: text = text.replace(root, ".")
     text = re.sub(r"\b0x[0-9a-fA-F]{6,}", "0x…", text)
     text = re.sub(r"(?<![^\s\"'])[^\s\"']*ipykernel_\d+/\d+\.py", "<cell>", text)
-    text = re.sub(re.escape(tempfile.gettempdir()) + r"/[\w-]*[a-z0-9_]{8}(?=[/\s<]|$)", "/tmp/…", text)
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/[\w-]*[a-z0-9_]{8}(?=[/\s<]|$)",
+                  "/tmp/…", text)
     return re.sub(r"^[^\n]*\r(?!\n)", "", text, flags=re.M)
 
 # %% ../nbs/03_engine.ipynb #d3a47e72
@@ -41,7 +47,8 @@ def tidy_output(out, root=""):
     "Tidy one output in place."
     if "text" in out: out["text"] = tidy_text(out["text"], root)
     for mime, data in out.get("data", {}).items():
-        if mime.startswith("text/") and isinstance(data, str): out["data"][mime] = tidy_text(data, root)
+        if mime.startswith("text/") and isinstance(data, str):
+            out["data"][mime] = tidy_text(data, root)
     out.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     out.pop("transient", None)
 
@@ -51,7 +58,7 @@ def tidy(nb, # a notebook node, changed in place
         ):
     "Remove from a notebook what differs between two equal runs."
     nb.metadata = nbformat.from_dict(KERNEL)
-    for i, cell in enumerate(nb.cells):
+    for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if "injected-parameters" in tags: cell["id"] = "injected-parameters"
@@ -68,7 +75,8 @@ def foreseen(nb) -> str | None:
 
 class Live:
     "A stream that passes what the notebook prints to the terminal, indented; a progress bar only to a person."
-    bar, fresh = False, True # does the last line wait to be overwritten? does the next text begin a line?
+    # does the last line wait to be overwritten? does the next text begin a line?
+    bar, fresh = False, True
     def write(self, text):
         for line in text.splitlines(True):
             passing = line.endswith("\r")
@@ -83,7 +91,8 @@ CLEAR = "\x1b[2K" # a terminal's command to empty a line
 # %% ../nbs/03_engine.ipynb #25d47d85
 def log_seconds(output_path: Path, seconds: float, nb):
     "Keep the time of a stage: in the ignored log of this machine, and beside the run."
-    log = repo_root()/".cvlab"/"seconds.tsv"; log.parent.mkdir(exist_ok=True)
+    log = repo_root()/".cvlab"/"seconds.tsv"
+    log.parent.mkdir(exist_ok=True)
     with open(log, "a") as f: f.write(f"{time.time():.0f}\t{seconds:.2f}\t{output_path}\n")
     write_if_changed(output_path.parent, "timing.json", {"seconds": round(seconds, 1)},
                      folder_digest(output_path.parent, nbformat.writes(nb)))
@@ -96,9 +105,11 @@ def in_stage():
     """What a kernel needs to know: where to speak to us, through files and no open port, whether anybody watches, and
     where figures go. A person's own MPLBACKEND would leave notebooks without figures."""
     with (tempfile.TemporaryDirectory(prefix="cvlab-") as folder,
-          patch.dict(os.environ, CVLAB_STAGE="watched" if sys.stderr.isatty() else "unwatched", MPLBACKEND=INLINE)):
+          patch.dict(os.environ, CVLAB_STAGE="watched" if sys.stderr.isatty() else "unwatched",
+                     MPLBACKEND=INLINE)):
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"},
-                      "NotebookClient": {"extra_arguments": ["--log-level=50"]}}) # being told to stop is no error
+                      # being told to stop is no error
+                      "NotebookClient": {"extra_arguments": ["--log-level=50"]}})
 
 class CvlabEngine:
     "papermill's engine with stable output; registered as `cvlab`."
@@ -110,9 +121,11 @@ class CvlabEngine:
         started, out = time.monotonic(), Path(output_path or "out.ipynb")
         try: Lock(out.parent).release()
         except LabError as e: sys.exit(f"cvlab: {e}")
-        kw |= dict(progress_bar=False, coalesce_streams=True, record_timing=False, stdout_file=Live())
+        kw |= dict(progress_bar=False, coalesce_streams=True, record_timing=False,
+                   stdout_file=Live())
         with in_stage() as config:
-            nb = NBClientEngine.execute_notebook(nb, kernel_name, output_path=None, config=config, **kw)
+            nb = NBClientEngine.execute_notebook(nb, kernel_name, output_path=None,
+                                                 config=config, **kw)
         if line := foreseen(nb): sys.exit(f"cvlab: {line}")
         if any(o.output_type == "error" for c in nb.cells for o in c.get("outputs", [])):
             return nb # papermill reports it
@@ -133,7 +146,8 @@ def run_stage(stage: str, # name of a notebook in nbs/pipeline, or in nbs
     import papermill
     target = Path(out)/f"{stage}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = next(f for d in ("nbs/pipeline", "nbs") if (f := repo_root()/d/f"{stage}.ipynb").exists())
+    source = next(f for d in ("nbs/pipeline", "nbs")
+                  if (f := repo_root()/d/f"{stage}.ipynb").exists())
     papermill.execute_notebook(source, target, engine_name="cvlab",
                                parameters=dict(experiment=experiment, seed=seed, out=str(out),
                                                overrides=list(overrides)))
@@ -143,7 +157,8 @@ def run_stage(stage: str, # name of a notebook in nbs/pipeline, or in nbs
 def main():
     "papermill's command, with this engine: `python -m cvlab.engine in.ipynb out.ipynb -p name value`."
     from papermill.__main__ import papermill
-    sys.argv[1:1] = ["--engine", "cvlab"]; papermill()
+    sys.argv[1:1] = ["--engine", "cvlab"]
+    papermill()
 
 if __name__ == "__main__" and "__file__" in globals(): main() # in a notebook there is no file
 
@@ -151,7 +166,8 @@ if __name__ == "__main__" and "__file__" in globals(): main() # in a notebook th
 def clean_file(path: str | Path, check: bool = False # only look
               ) -> bool: # was there something to clean
     "Clean one notebook in place."
-    path = Path(path); before = path.read_text(encoding="utf-8")
+    path = Path(path)
+    before = path.read_text(encoding="utf-8")
     keep = path.parent.name != "pipeline" and path.name != "lab.ipynb"
     nb = tidy(nbformat.reads(before, 4), str(repo_root(path.parent)), outputs=keep)
     after = nbformat.writes(nb)

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
+
 from .core import LabError
 
 # %% ../nbs/36_ensembles.ipynb #707b0750
-def logit_columns(table: pd.DataFrame) -> list[str]: return [c for c in table if c.startswith("logit_")]
+def logit_columns(table: pd.DataFrame) -> list[str]:
+    return [c for c in table if c.startswith("logit_")]
 
 def answers(tables: list[pd.DataFrame] # predictions of the same pictures, in the same order
            ) -> np.ndarray: # float64 (networks, n, classes): log-probabilities
@@ -22,12 +24,14 @@ def answers(tables: list[pd.DataFrame] # predictions of the same pictures, in th
     for t in tables[1:]:
         if t.id.tolist() != first.id.tolist() or logit_columns(t) != logit_columns(first):
             raise LabError("these tables cannot be put together: other pictures, another order, or other classes")
-    return np.stack([log_softmax(t[logit_columns(t)].to_numpy(np.float64), axis=1) for t in tables])
+    return np.stack([log_softmax(t[logit_columns(t)].to_numpy(np.float64), axis=1)
+                     for t in tables])
 
 def table_of(probs: np.ndarray, # (n, classes)
              like: pd.DataFrame) -> pd.DataFrame: # predictions whose softmax is `probs`
     "Probabilities as a table of predictions."
-    return like.assign(**dict(zip(logit_columns(like), np.log(np.maximum(probs, 1e-38)).T.astype(np.float32))))
+    return like.assign(**dict(zip(logit_columns(like),
+                                  np.log(np.maximum(probs, 1e-38)).T.astype(np.float32))))
 
 # %% ../nbs/36_ensembles.ipynb #4febdc0b
 def averaged(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -36,7 +40,8 @@ def averaged(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def voted(tables: list[pd.DataFrame]) -> pd.DataFrame:
     "The share of the networks that name a class; where two have as many votes, the mean probability decides."
-    probs = np.exp(answers(tables)); n, k = len(tables), probs.shape[2]
+    probs = np.exp(answers(tables))
+    n, k = len(tables), probs.shape[2]
     share = np.eye(k)[probs.argmax(2)].mean(0)
     tie = 1/(n + 2) # the mean weighs less than one vote
     return table_of((1 - tie)*share + tie*probs.mean(0), tables[0])
@@ -49,11 +54,13 @@ class Stack:
                 ):
         self.model = LogisticRegression(C=C, max_iter=2000).fit(self.inputs(oof), oof[0].label)
         self.columns = logit_columns(oof[0])
-    def inputs(self, tables): return np.concatenate(np.maximum(answers(tables), -20), axis=1) # (n, networks*classes)
+    def inputs(self, tables): # (n, networks*classes)
+        return np.concatenate(np.maximum(answers(tables), -20), axis=1)
     def __call__(self, tables: list[pd.DataFrame] # as many, of other pictures
                 ) -> pd.DataFrame:
         "What they say together."
         found = self.model.predict_proba(self.inputs(tables))
-        here = {c: i for i, c in enumerate(self.model.classes_)} # of a class that was never seen: nothing
+        # of a class that was never seen: nothing
+        here = {c: i for i, c in enumerate(self.model.classes_)}
         probs = np.stack([found[:, here[n]] if (n := c[6:]) in here else np.zeros(len(found)) for c in self.columns], 1)
         return table_of(probs, tables[0])

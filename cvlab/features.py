@@ -12,12 +12,14 @@ from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from itertools import product
 from pathlib import Path
+
 import numpy as np
 import torch
-from torch import nn, Tensor
-from .core import LabError
 from fastai.callback.core import Callback
-from .loaders import Batches, Rows, fits_on, normalise_batch, read_cache, write_cache
+from torch import Tensor, nn
+
+from .core import LabError
+from .loaders import Batches, fits_on, normalise_batch, read_cache, write_cache
 from .models import freeze
 from .repro import json_hash
 from .trainer import precision_dtype
@@ -45,8 +47,10 @@ def first_learning(model: nn.Module, order: list[str]
         below = next((i for i, n in enumerate(children) if any(learns(model.get_submodule(n)))), None)
         if below is None:
             raise LabError(f"train.frozen_once: {here or 'the network'} has no part that learns as a whole")
-        before += children[:below]; here = children[below]
-    if not here: raise LabError("train.frozen_once: nothing is frozen; set model.frozen to half, most or body")
+        before += children[:below]
+        here = children[below]
+    if not here:
+        raise LabError("train.frozen_once: nothing is frozen; set model.frozen to half, most or body")
     return here, before
 
 # %% ../nbs/48_features.ipynb #e013b4b8
@@ -75,7 +79,8 @@ class _Enough(Exception): "The frozen part has done its work."
 
 def comes_in(model: nn.Module, at: str, xb: Tensor) -> Tensor | None: # None where it is no single tensor
     "Run a network as far as one of its modules; what comes in there."
-    def note(m, args): raise _Enough(args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None)
+    def note(m, args):
+        raise _Enough(args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None)
     hook = model.get_submodule(at).register_forward_pre_hook(note)
     try: model(xb)
     except _Enough as e: return e.args[0]
@@ -86,9 +91,11 @@ def agrees(model: nn.Module, cut: Cut, frozen: list[str], # modules of the froze
            xb: Tensor) -> bool:
     "Does the shortened network give what the whole one does, in training mode but for the frozen part?"
     def twin():
-        torch.manual_seed(0); m = deepcopy(model).train()
+        torch.manual_seed(0)
+        m = deepcopy(model).train()
         for p in m.parameters():
-            if p.requires_grad: nn.init.normal_(p, 0, .1) # a head of zeros would agree with anything
+            if p.requires_grad:
+                nn.init.normal_(p, 0, .1) # a head of zeros would agree with anything
         for n in frozen: m.get_submodule(n).eval()
         return m
     with torch.no_grad():
@@ -96,8 +103,10 @@ def agrees(model: nn.Module, cut: Cut, frozen: list[str], # modules of the froze
         if inside is None: return False
         whole = twin()(xb)
         try:
-            with cut.shortened(short := twin()): return torch.allclose(short(inside), whole, rtol=1e-4, atol=1e-5)
-        except (RuntimeError, TypeError, IndexError, ValueError, AttributeError): return False # it takes no such input
+            with cut.shortened(short := twin()):
+                return torch.allclose(short(inside), whole, rtol=1e-4, atol=1e-5)
+        except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
+            return False # it takes no such input
 
 def find_cut(model: nn.Module, # with frozen parameters
              xb: Tensor # some pictures, four or more
@@ -120,17 +129,20 @@ def find_cut(model: nn.Module, # with frozen parameters
 # %% ../nbs/48_features.ipynb #6f3a80f2
 def frozen_hash(model: nn.Module) -> str: # hex
     "Of the structure, and every tensor that does not learn: neither weights that do, nor the averages of their module."
-    h, mine = hashlib.sha256(repr(model).encode()), {n for n, m in model.named_modules() if any(
+    h, mine = hashlib.sha256(repr(model).encode()), {n for n, m in model.named_modules()
+                                                     if any(
         p.requires_grad for p in m.parameters(recurse=False))}
     for name, t in model.state_dict().items():
         if name.rpartition(".")[0] not in mine:
-            h.update(name.encode()); h.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            h.update(name.encode())
+            h.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
 def pictures_hash(images) -> str: # uint8 (n, h, w, 3)
     "Of their bytes."
     h = hashlib.sha256(str(images.shape).encode())
-    for i in range(0, len(images), 256): h.update(np.ascontiguousarray(images[slice(i, i + 256)]))
+    for i in range(0, len(images), 256):
+        h.update(np.ascontiguousarray(images[slice(i, i + 256)]))
     return h.hexdigest()
 
 def views(dl: Batches) -> list[tuple[int, int]]: # (upside down, mirrored)
@@ -147,11 +159,14 @@ def frozen_outputs(model: nn.Module, cut: Cut, dl: Batches, # its pictures, size
     dtype, model = precision_dtype(precision), model.to(dl.device).eval()
     def run(idx, flip):
         places = torch.cat([torch.zeros(len(idx), 2, dtype=torch.long), torch.tensor(flip).expand(len(idx), 2)], 1)
-        xb = normalise_batch(dl.bytes(idx, places).permute(0, 3, 1, 2), dl.normalise, layout=dl.layout)
-        with torch.inference_mode(), torch.autocast(dl.device.type, dtype=dtype, enabled=dtype is not None):
+        xb = normalise_batch(dl.bytes(idx, places).permute(0, 3, 1, 2), dl.normalise,
+                             layout=dl.layout)
+        with torch.inference_mode(), torch.autocast(dl.device.type, dtype=dtype,
+                                                    enabled=dtype is not None):
             return comes_in(model, cut.at, xb).float().cpu().numpy()
     shape = (len(dl.images), len(flips), *run(torch.arange(1), (0, 0)).shape[1:])
-    key = ["frozen-1", pictures_hash(dl.images), frozen_hash(model), cut.at, cut.row, flips, dl.normalise, precision,
+    key = ["frozen-1", pictures_hash(dl.images), frozen_hash(model), cut.at, cut.row, flips,
+           dl.normalise, precision,
            str(dl.layout)]
     path = Path(folder)/f"{json_hash(key)[:24]}.npy"
     old, damaged = read_cache(path, shape, np.float32)
@@ -172,10 +187,12 @@ class FrozenBatches(Batches):
         self.__dict__ |= dl.__dict__
         self.flips, self.outputs = flips, outputs
         self.rows = torch.arange(len(outputs)) if rows is None else torch.as_tensor(rows)
-        if fits_on(self.device, outputs.nbytes): self.outputs = torch.from_numpy(np.array(outputs)).to(self.device)
+        if fits_on(self.device, outputs.nbytes):
+            self.outputs = torch.from_numpy(np.array(outputs)).to(self.device)
     def __iter__(self):
-        for self.idx, places, _ in self.draws():
-            idx = self.idx; row = self.rows[idx]
+        for idx, places, _ in self.draws():
+            self.idx = idx
+            row = self.rows[idx]
             view = torch.tensor([self.flips.index(tuple(f)) for f in places[:, 2:].tolist()])
             here = (row, view) if isinstance(self.outputs, Tensor) else (row.numpy(), view.numpy())
             xb = torch.as_tensor(self.outputs[here]).to(self.device, non_blocking=True)
@@ -189,7 +206,8 @@ class Shortened(Callback):
         shape = "x".join(map(str, self.dls.train.outputs.shape[2:]))
         self.history.log(f"the frozen layers are computed once: {self.cut.at} is given {shape} floats a picture")
         self.stack = ExitStack()
-        for m in [self.learn.model, *([self.ema.average.module] if hasattr(self.learn, "ema") else [])]:
+        for m in [self.learn.model,
+                  *([self.ema.average.module] if hasattr(self.learn, "ema") else [])]:
             self.stack.enter_context(self.cut.shortened(m))
     def after_fit(self): self.stack.close()
 
@@ -206,13 +224,16 @@ def frozen_once(model: nn.Module, frozen: str, # half | most | body
         raise LabError("train.frozen_once: only flips can be computed beforehand; set the rest of augment to 0")
     if first.side != first.images.shape[1]:
         raise LabError("train.frozen_once: windows differ from epoch to epoch; set data.margin to 0")
-    model = model.to(first.device, memory_format=first.layout); freeze(model, frozen)
+    model = model.to(first.device, memory_format=first.layout)
+    freeze(model, frozen)
     idx = torch.arange(min(4, len(first.images)))
     xb = normalise_batch(first.bytes(idx, torch.zeros(len(idx), 4, dtype=torch.long)).permute(0, 3, 1, 2),
                          first.normalise)
     cut = find_cut(model, xb)
-    outputs = lambda dl: frozen_outputs(model, cut, dl, views(dl), folder, precision)
-    if not together: return [FrozenBatches(dl, outputs(dl), views(dl)) for dl in loaders], Shortened(cut)
-    pool = copy(first); pool.images, pool.store, pool.buffer = first.images.array, None, None
+    def outputs(dl): return frozen_outputs(model, cut, dl, views(dl), folder, precision)
+    if not together:
+        return [FrozenBatches(dl, outputs(dl), views(dl)) for dl in loaders], Shortened(cut)
+    pool = copy(first)
+    pool.images, pool.store, pool.buffer = first.images.array, None, None
     every = outputs(pool)
     return [FrozenBatches(dl, every, views(first), dl.images.index) for dl in loaders], Shortened(cut)

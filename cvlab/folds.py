@@ -9,6 +9,7 @@ __all__ = ['make_folds', 'fold_split']
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
+
 from .core import LabError
 from .data import draw, most_common
 from .repro import derive_seed
@@ -24,9 +25,11 @@ def make_folds(split: pd.DataFrame, # id, label, group, part; rows of the test p
         raise LabError(f"folds.n={n}: class {str(few.idxmin())!r} has {few.min()} different pictures outside the test "
                        "part, and each fold needs one; lower folds.n, or add pictures")
     def one(repeat):
-        kfold = StratifiedGroupKFold(n, shuffle=True, random_state=derive_seed(seed, repeat) % 2**32)
+        kfold = StratifiedGroupKFold(n, shuffle=True,
+                                     random_state=derive_seed(seed, repeat) % 2**32)
         which = np.empty(len(rows), int)
-        for k, (_, here) in enumerate(kfold.split(rows, rows.label, rows.group)): which[here] = k
+        for k, (_, here) in enumerate(kfold.split(rows, rows.label, rows.group)):
+            which[here] = k
         return pd.DataFrame(dict(id=rows.id, repeat=repeat, fold=which))
     return pd.concat([one(r) for r in range(repeats)], ignore_index=True)
 
@@ -38,8 +41,11 @@ def fold_split(split: pd.DataFrame, folds: pd.DataFrame, # see `make_folds`
     here = folds[folds.repeat == repeat].set_index("id").fold
     rows = split[split.id.isin(here.index)]
     judged = (rows.id.map(here) == fold).to_numpy()
-    kept, drawn = draw(most_common(rows[~judged]), val, derive_seed(seed, repeat, fold) % 2**32)
-    out = rows.assign(part=np.where(judged, "fold", np.where(rows.group.isin(drawn.index), "val", "train")))
-    if lost := sorted(set(rows.label) - set(out.label[out.part == "train"])): # few pictures: the draw may take all
+    kept, drawn = draw(most_common(rows[~judged]), val,
+                       derive_seed(seed, repeat, fold) % 2**32)
+    out = rows.assign(part=np.where(judged, "fold",
+                                    np.where(rows.group.isin(drawn.index), "val", "train")))
+    # few pictures: the draw may take all
+    if lost := sorted(set(rows.label) - set(out.label[out.part == "train"])):
         raise LabError(f"fold {fold + 1}: class {lost[0]!r} has no picture to train on; lower folds.n or split.val")
     return out

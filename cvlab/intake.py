@@ -7,29 +7,40 @@ __all__ = ['MODES', 'SAME', 'Data', 'notes_on', 'look', 'contradictions', 'pictu
            'doubts', 'report']
 
 # %% ../nbs/13_intake.ipynb #d1225f29
-import hashlib, io, os
+import hashlib
+import io
+import os
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import pandas as pd
 from PIL import ExifTags, Image
+
 from .core import LabError
 from .data import check_classes, find_root, name_samples, read_source, to_rgb, why_not
 from .packed import unpacked
 
 # %% ../nbs/13_intake.ipynb #c249b6a6
-MODES = {"P": "a palette", "PA": "a palette", "L": "", "RGB": "", "RGBX": "", "1": "one bit", "CMYK": "CMYK",
-         "YCbCr": "YCbCr", "LAB": "Lab", "HSV": "HSV", **dict.fromkeys(("RGBA", "RGBa", "LA"), "alpha, on white")}
-SAME = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"} # suffixes that are not their format's name
+MODES = {"P": "a palette", "PA": "a palette", "L": "", "RGB": "", "RGBX": "", "1": "one bit",
+         "CMYK": "CMYK",
+         "YCbCr": "YCbCr", "LAB": "Lab", "HSV": "HSV",
+         **dict.fromkeys(("RGBA", "RGBa", "LA"), "alpha, on white")}
+# suffixes that are not their format's name
+SAME = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
 
 def notes_on(im: Image.Image, suffix: str) -> list[str]:
     "What happens to a picture on its way to eight bits of red, green and blue."
     form = {"MPO": "JPEG"}.get(im.format, im.format) # a phone's JPEG with a preview behind it
-    notes = [MODES.get(im.mode, "16 bits a colour, the upper 8 are kept" if im.mode.startswith("I;16") else im.mode)]
-    if im.mode in ("P", "L", "RGB", "1") and "transparency" in im.info: notes.append("transparent, on white")
+    notes = [MODES.get(im.mode, "16 bits a colour, the upper 8 are kept"
+                       if im.mode.startswith("I;16") else im.mode)]
+    if im.mode in ("P", "L", "RGB", "1") and "transparency" in im.info:
+        notes.append("transparent, on white")
     if form != SAME.get(suffix, suffix.upper()): notes.append(f"{form} in spite of its name")
-    if getattr(im, "is_animated", False) and im.format != "MPO": notes.append(f"the first of {im.n_frames} frames")
-    if im.getexif().get(ExifTags.Base.Orientation, 1) != 1: notes.append("turned as its EXIF says")
+    if getattr(im, "is_animated", False) and im.format != "MPO":
+        notes.append(f"the first of {im.n_frames} frames")
+    if im.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        notes.append("turned as its EXIF says")
     if min(im.size) < 8: notes.append(f"{im.width}x{im.height} pixels, enlarged")
     return [n for n in notes if n]
 
@@ -54,10 +65,11 @@ def look(path: Path) -> dict: # hash, width, height, mode, format, verdict, why
 def contradictions(samples: pd.DataFrame) -> pd.Series: # why, by index of samples; "" where there is nothing
     "What speaks against a sample in the light of the others."
     why, part, bytes_ = pd.Series("", samples.index), samples.part.replace("", "train"), samples.id.str[:16]
-    several = lambda key, value: value.groupby(key).transform("nunique") > 1
+    def several(key, value): return value.groupby(key).transform("nunique") > 1
     for _, g in samples[several(samples.group, part)].groupby("group"):
         best = next(p for p in ("test", "val") if (g.part == p).any())
-        for i in g.index[g.part != best]: why[i] = f"belongs to {g[g.part == best].path.iloc[0]}, of part {best}"
+        for i in g.index[g.part != best]:
+            why[i] = f"belongs to {g[g.part == best].path.iloc[0]}, of part {best}"
     for _, g in samples[several(bytes_, samples.label)].groupby(bytes_):
         for i, label in g.label.items():
             other = g[g.label != label].iloc[0]
@@ -79,15 +91,18 @@ def read_data(source: str | Path, # class folders, parts of class folders, a CSV
     folder, files = read_source(unpacked(source, cache))
     good = files[files.verdict == ""]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = pd.DataFrame(list(pool.map(lambda p: look(folder/p), good.path)), index=good.index,
-                            columns=["hash", "width", "height", "mode", "format", "verdict", "why"])
+        seen = pd.DataFrame(list(pool.map(lambda p: look(folder/p), good.path)),
+                            index=good.index,
+                            columns=["hash", "width", "height", "mode", "format", "verdict",
+                                     "why"])
     said = pd.concat([files[files.verdict != ""], seen[seen.verdict != ""].join(good.path)])[["path", "verdict", "why"]]
     good, seen = good[seen.verdict != "refused"], seen[seen.verdict != "refused"]
     samples = name_samples(good, seen.hash.tolist()).join(seen[["width", "height", "mode"]].reset_index(drop=True))
     why = contradictions(samples)
     odd = pd.DataFrame(dict(path=samples.path, verdict="refused", why=why))[why != ""]
     samples = samples[why == ""].reset_index(drop=True)
-    said = pd.concat([said[~said.path.isin(odd.path)], odd]).sort_values(["verdict", "path"], ascending=[False, True])
+    said = pd.concat([said[~said.path.isin(odd.path)], odd]).sort_values(["verdict", "path"],
+                                                                         ascending=[False, True])
     return Data(folder, samples, said.reset_index(drop=True))
 
 def open_data(source: str | Path, cache: str | Path = ".cvlab/cache") -> Data:
@@ -113,7 +128,8 @@ def doubts(samples: pd.DataFrame) -> list[str]: # a line each
             lacking = ", ".join(map(repr, absent))
             lines.append(f"part {part} has no picture of {lacking}: what it measures is of the others")
     for _, same in names.groupby(names.str.casefold()):
-        if len(same) > 1: lines.append(f"classes {' and '.join(map(repr, same))} differ only in case: are they one?")
+        if len(same) > 1:
+            lines.append(f"classes {' and '.join(map(repr, same))} differ only in case: are they one?")
     return lines
 
 def report(data: Data, most: int = 20 # names listed of each verdict; where there are more, the reasons are counted
@@ -124,15 +140,20 @@ def report(data: Data, most: int = 20 # names listed of each verdict; where ther
     s = s.assign(label=s.label.map(printable))
     counts = s.label.value_counts(sort=False).to_frame("pictures")
     table = pd.crosstab(s.label, s.part) if (s.part != "").any() else counts
-    if len(s): lines += [f"  {l}" for l in table.to_string().splitlines() if l.strip() not in ("label",)]
+    if len(s):
+        lines += [f"  {line}"
+                  for line in table.to_string().splitlines() if line.strip() not in ("label",)]
     if len(few := s.label.value_counts()[lambda n: n < 10]):
         lines.append(f"small: {', '.join(f'{k} ({n})' for k, n in few.items())}; nothing measured on so few is certain")
     lines += doubts(data.samples)
     for verdict in ("refused", "converted", "ignored"):
         some = data.said[data.said.verdict == verdict]
         if len(some): lines.append(f"{verdict}: {len(some)}")
-        if len(some) <= most: lines += [f"  {printable(p)}: {why}" for p, why in zip(some.path, some.why)]
+        if len(some) <= most:
+            lines += [f"  {printable(p)}: {why}" for p, why in zip(some.path, some.why)]
         else:
-            kind = some.why.str.replace(r"(belongs to|the same picture as) [^,]*,", r"\1 another,", regex=True)
-            lines += [f"  {len(g):,} x {why}, such as {printable(g.path.iloc[0])}" for why, g in some.groupby(kind)]
+            kind = some.why.str.replace(r"(belongs to|the same picture as) [^,]*,",
+                                        r"\1 another,", regex=True)
+            lines += [f"  {len(g):,} x {why}, such as {printable(g.path.iloc[0])}"
+                      for why, g in some.groupby(kind)]
     return "\n".join(lines)

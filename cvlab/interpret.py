@@ -15,17 +15,19 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from scipy.special import softmax
 from scipy.stats import spearmanr
-from torch import nn, Tensor
+from torch import Tensor, nn
+
 from .core import LabError
 from .loaders import Batches, decode
-from .meadow import meadow_digest, read_scenes
 from .map_plots import plot_heatmaps
+from .meadow import meadow_digest, read_scenes
 from .metrics import predicted, true_probability, wilson_interval
 from .models import classifiers, create_model, load_model
 from .predict import check_file, check_info, logits_of
@@ -62,11 +64,13 @@ def outputs(model: nn.Module, size: int) -> list[tuple[str, tuple[int, ...]]]: #
 
 # %% ../nbs/50_interpret.ipynb #f7e725a8
 def is_map(shape): return len(shape) == 4 and shape[2] == shape[3] > 1 # (1, c, h, w)
-def has_places(shape): return len(shape) == 3 and shape[1] > 1 or len(shape) == 4 and shape[2]*shape[3] > 1
+def has_places(shape):
+    return len(shape) == 3 and shape[1] > 1 or len(shape) == 4 and shape[2]*shape[3] > 1
 
 def spatial_maps(model: nn.Module, size: int) -> dict[str, int]: # name of a layer: side of its map; {} without maps
     "The layers that give a map of the picture, in the order of their use; a layer that is used twice is left out."
-    seen = outputs(model, size); times = Counter(n for n, _ in seen)
+    seen = outputs(model, size)
+    times = Counter(n for n, _ in seen)
     placed = [s for _, s in seen if has_places(s)]
     if not placed or not is_map(placed[-1]): return {}
     return {n: s[2] for n, s in seen if is_map(s) and times[n] == 1}
@@ -109,7 +113,8 @@ def integrated(model, xb, ys, layer):
     return IntegratedGradients(model).attribute(xb, target=ys, n_steps=16, internal_batch_size=64).sum(1).abs()
 
 METHODS = {"gradcam": gradcam, "saliency": saliency, "integrated": integrated}
-SHOWN = {"gradcam": "Grad-CAM", "saliency": "saliency", "integrated": "integrated gradients"} # as a person reads it
+# as a person reads it
+SHOWN = {"gradcam": "Grad-CAM", "saliency": "saliency", "integrated": "integrated gradients"}
 
 # %% ../nbs/50_interpret.ipynb #b856f5ec
 def heatmaps(model: nn.Module,
@@ -120,7 +125,8 @@ def heatmaps(model: nn.Module,
              layer: str | None = None, # another layer for Grad-CAM
              bs: int = 32) -> np.ndarray: # float32 (n, h, w), none negative
     "How much each place speaks for the class. The network is left as it was."
-    if method not in METHODS: raise LabError(f"{method}: no such method; there are {', '.join(METHODS)}")
+    if method not in METHODS:
+        raise LabError(f"{method}: no such method; there are {', '.join(METHODS)}")
     if method == "gradcam" and not (layer := layer or cam_layer(model, xb.shape[-1], cells)):
         raise LabError(f"{type(model).__name__} has no layer with a map of the picture, so no Grad-CAM; take saliency")
     ys = torch.as_tensor(np.asarray(targets), dtype=torch.long, device=xb.device)
@@ -137,7 +143,8 @@ def known_boxes(folder: str | Path # of pictures
     if not (folder/"meadow.json").exists() or not (folder/"scenes.jsonl").exists(): return None
     card = read_json(folder/"meadow.json")
     if card.get("digest") != meadow_digest(folder): return None
-    return {path: [tuple(v/card["size"] for v in o.box) for o in scene.things if o.species == "dandelion" and o.box]
+    return {path: [tuple(v/card["size"] for v in o.box)
+                   for o in scene.things if o.species == "dandelion" and o.box]
             for path, scene in read_scenes(folder).items()}
 
 # %% ../nbs/50_interpret.ipynb #49cb6579
@@ -154,7 +161,8 @@ def box_masks(boxes: list[list[tuple[float, ...]]], size: int) -> np.ndarray: # 
     "Pixels that a box touches."
     masks = np.zeros((len(boxes), size, size), bool)
     for mask, own in zip(masks, boxes):
-        for x0, y0, x1, y1 in own: mask[int(y0):int(np.ceil(y1)), int(x0):int(np.ceil(x1))] = True
+        for x0, y0, x1, y1 in own:
+            mask[int(y0):int(np.ceil(y1)), int(x0):int(np.ceil(x1))] = True
     return masks
 
 # %% ../nbs/50_interpret.ipynb #f18bc00a
@@ -176,10 +184,13 @@ def score(heats: np.ndarray, # (n, h, w)
           masks: np.ndarray # bool (n, h, w)
          ) -> pd.DataFrame: # x, y, hit, others (share of the other pictures whose boxes are hit), energy, area
     "How each map stands to its boxes, and to those of the other pictures."
-    at = pointed(heats); points, n = at[:, 0] >= 0, len(heats)
-    inside = masks[:, at[:, 1], at[:, 0]].T & points[:, None] # point of picture i, boxes of picture j
+    at = pointed(heats)
+    points, n = at[:, 0] >= 0, len(heats)
+    # point of picture i, boxes of picture j
+    inside = masks[:, at[:, 1], at[:, 0]].T & points[:, None]
     hit = inside.diagonal().astype(int)
-    return pd.DataFrame(dict(x=at[:, 0], y=at[:, 1], hit=hit, others=(inside.sum(1) - hit)/max(n - 1, 1),
+    return pd.DataFrame(dict(x=at[:, 0], y=at[:, 1], hit=hit,
+                             others=(inside.sum(1) - hit)/max(n - 1, 1),
                              energy=share_inside(heats, masks), area=masks.mean((1, 2)))).round(6)
 
 # %% ../nbs/50_interpret.ipynb #a3ad2dc6
@@ -199,7 +210,8 @@ def agreement(a: np.ndarray, b: np.ndarray # (n, h, w)
              ) -> np.ndarray: # (n,) in -1..1; nan where a map is flat
     "Spearman's rank correlation of two maps of each picture."
     flat = (pointed(a) < 0).any(1) | (pointed(b) < 0).any(1)
-    return np.array([np.nan if f else spearmanr(x.ravel(), y.ravel()).statistic for x, y, f in zip(a, b, flat)])
+    return np.array([np.nan if f else spearmanr(x.ravel(), y.ravel()).statistic
+                     for x, y, f in zip(a, b, flat)])
 
 # %% ../nbs/50_interpret.ipynb #6b260c94
 def network_input(images, info: dict, device="cpu") -> Tensor: # (n, 3, size, size)
@@ -236,15 +248,20 @@ def measure(nets: dict[int, nn.Module], # seed: trained network
             layer: str | None = None, # for Grad-CAM; None chooses
             device="cpu") -> pd.DataFrame: # method, weights, seed, id, label, predicted, scores, agree
     "A row for each method, kind of weights, seed and picture."
-    xb, known = network_input(images, info, device), dict(id=rows.id.tolist(), label=rows.label.tolist())
-    if "gradcam" in methods: layer = layer or cam_layer(next(iter(nets.values())), info["size"])
-    targets, classes, out = [info["classes"].index(l) for l in rows.label], np.array(info["classes"]), []
+    xb, known = network_input(images, info, device), dict(id=rows.id.tolist(),
+                                                          label=rows.label.tolist())
+    if "gradcam" in methods:
+        layer = layer or cam_layer(next(iter(nets.values())), info["size"])
+    targets, classes, out = [info["classes"].index(label) for label in rows.label], np.array(info["classes"]), []
     for seed, net in nets.items():
         twins = {"trained": net, "random": random_like(info, seed, device)}
-        said = {w: classes[logits_of(m, images, info, device).argmax(1)] for w, m in twins.items()}
+        said = {w: classes[logits_of(m, images, info, device).argmax(1)]
+                for w, m in twins.items()}
         for method in methods:
-            heats = {w: heatmaps(m, xb, targets, method, layer=layer) for w, m in twins.items()}
-            out += [scored(h, masks, method=method, weights=w, seed=seed, **known, predicted=said[w])
+            heats = {w: heatmaps(m, xb, targets, method, layer=layer)
+                     for w, m in twins.items()}
+            out += [scored(h, masks, method=method, weights=w, seed=seed, **known,
+                           predicted=said[w])
                     for w, h in heats.items()]
             out[-2]["agree"] = agreement(*heats.values()).round(6)
     if masks is not None: # needs no network
@@ -267,8 +284,10 @@ def to_measure(rows: pd.DataFrame, # with path
 def pointing_table(points: pd.DataFrame # of `measure`, with boxes
                   ) -> pd.DataFrame: # method, weights, seed, n, flat, hits, rate, low, high; means of the other columns
     "The score of each method, kind of weights and seed."
-    groups = points.assign(flat=points.x < 0).groupby(["method", "weights", "seed"], sort=False)
-    table = groups.agg(n=("id", "size"), flat=("flat", "sum"), hits=("hit", "sum"), rate=("hit", "mean"))
+    groups = points.assign(flat=points.x < 0).groupby(["method", "weights", "seed"],
+                                                      sort=False)
+    table = groups.agg(n=("id", "size"), flat=("flat", "sum"), hits=("hit", "sum"),
+                       rate=("hit", "mean"))
     ends = [wilson_interval(k, n) for k, n in zip(table.hits, table.n)]
     table[["low", "high"]] = np.reshape(ends, (-1, 2))
     return table.join(groups[["others", "energy", "area", "agree"]].mean()).reset_index().astype({"hits": int}).round(6)
@@ -278,9 +297,10 @@ def pointing_summary(points: pd.DataFrame) -> dict: # plain numbers, ready for J
     "Everything that is said about the maps, from the table of `measure`."
     known = points[points.hit.notna()]
     table = pointing_table(known)
-    clean = lambda v: None if isinstance(v, float) and np.isnan(v) else v
+    def clean(v): return None if isinstance(v, float) and np.isnan(v) else v
     agree = points[points.weights == "trained"].groupby("method", sort=False).agree.mean().round(6)
-    return dict(pictures=int(points.id.nunique()), chance=round(float(known.area.mean()), 6) if len(known) else None,
+    return dict(pictures=int(points.id.nunique()),
+                chance=round(float(known.area.mean()), 6) if len(known) else None,
                 agree={k: clean(v) for k, v in agree.items()},
                 scores=[{k: clean(v) for k, v in r.items()} for r in table.to_dict("records")])
 
@@ -307,12 +327,14 @@ def pointing_finding(summary: dict # of `pointing_summary`
                     ) -> str: # a line a method
     "What the scores show, and what they do not."
     if not summary["scores"]:
-        said = [f"{SHOWN[m]} {'none' if v is None else format(v, '.2f')}" for m, v in summary["agree"].items()]
+        said = [f"{SHOWN[m]} {'none' if v is None else format(v, '.2f')}"
+                for m, v in summary["agree"].items()]
         return f"no boxes are known, so no map is scored; rank correlation with random weights: {', '.join(said)}"
     t = pd.DataFrame(summary["scores"])
     by = {(m, w): r for (m, w), r in t.groupby(["method", "weights"], sort=False)}
     methods = [m for m, w in by if w == "trained"]
-    return "\n".join(one_finding(m, by[m, "trained"], by[m, "random"], by["yellow", "none"]) for m in methods)
+    return "\n".join(one_finding(m, by[m, "trained"], by[m, "random"], by["yellow", "none"])
+                     for m in methods)
 
 # %% ../nbs/50_interpret.ipynb #5e5bbc46
 def layer_scores(nets: dict[str, nn.Module], # such as trained and random
@@ -324,7 +346,8 @@ def layer_scores(nets: dict[str, nn.Module], # such as trained and random
     for name, net in nets.items() if masks is not None else ():
         for side, layer in last_maps(net, xb.shape[-1]).items():
             s = score(heatmaps(net, xb, targets, "gradcam", layer=layer), masks)
-            out.append(dict(layer=layer, side=side, weights=name, n=len(s), flat=(s.x < 0).sum(), rate=s.hit.mean()))
+            out.append(dict(layer=layer, side=side, weights=name, n=len(s),
+                            flat=(s.x < 0).sum(), rate=s.hit.mean()))
     return pd.DataFrame(out, columns=["layer", "side", "weights", "n", "flat", "rate"]).round(6)
 
 # %% ../nbs/50_interpret.ipynb #e981302a
@@ -333,22 +356,28 @@ def page(preds: dict[int, pd.DataFrame], # seed: predictions table, all with the
          boxed: np.ndarray # bool (n,): prefer these among the right ones
         ) -> list[tuple[int, int]]: # (seed, number of the picture), the wrong ones first
     "Half wrong or doubtful, of any seed; half right, of the first seed."
-    t = pd.concat([pd.DataFrame(dict(seed=s, i=range(len(p)), wrong=predicted(p) != p.label, true=true_probability(p)))
+    t = pd.concat([pd.DataFrame(dict(seed=s, i=range(len(p)), wrong=predicted(p) != p.label,
+                                     true=true_probability(p)))
                    for s, p in preds.items()], ignore_index=True)
     odd = t.sort_values(["wrong", "true"], ascending=[False, True], kind="stable").drop_duplicates("i").head(n//2)
     right = t[(t.seed == next(iter(preds))) & ~t.wrong & ~t.i.isin(odd.i)].sample(frac=1, random_state=0)
-    right = right.assign(boxed=boxed[right.i]).sort_values("boxed", ascending=False, kind="stable")
-    return [(int(s), int(i)) for part in (odd, right.head(n - len(odd))) for s, i in zip(part.seed, part.i)]
+    right = right.assign(boxed=boxed[right.i]).sort_values("boxed", ascending=False,
+                                                           kind="stable")
+    return [(int(s), int(i)) for part in (odd, right.head(n - len(odd)))
+            for s, i in zip(part.seed, part.i)]
 
 # %% ../nbs/50_interpret.ipynb #fa3d1cef
 def readable(paths, side: int, most: int) -> np.ndarray: # uint8 (n, side, side, 3)
     "The first `most` pictures that can be read; a line on stderr for what is left out."
     images, paths = [], list(paths)
     for p in paths:
-        try: check_file(p); images.append(decode(p, side))
+        try:
+            check_file(p)
+            images.append(decode(p, side))
         except LabError as e: print(e, file=sys.stderr)
     if not images: raise LabError(f"{len(paths)} picture(s) named, none can be read")
-    if len(images) > most: print(f"the first {most} of {len(images)} pictures are shown", file=sys.stderr)
+    if len(images) > most:
+        print(f"the first {most} of {len(images)} pictures are shown", file=sys.stderr)
     return np.stack(images[:most])
 
 # %% ../nbs/50_interpret.ipynb #51b27fd4
@@ -359,13 +388,16 @@ def explain(weights: str | Path, # folder with best.safetensors and best.json
             cells: int = CELLS, device="cpu", most: int = 8):
     "A figure: the pictures, what the network says, and a row of maps for each method."
     check_info(Path(weights)/"best.json")
-    model, info = load_model(weights); model = model.to(device)
+    model, info = load_model(weights)
+    model = model.to(device)
     if target and target not in info["classes"]:
         raise LabError(f"{target}: the network does not know this class; it knows {', '.join(info['classes'])}")
     images = readable(paths, info["side"], most)
     probs = softmax(logits_of(model, images, info, device).astype(np.float64), axis=1)
-    said = probs.argmax(1); ys = np.full(len(said), info["classes"].index(target)) if target else said
+    said = probs.argmax(1)
+    ys = np.full(len(said), info["classes"].index(target)) if target else said
     xb = network_input(images, info, device)
     maps = {SHOWN[m]: heatmaps(model, xb, ys, m, cells) for m in usable(model, info, methods)}
     titles = [f"says {info['classes'][i]}\n{p[i]:.2f} sure" for i, p in zip(said, probs)]
-    return plot_heatmaps(seen_part(images, info), maps, titles, note=f"maps for {target or 'what the network says'}")
+    return plot_heatmaps(seen_part(images, info), maps, titles,
+                         note=f"maps for {target or 'what the network says'}")

@@ -8,11 +8,16 @@ __all__ = ['MEADOW', 'SPECIES', 'DRAWN', 'INCOMING', 'OUTGOING', 'NOTE', 'SETS',
            'copy_samples', 'add', 'use', 'import_set', 'restore']
 
 # %% ../nbs/47_lab_data.ipynb #3656706c
-import json, os, shutil, subprocess, sys
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
 from .core import LabError, nearest, read_yaml
 from .intake import Data, open_data
 from .meadow import check_meadow, make_meadow
@@ -47,21 +52,25 @@ def dvc(*args: str) -> subprocess.CompletedProcess:
 
 def last_line(done: subprocess.CompletedProcess) -> str:
     "What DVC complained of."
-    lines = [l for l in (done.stderr or done.stdout).splitlines() if l.startswith("ERROR")]
+    lines = [line
+             for line in (done.stderr or done.stdout).splitlines() if line.startswith("ERROR")]
     return lines[-1].removeprefix("ERROR: ").strip() if lines else "no reason given"
 
 def record():
     "Write data.dvc for what lies in data/."
     Path("data.dvc").unlink(missing_ok=True) # an import's would be asked for its source
-    if (done := dvc("add", "--quiet", "data")).returncode: raise LabError(f"data: {last_line(done)}")
+    if (done := dvc("add", "--quiet", "data")).returncode:
+        raise LabError(f"data: {last_line(done)}")
 
 # %% ../nbs/47_lab_data.ipynb #9f318878
 def differences() -> dict[str, bool]: # changed, lost: not in DVC's cache
     "How data/ stands to data.dvc. (Not `dvc status`, which asks an import's repository and fails without it.)"
     done = dvc("data", "status", "--json")
-    if done.returncode: raise LabError(f"data: DVC cannot say whether it was changed ({last_line(done)})")
+    if done.returncode:
+        raise LabError(f"data: DVC cannot say whether it was changed ({last_line(done)})")
     said = json.loads(done.stdout)
-    return dict(changed=any("data/" in names for names in said.get("uncommitted", {}).values()),
+    return dict(changed=any("data/" in names
+                            for names in said.get("uncommitted", {}).values()),
                 lost="data/" in said.get("not_in_cache", []))
 
 def check_replaceable():
@@ -75,10 +84,12 @@ def check_replaceable():
     if now["changed"]:
         raise LabError("data: changed since data.dvc was written; `dvc add data` keeps it as it is, or move it away")
     if not drawn_here() and now["lost"]: # it is to be had again from there
-        if (done := dvc("commit", "--force", "data.dvc")).returncode: raise LabError(f"data: {last_line(done)}")
+        if (done := dvc("commit", "--force", "data.dvc")).returncode:
+            raise LabError(f"data: {last_line(done)}")
 
 # %% ../nbs/47_lab_data.ipynb #f16065b3
-INCOMING, OUTGOING = Path(".cvlab/incoming"), Path(".cvlab/outgoing") # beside data, on the same disk
+# beside data, on the same disk
+INCOMING, OUTGOING = Path(".cvlab/incoming"), Path(".cvlab/outgoing")
 NOTE = OUTGOING/"note.json"
 
 def put_aside():
@@ -90,14 +101,17 @@ def put_aside():
 
 def settle():
     "The second half: what was put aside is no longer needed."
-    gone = OUTGOING.with_name("gone"); shutil.rmtree(gone, ignore_errors=True)
-    os.replace(OUTGOING, gone); shutil.rmtree(gone, ignore_errors=True)
+    gone = OUTGOING.with_name("gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(OUTGOING, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 def undo():
     "Bring back what was put aside, if anything was."
     if NOTE.exists():
         was = json.loads(NOTE.read_text())
-        if (OUTGOING/"data").exists() or not was["had_data"]: shutil.rmtree("data", ignore_errors=True)
+        if (OUTGOING/"data").exists() or not was["had_data"]:
+            shutil.rmtree("data", ignore_errors=True)
         if (OUTGOING/"data").exists(): os.replace(OUTGOING/"data", "data")
         if was["dvc_file"] is None: Path("data.dvc").unlink(missing_ok=True)
         else: write_text("data.dvc", was["dvc_file"])
@@ -108,7 +122,9 @@ def replaced():
     "Put data/ and data.dvc aside while others are made; bring them back when that fails."
     put_aside()
     try: yield
-    except BaseException: undo(); raise
+    except BaseException:
+        undo()
+        raise
     settle()
 
 # %% ../nbs/47_lab_data.ipynb #22a205d6
@@ -116,7 +132,8 @@ def copy_samples(data: Data, to: Path):
     "Copy the pictures that can be used; where folders do not say it all, samples.csv does."
     s = data.samples
     for path in s.path:
-        (to/path).parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(data.folder/path, to/path)
+        (to/path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data.folder/path, to/path)
     own = s.group.where(s.group != s.id.str[:16], "")
     if (s.part != "").any() or (own != "").any() or (s.label != s.path.map(lambda p: Path(p).parts[0])).any():
         table = s.assign(group=own)[["path", "label", "part", "group"]]
@@ -129,7 +146,9 @@ def add(source: str | Path, cache: str | Path) -> Data:
         raise LabError(f"{source}: these are the lab's data")
     check_replaceable()
     with atomic_folder(INCOMING) as tmp: copy_samples(data, tmp)
-    with replaced(): os.replace(INCOMING, "data"); record()
+    with replaced():
+        os.replace(INCOMING, "data")
+        record()
     return data
 
 def use(name: str = "meadow" # a key of DRAWN
@@ -137,8 +156,10 @@ def use(name: str = "meadow" # a key of DRAWN
     "Draw a set into data/; does nothing when it is there."
     if name not in DRAWN:
         raise LabError(f"{name}: no embedded dataset{nearest(name, DRAWN)}; there is {' and '.join(DRAWN)}")
-    undo(); want = DRAWN[name]
-    if Path("data").exists() and drawn_here() == want and not differences()["changed"]: return ""
+    undo()
+    want = DRAWN[name]
+    if Path("data").exists() and drawn_here() == want and not differences()["changed"]:
+        return ""
     check_replaceable()
     want.make(INCOMING)
     line = want.check(INCOMING)
@@ -158,10 +179,12 @@ def import_set(name: str, # a key of SETS
               ) -> str: # what a person should know about it
     "Make a published set the lab's data."
     if name not in SETS: raise LabError(f"{name}: no such set; there is {', '.join(SETS)}")
-    s = SETS[name]; url, rev = url or s["url"], rev or s["rev"]
+    s = SETS[name]
+    url, rev = url or s["url"], rev or s["rev"]
     check_replaceable()
     with replaced():
-        done = dvc("import", "--quiet", "--force", "--rev", rev, "--out", "data", url, s["path"])
+        done = dvc("import", "--quiet", "--force", "--rev", rev, "--out", "data", url,
+                   s["path"])
         if done.returncode:
             raise LabError(f"{url}: cannot be imported ({last_line(done)}); be online, or name a copy with --url")
     return s["note"]

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import ExifTags, Image, ImageOps
@@ -31,6 +32,7 @@ from sklearn.model_selection import KFold
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from threadpoolctl import ThreadpoolController
+
 from .core import LabError
 from .data import find_samples, to_rgb
 from .look import perceptual_hashes, shrink
@@ -73,7 +75,8 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray: # float32 (n, m)
 # %% ../nbs/15_leaks.ipynb #56c26565
 def details(images, side: int = 64) -> np.ndarray: # float32 (n, side, side), each of length 1; 0 for a blank picture
     "The fine structure of grey pictures."
-    fine = lambda g: (h := g - gaussian_filter(g, 2))/(np.sqrt(gaussian_filter(h*h, 2)) + .5)
+    def fine(g):
+        return (h := g - gaussian_filter(g, 2))/(np.sqrt(gaussian_filter(h*h, 2)) + .5)
     return np.stack([of_length_1(fine(g)) for g in shrink(images, side).mean(-1)]).astype(np.float32)
 
 def of_length_1(x: np.ndarray) -> np.ndarray: # over the last two axes, mean 0
@@ -82,7 +85,8 @@ def of_length_1(x: np.ndarray) -> np.ndarray: # over the last two axes, mean 0
     return x/np.sqrt((x*x).sum((-2, -1), keepdims=True)).clip(1e-6)
 
 # %% ../nbs/15_leaks.ipynb #38882376
-POSES = [(.9, 0), (.95, 0), (1, 0), (1/.95, 0), (1/.9, 0), (1, -2), (1, 2)] # zoom, turn in degrees
+# zoom, turn in degrees
+POSES = [(.9, 0), (.95, 0), (1, 0), (1/.95, 0), (1/.9, 0), (1, -2), (1, 2)]
 FAR = 8 # pixels of 64 that a copy may be shifted
 
 def warp(h: np.ndarray, zoom: float, turn: float) -> np.ndarray:
@@ -113,8 +117,11 @@ def see(images, # uint8 (n, h, w, 3)
         embed=None # function of such pictures -> float (n, d); None: shapes
        ) -> Seen:
     "What detectors look at."
-    images = np.asarray(images); small = shrink(images, 64); shape = shapes(small)
-    return Seen(perceptual_hashes(images), perceptual_hashes(images[:, :, ::-1]), shape, shapes(small[:, :, ::-1]),
+    images = np.asarray(images)
+    small = shrink(images, 64)
+    shape = shapes(small)
+    return Seen(perceptual_hashes(images), perceptual_hashes(images[:, :, ::-1]), shape,
+                shapes(small[:, :, ::-1]),
                 np.asarray(embed(images), np.float32) if embed else shape, details(small))
 
 def suspects(a: Seen, b: Seen, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (n, m) bool, bits and cosine
@@ -128,13 +135,16 @@ def suspects(a: Seen, b: Seen, bits: int) -> tuple[np.ndarray, np.ndarray, np.nd
         if same: np.fill_diagonal(c, -2)
         near = np.argsort(-c.round(5), axis=1, kind="stable")[:, :NEAREST]
         np.put_along_axis(maybe, near, True, axis=1)
-    if same: np.fill_diagonal(maybe, False); maybe = np.triu(maybe | maybe.T)
+    if same:
+        np.fill_diagonal(maybe, False)
+        maybe = np.triu(maybe | maybe.T)
     return maybe, apart, by_features
 
 # %% ../nbs/15_leaks.ipynb #77a3771e
 def as_jpeg(im: Image.Image, quality: int = 40) -> Image.Image:
     "The same picture, compressed once more."
-    file = io.BytesIO(); im.save(file, "JPEG", quality=quality)
+    file = io.BytesIO()
+    im.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
 
 def cropped(im: Image.Image, share: float = .1) -> Image.Image:
@@ -142,9 +152,12 @@ def cropped(im: Image.Image, share: float = .1) -> Image.Image:
     x, y = (round(s*share/2) for s in im.size)
     return im.crop((x, y, im.width - x, im.height - y))
 
-CHANGES = {"JPEG, quality 40": as_jpeg, "half the size": lambda im: im.resize([max(8, s//2) for s in im.size]),
-           "cropped by 10 %": cropped, "25 % brighter": lambda im: im.point(lambda v: min(255, v*1.25)),
-           "mirrored": ImageOps.mirror, "turned 2 degrees": lambda im: im.rotate(2, Image.Resampling.BILINEAR),
+CHANGES = {"JPEG, quality 40": as_jpeg,
+           "half the size": lambda im: im.resize([max(8, s//2) for s in im.size]),
+           "cropped by 10 %": cropped,
+           "25 % brighter": lambda im: im.point(lambda v: min(255, v*1.25)),
+           "mirrored": ImageOps.mirror,
+           "turned 2 degrees": lambda im: im.rotate(2, Image.Resampling.BILINEAR),
            "white border of 4 %": lambda im: ImageOps.expand(im, max(1, round(.04*min(im.size))), "white")}
 
 # %% ../nbs/15_leaks.ipynb #34cc50a9
@@ -154,7 +167,8 @@ def planted_copies(folder: Path, paths: list[str], size: int
     def change(path):
         with Image.open(Path(folder)/path) as im: im = to_rgb(im)
         im.thumbnail((4*size, 4*size)) # a camera's picture needs no camera's pixels here
-        return [np.asarray(ImageOps.fit(f(im), (size, size), Image.Resampling.BILINEAR)) for f in CHANGES.values()]
+        return [np.asarray(ImageOps.fit(f(im), (size, size), Image.Resampling.BILINEAR))
+                for f in CHANGES.values()]
     with ThreadPoolExecutor() as pool: copies = list(pool.map(change, paths))
     return {k: np.stack(c) for k, c in zip(CHANGES, zip(*copies))}
 
@@ -163,7 +177,8 @@ def line_between(different: np.ndarray, copies: np.ndarray, alpha: float) -> dic
     "Where likeness ends to be chance."
     z, own = (np.arctanh(np.clip(x, -.9999, .9999)) for x in (different, copies))
     middle, wide = np.quantile(z, (.5, .75))
-    spread = 1.4826*max(np.median(abs(z - middle)), wide - middle) # the right side may be the wider one
+    # the right side may be the wider one
+    spread = 1.4826*max(np.median(abs(z - middle)), wide - middle)
     upper = middle + spread*norm.isf(alpha/len(z))
     lower = np.quantile(own, alpha)
     lines = dict(upper=upper, lower=lower, line=max(upper, (upper + lower)/2))
@@ -177,7 +192,8 @@ def measure(a: Seen, b: Seen, bits: int) -> pd.DataFrame: # COLUMNS, one row a s
     maybe, apart, cosine = suspects(a, b, bits)
     pairs = np.argwhere(maybe)
     i, j = pairs.T
-    return pd.DataFrame(dict(a=i, b=j, exact=False, bits=apart[i, j], cosine=cosine[i, j].astype(float).round(4),
+    return pd.DataFrame(dict(a=i, b=j, exact=False, bits=apart[i, j],
+                             cosine=cosine[i, j].astype(float).round(4),
                              likeness=likeness(a.detail, b.detail, pairs)))[COLUMNS]
 
 def best(pairs: pd.DataFrame, column: str, n: int) -> np.ndarray: # (n,)
@@ -186,7 +202,8 @@ def best(pairs: pd.DataFrame, column: str, n: int) -> np.ndarray: # (n,)
     return both.groupby(level=0).max().reindex(range(n), fill_value=-1).to_numpy()
 
 # %% ../nbs/15_leaks.ipynb #da5d1efc
-def try_copies(seen: Seen, rows: np.ndarray, copies: dict[str, np.ndarray], bits: int, embed=None
+def try_copies(seen: Seen, rows: np.ndarray, copies: dict[str, np.ndarray], bits: int,
+               embed=None
               ) -> pd.DataFrame: # change, original, b, own, bits, cosine, likeness: a suspicion, or the truth
     "Ask for the original of each planted copy."
     tables = []
@@ -199,7 +216,8 @@ def try_copies(seen: Seen, rows: np.ndarray, copies: dict[str, np.ndarray], bits
             cosine=cosines(copy.features, seen.features)[tuple(pairs.T)],
             likeness=likeness(copy.detail, seen.detail, pairs)))
         both = pd.concat([found, truth]).drop_duplicates(["a", "b"])
-        tables.append(both.assign(change=change, original=rows[both.a], own=rows[both.a] == both.b))
+        tables.append(both.assign(change=change, original=rows[both.a],
+                                  own=rows[both.a] == both.b))
     return pd.concat(tables, ignore_index=True).drop(columns="exact")
 
 # %% ../nbs/15_leaks.ipynb #5bb4abe5
@@ -214,8 +232,10 @@ def power_table(tried: pd.DataFrame, # of `try_copies`
     detectors, own = ["exact", "hash", "embedding", "same"], t[t.own]
     table = own.groupby("change", sort=False)[detectors].mean().round(4)
     k = own.groupby("change", sort=False).same.agg(["size", "sum"])
-    table = table.assign(n=k["size"], low=[wilson(s, n)[0] for s, n in zip(k["sum"], k["size"])])
-    wrong = t[~t.own & ~pd.Series([tuple(sorted(p)) in known for p in zip(t.original, t.b)], t.index)]
+    table = table.assign(n=k["size"],
+                         low=[wilson(s, n)[0] for s, n in zip(k["sum"], k["size"])])
+    wrong = t[~t.own
+              & ~pd.Series([tuple(sorted(p)) in known for p in zip(t.original, t.b)], t.index)]
     asked = int(own.shape[0]*(n - 1))
     alarms = wrong[detectors].sum()/asked
     table.loc["false alarms"] = [*alarms.round(8), asked, wilson(wrong.same.sum(), asked)[1]]
@@ -232,7 +252,8 @@ ORDER = dict(train=0, val=1, test=2)
 def families(split: pd.DataFrame, same: np.ndarray, # int (p, 2)
              groups: bool = True) -> np.ndarray: # int (n,)
     "A number for pictures that belong together, by being the same or by their group."
-    n = len(split); group = pd.factorize(split.group)[0] if groups else np.arange(n)
+    n = len(split)
+    group = pd.factorize(split.group)[0] if groups else np.arange(n)
     links = np.r_[same, np.c_[np.arange(n), n + group]]
     return connected_components(coo_array((np.ones(len(links)), links.T), shape=(2*n, 2*n)), directed=False)[1][:n]
 
@@ -249,9 +270,11 @@ def given_away(split: pd.DataFrame, family: np.ndarray) -> np.ndarray: # bool (n
 # %% ../nbs/15_leaks.ipynb #dcffda81
 def group_leaks(split: pd.DataFrame) -> dict[str, list[str]]: # group: its parts
     "Groups that are divided."
-    s = split.assign(file=split.id.str[:16]); by = s.groupby("group")
+    s = split.assign(file=split.id.str[:16])
+    by = s.groupby("group")
     parts = by.part.agg(lambda p: sorted(set(p), key=ORDER.get))
-    return {str(g): p for g, p in parts[(by.file.nunique() > 1) & (by.part.nunique() > 1)].items()}
+    return {str(g): p
+            for g, p in parts[(by.file.nunique() > 1) & (by.part.nunique() > 1)].items()}
 
 # %% ../nbs/15_leaks.ipynb #e39182ed
 def exif_of(im: Image.Image) -> dict: # tag's name: value
@@ -269,7 +292,8 @@ def file_facts(path: Path) -> dict: # bytes, width, height, format, mode, tables
             facts |= dict(width=im.width, height=im.height, format=im.format, mode=im.mode,
                           tables=int(sum(map(sum, tables.values()))))
             exif = exif_of(im)
-        return facts | dict(exif=",".join(sorted(exif)), maker=str(exif.get("Make", "")).strip("\0 ")[:40])
+        return facts | dict(exif=",".join(sorted(exif)),
+                            maker=str(exif.get("Make", "")).strip("\0 ")[:40])
     except Exception: return facts # a hostile file makes Pillow raise anything
 
 def facts_of(folder: Path, split: pd.DataFrame) -> pd.DataFrame:
@@ -280,10 +304,13 @@ def facts_of(folder: Path, split: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/15_leaks.ipynb #55224397
 def frame(images) -> np.ndarray: # float (n, 96): four sides in four pieces, mean and spread of the colours
     "The outermost pixels only."
-    images = np.asarray(images); w = max(1, images.shape[1]//32)
-    sides = [images[:, :w], images[:, -w:], images[:, :, :w].swapaxes(1, 2), images[:, :, -w:].swapaxes(1, 2)]
+    images = np.asarray(images)
+    w = max(1, images.shape[1]//32)
+    sides = [images[:, :w], images[:, -w:], images[:, :, :w].swapaxes(1, 2),
+             images[:, :, -w:].swapaxes(1, 2)]
     pieces = [p for s in sides for p in np.array_split(s.astype(np.float32), 4, axis=2)]
-    return np.concatenate([f(p, axis=(1, 2)) for p in pieces for f in (np.mean, np.std)], axis=1)
+    return np.concatenate([f(p, axis=(1, 2)) for p in pieces for f in (np.mean, np.std)],
+                          axis=1)
 
 def colourfulness(images) -> np.ndarray: # float (n, 2)
     "Mean and spread of the difference between the largest and the smallest colour."
@@ -299,7 +326,8 @@ def words(values: pd.Series, most: int = 12) -> np.ndarray: # float (n, k): a co
 # %% ../nbs/15_leaks.ipynb #2e3aee16
 def questions(images, facts: pd.DataFrame) -> dict[str, np.ndarray]: # name: float (n, d)
     "What a probe may look at, by name."
-    f = facts.astype({c: float for c in ("bytes", "width", "height")}); area = (f.width*f.height).clip(lower=1)
+    f = facts.astype({c: float for c in ("bytes", "width", "height")})
+    area = (f.width*f.height).clip(lower=1)
     kind = f.format + " " + f["mode"] + "," + f.format + "," + f["mode"] + ",tables " + f.tables.astype(str)
     grey = np.array([np.asarray(im).mean() for im in images])[:, None]
     return dict(border=frame(images), colour=colourfulness(images), brightness=grey,
@@ -311,7 +339,8 @@ def questions(images, facts: pd.DataFrame) -> dict[str, np.ndarray]: # name: flo
 def in_fifths(x: np.ndarray, known: np.ndarray) -> np.ndarray: # float (n, d'), mean 0 and spread 1 over `known`
     "Numbers, and the fifth of the known pictures that they fall into."
     edges = [np.unique(np.quantile(c, (.2, .4, .6, .8))) for c in x[known].T]
-    fifths = [(np.searchsorted(e, c)[:, None] == np.arange(len(e) + 1)).astype(float) for e, c in zip(edges, x.T)]
+    fifths = [(np.searchsorted(e, c)[:, None] == np.arange(len(e) + 1)).astype(float)
+              for e, c in zip(edges, x.T)]
     wide = np.concatenate([x.astype(float), *fifths], axis=1)
     return (wide - wide[known].mean(0))/wide[known].std(0).clip(1e-9)
 
@@ -333,19 +362,25 @@ def cross_answers(x: np.ndarray, y: np.ndarray) -> np.ndarray: # int, as `y` (n,
 def balanced(y: np.ndarray, guess: np.ndarray) -> tuple[float, float, float]: # score, and the ends of its 95 % interval
     "Mean recall over the classes that occur."
     n, k = (np.bincount(c, minlength=y.max() + 1) for c in (y, y[guess == y]))
-    k, n = k[n > 0], n[n > 0]; r = k/n
+    k, n = k[n > 0], n[n > 0]
+    r = k/n
     low, high = np.array([wilson(a, b) for a, b in zip(k, n)]).T
     reach = [np.sqrt(((r - end)**2).sum())/len(n) for end in (low, high)]
-    return tuple(round(float(v), 4) for v in (r.mean(), r.mean() - reach[0], r.mean() + reach[1]))
+    return tuple(round(float(v), 4)
+                 for v in (r.mean(), r.mean() - reach[0], r.mean() + reach[1]))
 
 @cache
-def one_thread(): return ThreadpoolController() # small products of matrices only wait for one another
+def one_thread(): # small products of matrices only wait for one another
+    return ThreadpoolController()
 
 def by_chance(x: np.ndarray, y: np.ndarray, shuffles: int = 999) -> tuple[np.ndarray, float]: # answers (n,), p-value
     "Cross-validated answers, and how often shuffled labels are told as well."
-    rng = np.random.default_rng(0); ys = np.stack([y, *(rng.permutation(y) for _ in range(shuffles))], axis=1)
-    parts = np.array_split(np.arange(shuffles + 1), max(1, y.size*(y.max() + 1)*shuffles//20_000_000))
-    with one_thread().limit(limits=1): guess = np.concatenate([cross_answers(x, ys[:, p]) for p in parts], axis=1)
+    rng = np.random.default_rng(0)
+    ys = np.stack([y, *(rng.permutation(y) for _ in range(shuffles))], axis=1)
+    parts = np.array_split(np.arange(shuffles + 1),
+                           max(1, y.size*(y.max() + 1)*shuffles//20_000_000))
+    with one_thread().limit(limits=1):
+        guess = np.concatenate([cross_answers(x, ys[:, p]) for p in parts], axis=1)
     score = ((guess == ys)/np.bincount(y)[ys]).sum(0)
     return guess[:, 0], float((score >= score[0] - 1e-9).mean())
 
@@ -359,35 +394,45 @@ def probe(name: str, x: np.ndarray, y: np.ndarray, # of training and validation 
     if not x.size or np.ptp(x, axis=0).max() == 0 or len(set(y)) < 2: return row, None
     wide = in_fifths(np.r_[x, xt], np.arange(len(x) + len(xt)) < len(x))
     x, xt = wide[:len(x)], wide[len(x):]
-    guess, p = by_chance(x, y); row |= dict(zip(("score", "low", "high"), balanced(y, guess)), p=p)
+    guess, p = by_chance(x, y)
+    row |= dict(zip(("score", "low", "high"), balanced(y, guess)), p=p)
     if not len(yt): return row, guess
     return row | dict(zip(("test", "test_low", "test_high"), balanced(yt, answers(x, y[:, None], xt)[:, 0]))), guess
 
-def probes(asked: dict[str, np.ndarray], split: pd.DataFrame, family: np.ndarray, alpha: float = .05,
+def probes(asked: dict[str, np.ndarray], split: pd.DataFrame, family: np.ndarray,
+           alpha: float = .05,
            why: str = "" # the test part is opened for this reason, and not without one
           ) -> tuple[pd.DataFrame, pd.DataFrame]: # rows of `probe`, p_holm, tells; id, label, the answer to each
     "All questions, each judged in the light of how many were asked (Holm)."
     y = pd.Categorical(split.label).codes.astype(int)
-    learn = (split.part != "test").to_numpy(); kin = pd.Series(family)
+    learn = (split.part != "test").to_numpy()
+    kin = pd.Series(family)
     rows = learn & ~kin.where(learn, -1 - kin.index).duplicated().to_numpy() # one a family
-    new = ~learn & ~np.isin(family, family[learn]) & ~kin.duplicated().to_numpy() # of families not learnt from
+    # of families not learnt from
+    new = ~learn & ~np.isin(family, family[learn]) & ~kin.duplicated().to_numpy()
     test = new if why else np.zeros(len(y), bool)
     found = [probe(k, x[rows], y[rows], x[test], y[test]) for k, x in asked.items()]
     t = pd.DataFrame([row for row, _ in found])
-    ran = t.p.notna(); t["p_holm"] = np.nan
-    if ran.any(): t.loc[ran, "p_holm"] = multipletests(t.p[ran].astype(float), method="holm")[1].round(4)
+    ran = t.p.notna()
+    t["p_holm"] = np.nan
+    if ran.any():
+        t.loc[ran, "p_holm"] = multipletests(t.p[ran].astype(float), method="holm")[1].round(4)
     chance = 1/len(np.unique(y[rows]))
-    t = t.assign(chance=round(chance, 4), tells=ran & (t.p_holm < alpha) & (t.score.astype(float) > chance))
+    t = t.assign(chance=round(chance, 4),
+                 tells=ran & (t.p_holm < alpha) & (t.score.astype(float) > chance))
     names = np.array(sorted(set(split.label)), object)
-    return t, split.loc[rows, ["id", "label"]].assign(**{r["probe"]: names[g] for r, g in found if g is not None})
+    return t, split.loc[rows, ["id", "label"]].assign(**{r["probe"]: names[g]
+                                                         for r, g in found if g is not None})
 
 # %% ../nbs/15_leaks.ipynb #6114cd06
 def judge(pairs: pd.DataFrame, exact: np.ndarray, bits: int, cosine: float, likeness: float) -> pd.DataFrame:
     "Say of every pair whether it is the same, and by which detectors; suspicions without any ground are dropped."
-    known = pd.DataFrame(dict(a=exact[:, 0], b=exact[:, 1], exact=True, bits=0, cosine=1., likeness=1.))
+    known = pd.DataFrame(dict(a=exact[:, 0], b=exact[:, 1], exact=True, bits=0, cosine=1.,
+                              likeness=1.))
     t = pd.concat([known, pairs]).drop_duplicates(["a", "b"]).reset_index(drop=True)
     t["exact"] = t.exact.astype(bool)
-    hits = dict(exact=t.exact, hash=t.bits <= bits, embedding=t.cosine >= cosine, aligned=t.likeness >= likeness)
+    hits = dict(exact=t.exact, hash=t.bits <= bits, embedding=t.cosine >= cosine,
+                aligned=t.likeness >= likeness)
     t["kind"] = ["+".join(k for k, h in hits.items() if h[i]) for i in t.index]
     return t.assign(same=hits["exact"] | hits["aligned"])[t.kind != ""].reset_index(drop=True)
 
@@ -396,37 +441,47 @@ def named(pairs: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame: # what pair
     who = split[["id", "path", "label", "part"]]
     sides = [who.iloc[pairs[s]].add_suffix(f"_{s}").reset_index(drop=True) for s in "ab"]
     t = pd.concat([*sides, pairs.drop(columns=["a", "b", "exact"])], axis=1)
-    first = ["id_a", "id_b", "path_a", "path_b", "label_a", "label_b", "part_a", "part_b", "same", "kind"]
-    t = t.sort_values(["same", "likeness", "path_a", "path_b"], ascending=[False, False, True, True])
+    first = ["id_a", "id_b", "path_a", "path_b", "label_a", "label_b", "part_a", "part_b",
+             "same", "kind"]
+    t = t.sort_values(["same", "likeness", "path_a", "path_b"],
+                      ascending=[False, False, True, True])
     return t[first + [c for c in t if c not in first]].reset_index(drop=True)
 
 def counts(pairs: pd.DataFrame) -> dict: # detector: pairs within a part, pairs across parts
     "How many pairs each detector named."
     across = pairs.part_a != pairs.part_b
     kinds = pairs.kind.str.split("+")
-    has = {k: kinds.map(lambda s: k in s).astype(bool) for k in ("exact", "hash", "embedding", "aligned")}
+    has = {k: kinds.map(lambda s, k=k: k in s).astype(bool)
+           for k in ("exact", "hash", "embedding", "aligned")}
     has["same"] = pairs.same.astype(bool)
-    return {k: dict(within=int((h & ~across).sum()), across=int((h & across).sum())) for k, h in has.items()}
+    return {k: dict(within=int((h & ~across).sum()), across=int((h & across).sum()))
+            for k, h in has.items()}
 
 # %% ../nbs/15_leaks.ipynb #76666ef0
-def find_copies(split: pd.DataFrame, images, folder: Path, bits: int, alpha: float, planted: int, embed=None
+def find_copies(split: pd.DataFrame, images, folder: Path, bits: int, alpha: float,
+                planted: int, embed=None
                ) -> tuple[pd.DataFrame, dict, pd.DataFrame]: # pairs by number of row, lines, power
     "Pairs that are the same, the lines that say so, and how far to trust them."
     n, seen = len(split), see(images, embed)
     rows = np.sort(np.random.default_rng(0).permutation(n)[:planted])
-    copies = planted_copies(folder, split.path.iloc[rows].tolist(), np.asarray(images).shape[1])
+    copies = planted_copies(folder, split.path.iloc[rows].tolist(),
+                            np.asarray(images).shape[1])
     tried = try_copies(seen, rows, copies, bits, embed)
     pairs = measure(seen, seen, bits)
-    draws = tried.original.isin(rows[::2]); own = tried[draws & tried.own]
-    lines = {k: line_between(best(pairs, k, n), own[k].to_numpy(), alpha) for k in ("cosine", "likeness")}
+    draws = tried.original.isin(rows[::2])
+    own = tried[draws & tried.own]
+    lines = {k: line_between(best(pairs, k, n), own[k].to_numpy(), alpha)
+             for k in ("cosine", "likeness")}
     at = (bits, lines["cosine"]["line"], lines["likeness"]["line"])
     pairs = judge(pairs, exact_pairs(split), *at)
     family = families(split, pairs.loc[pairs.same, ["a", "b"]].to_numpy(int), groups=False)
-    known = {(a, b) for r in pd.Series(np.arange(n)).groupby(family).agg(list) for a, b in combinations(r, 2)}
+    known = {(a, b) for r in pd.Series(np.arange(n)).groupby(family).agg(list)
+             for a, b in combinations(r, 2)}
     return pairs, lines, power_table(tried[~draws], n, known, *at)
 
 # %% ../nbs/15_leaks.ipynb #f6c7c8ff
-Certified = namedtuple("Certified", "certificate pairs probes guesses") # dict, and the tables that it was made of
+# dict, and the tables that it was made of
+Certified = namedtuple("Certified", "certificate pairs probes guesses")
 
 def certify(split: pd.DataFrame, # id, path, label, group, part
             images, # uint8 (n, h, w, 3), in the order of `split`; at least 64 pixels a side
@@ -437,15 +492,19 @@ def certify(split: pd.DataFrame, # id, path, label, group, part
            ) -> Certified:
     "Examine a split and its pictures."
     split, folder = split.reset_index(drop=True), Path(folder)
-    if len(split) < 8: raise LabError(f"{len(split)} pictures are too few to be certified; at least 8")
+    if len(split) < 8:
+        raise LabError(f"{len(split)} pictures are too few to be certified; at least 8")
     pairs, lines, power = find_copies(split, images, folder, bits, alpha, planted, embed)
     same = pairs.loc[pairs.same, ["a", "b"]].to_numpy(int)
     family = families(split, same)
     asked, told = probes(questions(images, facts_of(folder, split)), split, family, alpha, why)
     table = named(pairs, split)
-    who = dict(train=given_away(split, family), val=leaking(split, family), test=leaking(split, family))
-    about = dict(n=len(split), parts=split.part.value_counts().to_dict(), classes=sorted(set(split.label)),
-                 lines=dict(bits=bits, alpha=alpha, planted=planted, **lines), pairs=counts(table),
+    who = dict(train=given_away(split, family), val=leaking(split, family),
+               test=leaking(split, family))
+    about = dict(n=len(split), parts=split.part.value_counts().to_dict(),
+                 classes=sorted(set(split.label)),
+                 lines=dict(bits=bits, alpha=alpha, planted=planted, **lines),
+                 pairs=counts(table),
                  group_leaks=group_leaks(split),
                  leaking={p: sorted(split.id[m & (split.part == p)]) for p, m in who.items()},
                  same_across=across(table, "part"), label_conflicts=across(table, "label"),
@@ -468,21 +527,26 @@ def list_findings(c: dict) -> list[dict]: # severity (leak, shortcut, note), kin
     out = []
     def say(severity, kind, n, text):
         if n: out.append(dict(severity=severity, kind=kind, n=int(n), text=text))
-    such = lambda pairs: f", such as {pairs[0][0]} and {pairs[0][1]}" if pairs else ""
+    def such(pairs): return f", such as {pairs[0][0]} and {pairs[0][1]}" if pairs else ""
     n = len(c["same_across"])
-    say("leak", "copies", n, f"{plural(n, 'pair')} of the same picture in two parts{such(c['same_across'])}; "
+    say("leak", "copies", n,
+        f"{plural(n, 'pair')} of the same picture in two parts{such(c['same_across'])}; "
         f"{len(c['leaking']['test'])} of {c['parts'].get('test', 0)} test pictures leak")
     n = len(c["group_leaks"])
-    say("leak", "groups", n, f"{plural(n, 'group')} in two parts, such as {next(iter(c['group_leaks']), '')}")
+    say("leak", "groups", n,
+        f"{plural(n, 'group')} in two parts, such as {next(iter(c['group_leaks']), '')}")
     n = len(c["label_conflicts"])
-    say("leak", "labels", n, f"{plural(n, 'pair')} of the same picture under two labels{such(c['label_conflicts'])}")
+    say("leak", "labels", n,
+        f"{plural(n, 'pair')} of the same picture under two labels{such(c['label_conflicts'])}")
     for p in c["probes"]:
-        say("shortcut", p["probe"], p["tells"] and p["n"], f"{p['probe']} alone tells the class: balanced accuracy "
+        say("shortcut", p["probe"], p["tells"] and p["n"],
+            f"{p['probe']} alone tells the class: balanced accuracy "
             f"{p['score']} [{p['low']}, {p['high']}] where chance is {p['chance']}, n = {p['n']}")
     n = c["pairs"]["same"]["within"]
     say("note", "within", n, f"{plural(n, 'pair')} of the same picture within a part")
     weak = [r["change"] for r in c["power"][:-1] if r["same"] < WEAK]
-    say("note", "power", len(weak), f"copies of these kinds are found in less than {WEAK:.0%} of cases: "
+    say("note", "power", len(weak),
+        f"copies of these kinds are found in less than {WEAK:.0%} of cases: "
         f"{'; '.join(weak)}")
     return out
 
@@ -507,7 +571,8 @@ def accuracy_without(ids, # of the test pictures
     right, leak = np.asarray(right, bool), np.isin(list(ids), list(leaking))
     rows = {"all": np.ones(len(right), bool), "that leak": leak, "that do not leak": ~leak}
     counts = [(k, int(m.sum()), int(right[m].sum())) for k, m in rows.items()]
-    return pd.DataFrame([(k, n, r, round(r/n, 6) if n else None, *wilson(r, n)) for k, n, r in counts],
+    return pd.DataFrame([(k, n, r, round(r/n, 6) if n else None, *wilson(r, n))
+                         for k, n, r in counts],
                         columns=["pictures", "n", "right", "accuracy", "low", "high"])
 
 # %% ../nbs/15_leaks.ipynb #9c8ed9eb
@@ -517,5 +582,6 @@ def published_split(source: str | Path, # a folder, CSV or archive with parts
     "The samples of a source in the parts that they came in."
     samples = find_samples(unpacked(source, cache))
     part = samples.part.replace("", "train")
-    if "test" not in set(part): raise LabError(f"{source}: came without a test part; set leaks.split to lab")
+    if "test" not in set(part):
+        raise LabError(f"{source}: came without a test part; set leaks.split to lab")
     return samples.assign(part=part).sort_values(["part", "id"], ignore_index=True)

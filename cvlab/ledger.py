@@ -9,7 +9,9 @@ __all__ = ['COLUMNS', 'Reading', 'read_ledger', 'write_down', 'reading', 'questi
 import fcntl
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
 import pandas as pd
+
 from .core import LabError
 from .data import split_hash
 from .repro import atomic_write, json_hash
@@ -32,7 +34,8 @@ def read_ledger(path: str | Path # ledger.csv
                ) -> pd.DataFrame: # columns of Reading; no rows where there is no file
     "All readings of a test part."
     if not Path(path).exists(): return pd.DataFrame(columns=COLUMNS)
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False).astype(dict(n=int, seed=int))
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).astype(dict(n=int, seed=int))
     except (ValueError, KeyError) as e:
         raise LabError(f"{path}: no ledger ({str(e).strip()}); restore it from git") from None
     if table.columns.tolist() == COLUMNS: return table
@@ -41,7 +44,8 @@ def read_ledger(path: str | Path # ledger.csv
 # %% ../nbs/16_ledger.ipynb #f555a923
 def write_down(path: str | Path, line: Reading):
     "Add a line unless it is there; two processes at once both get theirs in."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.parent/".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX) # waits; given back when the file is closed
         old = [Reading(*row) for row in read_ledger(path).itertuples(index=False)]
@@ -56,9 +60,11 @@ def reading(path: str | Path, # ledger.csv
             asked, # what the asker's parameters were: anything JSON can say
             why: str): # -> function of the rows that are handed out
     "The note that `part_of` asks for; it says in the notebook what it writes down."
-    if not why.strip(): raise LabError("the test part opens only with a reason, such as why='final evaluation of ...'")
+    if not why.strip():
+        raise LabError("the test part opens only with a reason, such as why='final evaluation of ...'")
     def note(rows):
-        write_down(path, Reading(split_hash(split)[:16], len(rows), stage, experiment, seed, json_hash(asked)[:12],
+        write_down(path, Reading(split_hash(split)[:16], len(rows), stage, experiment, seed,
+                                 json_hash(asked)[:12],
                                  " ".join(why.split())))
         print(f"test part opened ({len(rows)} pictures): {why}")
     return note
@@ -70,4 +76,5 @@ def questions(ledger: pd.DataFrame, # of `read_ledger`
     "What a test part was asked, over the seeds."
     if split: ledger = ledger[ledger.split == split[:16]]
     by = ["split", "stage", "experiment", "asked"]
-    return ledger.groupby(by, as_index=False).agg(seeds=("seed", "nunique"), why=("why", "first"))
+    return ledger.groupby(by, as_index=False).agg(seeds=("seed", "nunique"),
+                                                  why=("why", "first"))

@@ -8,15 +8,21 @@ __all__ = ['BLOCK', 'STATS', 'PIXEL', 'SAMPLERS', 'decode', 'blocks', 'checksums
            'Batches', 'Rows', 'part_of']
 
 # %% ../nbs/11_loaders.ipynb #44237904
-import hashlib, io, os, shutil, zlib
+import hashlib
+import io
+import os
+import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
+
 from .core import LabError
 from .data import to_rgb, why_not
 from .repro import atomic_write, derive_seed, json_hash
@@ -32,8 +38,10 @@ def decode(path: str | Path, # any file Pillow reads
         if not hashlib.sha256(data).hexdigest().startswith(id.partition("-")[0]):
             raise LabError(f"{path}: not the file that the split was made of; run the prepare stage again")
         with Image.open(io.BytesIO(data)) as im:
-            im.draft("RGB", (size, size)) # JPEG decodes at a lower resolution where that is enough
-            return np.asarray(ImageOps.fit(to_rgb(im), (size, size), Image.Resampling.BILINEAR))
+            # JPEG decodes at a lower resolution where that is enough
+            im.draft("RGB", (size, size))
+            return np.asarray(ImageOps.fit(to_rgb(im), (size, size),
+                                           Image.Resampling.BILINEAR))
     except LabError: raise
     except Exception as e: # a hostile file makes a decoder raise anything
         raise LabError(f"{path}: {why_not(e, path)}") from None
@@ -41,12 +49,14 @@ def decode(path: str | Path, # any file Pillow reads
 # %% ../nbs/11_loaders.ipynb #78da3732
 BLOCK = 256 # pictures under one checksum
 
-def blocks(n: int) -> list[slice]: return [slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)]
+def blocks(n: int) -> list[slice]:
+    return [slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)]
 
 def checksums(images: np.ndarray) -> np.ndarray: # uint32, one a block
     "CRC-32 of every block."
     with ThreadPoolExecutor(os.cpu_count()) as pool: # zlib lets other threads run
-        return np.array(list(pool.map(lambda b: zlib.crc32(images[b]), blocks(len(images)))), np.uint32)
+        return np.array(list(pool.map(lambda b: zlib.crc32(images[b]), blocks(len(images)))),
+                        np.uint32)
 
 def read_cache(path: Path, shape: tuple[int, ...], dtype=np.uint8
               ) -> tuple[np.ndarray | None, list[slice]]: # a read-only memory map, and the blocks that are damaged
@@ -77,7 +87,8 @@ def write_cache(path: Path, shape: tuple[int, ...],
     check_room(path.parent, int(np.prod(shape))*np.dtype(dtype).itemsize)
     with atomic_write(path) as tmp:
         images = np.lib.format.open_memmap(tmp, "w+", dtype, shape)
-        fill(images); images.flush()
+        fill(images)
+        images.flush()
         with open(tmp, "ab") as f: np.save(f, checksums(images))
 
 # %% ../nbs/11_loaders.ipynb #03cfc253
@@ -93,7 +104,8 @@ def picture_cache(folder: str | Path, # where the samples' paths begin
     if old is not None and not damaged: return old
     again = blocks(len(samples)) if old is None else damaged
     def fill(images):
-        def put(i): images[i] = decode(Path(folder)/samples.path.iloc[i], size, samples.id.iloc[i])
+        def put(i):
+            images[i] = decode(Path(folder)/samples.path.iloc[i], size, samples.id.iloc[i])
         if old is not None: images[:] = old
         todo = [i for b in again for i in range(b.start, b.stop)]
         with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(put, todo))
@@ -103,7 +115,8 @@ def picture_cache(folder: str | Path, # where the samples' paths begin
 # %% ../nbs/11_loaders.ipynb #3cfd2b7b
 STATS = {"half": ((.5, .5, .5), (.5, .5, .5)), # (mean, std) of red, green, blue
          "imagenet": ((.485, .456, .406), (.229, .224, .225)), # as in torchvision and timm
-         "clip": ((.48145466, .4578275, .40821073), (.26862954, .26130258, .27577711))} # as in open_clip
+         # as in open_clip
+         "clip": ((.48145466, .4578275, .40821073), (.26862954, .26130258, .27577711))}
 
 def normalise_batch(xb: Tensor, # (bs, 3, h, w), uint8 or float
                     normalise: str = "half", # a key of STATS
@@ -113,7 +126,8 @@ def normalise_batch(xb: Tensor, # (bs, 3, h, w), uint8 or float
     "Subtract the mean and divide by the spread, in one pass over the floats."
     mean, std = (torch.tensor(s, device=xb.device).view(1, 3, 1, 1) for s in STATS[normalise])
     shift, scale = -mean/std, 1/(top*std)
-    if layout != torch.preserve_format: xb = xb.contiguous(memory_format=layout) # while they are bytes
+    if layout != torch.preserve_format:
+        xb = xb.contiguous(memory_format=layout) # while they are bytes
     if xb.device.type != "cpu": return torch.addcmul(shift, xb.float(), scale)
     # picture by picture they stay in the processor's own memory; torch is slow where it has to repeat a small operand
     out = torch.empty_like(xb, dtype=torch.float32)
@@ -135,12 +149,13 @@ def gather(images: np.ndarray, # uint8 (n, h, w, 3)
           ) -> np.ndarray: # `out`
     "Cut windows out of cached pictures, flipped as asked."
     size = out.shape[1]
-    for o, i, (t, l, v, h) in zip(out, idx, places):
-        window = images[i][t:t + size, l:l + size].view(PIXEL)
+    for o, i, (t, left, v, h) in zip(out, idx, places):
+        window = images[i][t:t + size, left:left + size].view(PIXEL)
         o.view(PIXEL)[:] = window[::1 - 2*v, ::1 - 2*h]
     return out
 
-PIXEL = np.dtype("V3") # a picture turned round by its pixels is copied twice as fast as by its bytes
+# a picture turned round by its pixels is copied twice as fast as by its bytes
+PIXEL = np.dtype("V3")
 
 # %% ../nbs/11_loaders.ipynb #213f5406
 def cut_to(targets: Tensor, gen: torch.Generator, n: int # pictures of each class
@@ -156,7 +171,8 @@ def class_sizes(targets: Tensor) -> Tensor: return torch.bincount(targets)[targe
 
 SAMPLERS = { # function of (int targets (n,), torch.Generator) -> indices of an epoch
     None: lambda y, gen: torch.randperm(len(y), generator=gen),
-    "weighted": lambda y, gen: torch.multinomial(1/torch.bincount(y)[y].double(), len(y), True, generator=gen),
+    "weighted": lambda y, gen: torch.multinomial(1/torch.bincount(y)[y].double(), len(y), True,
+                                                 generator=gen),
     "over": lambda y, gen: cut_to(y, gen, int(class_sizes(y).max())),
     "under": lambda y, gen: cut_to(y, gen, int(class_sizes(y).min()))}
 
@@ -167,10 +183,14 @@ def gather_on(images: Tensor, # uint8 (n, h, w, 3), on any device
               size: int # pixels
              ) -> Tensor: # uint8 (bs, size, size, 3), on that device
     "`gather` where the pictures are."
-    top, left, down, mirrored = places.to(images.device, non_blocking=True).T[..., None] # each (bs, 1)
-    there = torch.arange(size, device=images.device); back = size - 1 - there
-    rows, cols = (start + torch.where(flip > 0, back, there) for start, flip in ((top, down), (left, mirrored)))
-    return images[idx.to(images.device, non_blocking=True)[:, None, None], rows[..., None], cols[:, None]]
+    # each (bs, 1)
+    top, left, down, mirrored = places.to(images.device, non_blocking=True).T[..., None]
+    there = torch.arange(size, device=images.device)
+    back = size - 1 - there
+    rows, cols = (start + torch.where(flip > 0, back, there)
+                  for start, flip in ((top, down), (left, mirrored)))
+    return images[idx.to(images.device, non_blocking=True)[:, None, None], rows[..., None],
+                  cols[:, None]]
 
 def fits_on(device: torch.device, nbytes: int) -> bool:
     "Would that many bytes take less than half of what is free on a GPU?"
@@ -202,19 +222,22 @@ class Batches:
                 what = "training pictures" if self.n == len(images) else f"pictures an epoch that {sampler} leaves"
                 raise LabError(f"train.bs={bs} is more than the {self.n} {what}; lower train.bs")
         self.resident = fits_on(self.device, int(np.prod(images.shape))) if resident is None else resident
-        self.shown = None # side that is shown, pixels, where it is less than `size`: progressive resizing
+        # side that is shown, pixels, where it is less than `size`: progressive resizing
+        self.shown = None
         self.store = self.buffer = self.idx = None
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def set_epoch(self, epoch: int): self.epoch = epoch
     def __len__(self): return self.n//self.bs if self.train else -(-self.n//self.bs)
     @property
-    def dataset(self): return self.images # fastai and torch ask a loader for its length by this name
+    def dataset(self): # fastai and torch ask a loader for its length by this name
+        return self.images
 
     def places(self, n: int, gen: torch.Generator): # (n, 4)
         "Windows and flips of a batch."
         spare = torch.tensor(self.images.shape[1:3]) - self.side
-        if not self.train: return torch.cat([spare//2, torch.zeros(2, dtype=torch.long)]).expand(n, 4)
+        if not self.train:
+            return torch.cat([spare//2, torch.zeros(2, dtype=torch.long)]).expand(n, 4)
         corner = (torch.rand(n, 2, generator=gen)*(spare + 1)).long()
         flip = torch.rand(n, 2, generator=gen) < torch.tensor([self.vflip, self.hflip])
         return torch.cat([corner, flip.long()], 1)
@@ -230,12 +253,14 @@ class Batches:
         "What is in each batch of the next pass."
         gen = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         if self.train: self.epoch += 1
-        for idx in self.order(gen).split(self.bs)[:len(self)]: yield idx, self.places(len(idx), gen), gen
+        for idx in self.order(gen).split(self.bs)[:len(self)]:
+            yield idx, self.places(len(idx), gen), gen
 
     def bytes(self, idx: Tensor, places: Tensor) -> Tensor: # uint8 (bs, size, size, 3), on the device
         "The windows of a batch."
         if self.resident:
-            if self.store is None: self.store = torch.from_numpy(np.array(self.images[:])).to(self.device)
+            if self.store is None:
+                self.store = torch.from_numpy(np.array(self.images[:])).to(self.device)
             return gather_on(self.store, idx, places, self.side)
         # torch lends page-locked memory anew only when the copy from it is done, so that one needs a tensor a batch
         if self.buffer is None or self.device.type == "cuda":
@@ -245,8 +270,8 @@ class Batches:
         return self.buffer[:len(idx)].to(self.device, non_blocking=True)
 
     def __iter__(self):
-        for self.idx, places, gen in self.draws(): # idx: whose pictures the batch in hand holds
-            idx = self.idx
+        for idx, places, gen in self.draws():
+            self.idx = idx # whose pictures the batch in hand holds
             xb = self.bytes(idx, places).permute(0, 3, 1, 2)
             if self.shown and self.shown < self.side:
                 xb = F.interpolate(xb.float(), self.shown, mode="bilinear", antialias=True)
@@ -262,7 +287,8 @@ class Rows:
         self.array, self.index = array, index
         self.shape = (len(index), *array.shape[1:])
     def __len__(self): return len(self.index)
-    def __getitem__(self, i): return self.array[self.index[i]] # one row is a view, several are a copy
+    def __getitem__(self, i): # one row is a view, several are a copy
+        return self.array[self.index[i]]
 
 # %% ../nbs/11_loaders.ipynb #44356550
 def part_of(split: pd.DataFrame, # with column part

@@ -38,8 +38,10 @@ def near_copies(images, most: int = 6 # bits that differ
     bits = perceptual_hashes(images)
     near = NearestNeighbors(metric="hamming", radius=(most + .5)/64, algorithm="brute").fit(bits)
     far, idx = near.radius_neighbors(bits)
-    pairs = [(a, int(b), round(64*d)) for a, (ds, bs) in enumerate(zip(far, idx)) for d, b in zip(ds, bs) if a < b]
-    return pd.DataFrame(pairs, columns=["a", "b", "bits"]).sort_values(["bits", "a", "b"], ignore_index=True)
+    pairs = [(a, int(b), round(64*d)) for a, (ds, bs) in enumerate(zip(far, idx))
+             for d, b in zip(ds, bs) if a < b]
+    return pd.DataFrame(pairs, columns=["a", "b", "bits"]).sort_values(["bits", "a", "b"],
+                                                                       ignore_index=True)
 
 # %% ../nbs/14_look.ipynb #c342cb1c
 def oddness(images) -> np.ndarray: # (n,), 1 is ordinary, larger is odder

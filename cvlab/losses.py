@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .core import LabError, nearest
 
 # %% ../nbs/23_losses.ipynb #eb332a67
@@ -22,7 +23,8 @@ def class_weights(alpha: str | dict[str, float] | None, # inverse | effective | 
     n = np.array(list(counts.values()), float)
     if isinstance(alpha, dict):
         for c in alpha:
-            if c not in counts: raise LabError(f"loss.alpha: there is no class {c!r}{nearest(c, counts)}")
+            if c not in counts:
+                raise LabError(f"loss.alpha: there is no class {c!r}{nearest(c, counts)}")
         for c in counts:
             if c not in alpha: raise LabError(f"loss.alpha: the list lacks class {c!r}")
         return torch.tensor([float(alpha[c]) for c in counts])
@@ -43,7 +45,8 @@ class Loss(nn.Module):
         if tau and not (prior > 0).all():
             raise LabError("loss.tau: a class has no training picture, so it has no share")
         self.gamma, self.label_smoothing, self.tau = gamma, label_smoothing, tau
-        self.register_buffer("weight", weight); self.register_buffer("shift", tau*prior.log() if tau else None)
+        self.register_buffer("weight", weight)
+        self.register_buffer("shift", tau*prior.log() if tau else None)
     def forward(self, logits: Tensor, # (bs, classes)
                 y: Tensor # (bs,) classes, or (bs, classes) shares of each
                ) -> Tensor:
@@ -63,5 +66,7 @@ def loss_of(params, # `loss` of params.yaml
             classes: list[str]) -> Loss:
     "The loss that the parameters ask for."
     n = np.bincount(targets, minlength=len(classes))
-    return Loss(class_weights(params.alpha, dict(zip(classes, n.tolist())), params.beta), params.gamma,
-                params.label_smoothing, params.tau, torch.tensor(n/n.sum(), dtype=torch.float32))
+    return Loss(class_weights(params.alpha, dict(zip(classes, n.tolist())), params.beta),
+                params.gamma,
+                params.label_smoothing, params.tau,
+                torch.tensor(n/n.sum(), dtype=torch.float32))

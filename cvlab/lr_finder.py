@@ -10,11 +10,13 @@ __all__ = ['DTYPES', 'preserved_random', 'preserved_loader', 'endless', 'mean_lo
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from scipy import stats
+from torch import nn
+
 from .models import freeze, frozen_modules
 from .repro import derive_seed
 
@@ -27,14 +29,17 @@ def preserved_random():
               torch.cuda.get_rng_state_all() if cuda else None)
     try: yield
     finally:
-        random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
         if cuda: torch.cuda.set_rng_state_all(states[3])
 
 # %% ../nbs/41_lr_finder.ipynb #7ac9d364
 @contextmanager
 def preserved_loader(batches):
     "Restore on leaving what a loader and its sampler hold: seed, epoch, and the states of their generators."
-    parts = [vars(o) for o in (batches, getattr(batches, "sampler", None)) if hasattr(o, "__dict__")]
+    parts = [vars(o)
+             for o in (batches, getattr(batches, "sampler", None)) if hasattr(o, "__dict__")]
     held = [v for p in parts for v in p.values()]
     before = [dict(p) for p in parts]
     torchs = [(g, g.get_state()) for g in held if isinstance(g, torch.Generator)]
@@ -61,15 +66,18 @@ def mean_loss(model: nn.Module, some, # batches
     "Mean loss of some batches; leaves the mean of their gradients, as `scaler` scales them."
     total = 0.
     for xb, yb in some:
-        with torch.autocast(xb.device.type, dtype, enabled=dtype is not None): loss = loss_func(model(xb), yb)
-        scaler.scale(loss/len(some)).backward(); total += loss.item()/len(some)
+        with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
+            loss = loss_func(model(xb), yb)
+        scaler.scale(loss/len(some)).backward()
+        total += loss.item()/len(some)
     return total
 
 def take_step(opt: torch.optim.Optimizer, clip: float, scaler: torch.amp.GradScaler):
     "Step, with the gradient's norm cut to `clip`."
     scaler.unscale_(opt)
     if clip: nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], clip)
-    scaler.step(opt); scaler.update()
+    scaler.step(opt)
+    scaler.update()
 
 # %% ../nbs/41_lr_finder.ipynb #66b824d0
 def lr_range_test(model: nn.Module, batches, # yields (xb, yb) on the model's device
@@ -78,17 +86,23 @@ def lr_range_test(model: nn.Module, batches, # yields (xb, yb) on the model's de
                   clip: float = 0., accumulate: int = 1, precision: str = "fp32" # see cvlab.trainer.create_learner
                  ) -> pd.DataFrame: # lr, loss: a row a step
     "Train with a growing rate and note the loss of each step; the model is changed."
-    opt = make_opt(model) if make_opt else torch.optim.AdamW(model.parameters(), 1., weight_decay=.01)
-    scaler = torch.amp.GradScaler(next(model.parameters()).device.type, enabled=precision == "fp16")
+    opt = make_opt(model) if make_opt else torch.optim.AdamW(model.parameters(), 1.,
+                                                             weight_decay=.01)
+    scaler = torch.amp.GradScaler(next(model.parameters()).device.type,
+                                  enabled=precision == "fp16")
     relative = [g["lr"] for g in opt.param_groups]
-    model.train(); rows, best = [], float("inf")
+    model.train()
+    rows, best = [], float("inf")
     for m in frozen_modules(model): m.eval()
     for lr, *some in zip(np.geomspace(start, stop, steps), *[endless(batches)]*accumulate):
         for g, r in zip(opt.param_groups, relative): g["lr"] = lr*r
-        opt.zero_grad(); loss = mean_loss(model, some, loss_func, DTYPES[precision], scaler)
+        opt.zero_grad()
+        loss = mean_loss(model, some, loss_func, DTYPES[precision], scaler)
         if not np.isfinite(loss): break
-        rows.append((lr, loss)); take_step(opt, clip, scaler)
-        recent = np.mean([v for _, v in rows[-5:]]); best = min(best, recent)
+        rows.append((lr, loss))
+        take_step(opt, clip, scaler)
+        recent = np.mean([v for _, v in rows[-5:]])
+        best = min(best, recent)
         if recent > 4*best: break
     return pd.DataFrame(rows, columns=["lr", "loss"], dtype=float)
 
@@ -96,13 +110,16 @@ def lr_range_test(model: nn.Module, batches, # yields (xb, yb) on the model's de
 def smooth(values: np.ndarray, width: int = 9) -> np.ndarray:
     "Centred moving average; shorter windows at the ends."
     kernel = np.ones(width)
-    return np.convolve(values, kernel, "same")/np.convolve(np.ones(len(values)), kernel, "same")
+    return np.convolve(values, kernel, "same")/np.convolve(np.ones(len(values)), kernel,
+                                                           "same")
 
 def steepest(curve: pd.DataFrame # lr, loss
             ) -> tuple[float | None, str]: # (rate, "") or (None, why not)
     "The rate at which the smoothed loss falls fastest over the logarithm of the rate."
-    if not len(curve): return None, "no curve: the first loss is not a finite number; look at the data"
-    if len(curve) < 20: return None, f"too short: it ended after {len(curve)} steps; start lower"
+    if not len(curve):
+        return None, "no curve: the first loss is not a finite number; look at the data"
+    if len(curve) < 20:
+        return None, f"too short: it ended after {len(curve)} steps; start lower"
     loss, x = smooth(curve.loss.to_numpy()), np.log10(curve.lr.to_numpy())
     if loss.min() > .9*loss[:5].mean() and loss[-1] > 1.5*loss[:5].mean():
         return None, "diverging: the loss only rises; start lower"
@@ -126,7 +143,8 @@ class LRSuggestion:
     def verdict(self, lr: float # the rate in use
                ) -> str: # one sentence
         "Does the rate in use lie in the interval?"
-        if self.interval is None: return "No interval: " + "; ".join(self.notes or ["one repeat only"]) + "."
+        if self.interval is None:
+            return "No interval: " + "; ".join(self.notes or ["one repeat only"]) + "."
         lo, hi = self.interval
         where = "lies inside" if lo <= lr <= hi else "lies below" if lr < lo else "lies above"
         return (f"optim.lr = {lr:g} {where} the interval {lo:.2g} to {hi:.2g} "
@@ -136,7 +154,8 @@ class LRSuggestion:
 def suggest(curves: list[pd.DataFrame]) -> LRSuggestion: # one curve a repeat
     "Read every curve and put the readings together."
     read = [steepest(c) for c in curves]
-    rates, notes = [r for r, _ in read if r], [f"repeat {i}: {why}" for i, (_, why) in enumerate(read) if why]
+    rates, notes = [r for r, _ in read if r], [f"repeat {i}: {why}"
+                                               for i, (_, why) in enumerate(read) if why]
     logs, interval = np.log10(rates), None
     if len(rates) > 1:
         half = stats.t.ppf(.975, len(rates) - 1)*logs.std(ddof=1)/np.sqrt(len(rates))
@@ -157,8 +176,11 @@ def find_lr(make_model, # () -> nn.Module, on the device of the batches; called 
     with preserved_random(), preserved_loader(batches):
         for r in range(repeats):
             own = derive_seed(seed, r)
-            random.seed(own); np.random.seed(own % 2**32); torch.manual_seed(own)
+            random.seed(own)
+            np.random.seed(own % 2**32)
+            torch.manual_seed(own)
             if hasattr(batches, "seed"): batches.seed = own
-            net = make_model(); freeze(net, frozen)
+            net = make_model()
+            freeze(net, frozen)
             curves.append(lr_range_test(net, batches, loss_func, start, stop, steps, **how))
     return suggest(curves)

@@ -10,29 +10,36 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+
 from .plots import BLUE, GREEN, GREY, ORANGE, _draw, _figure, _frame, _short, _title
 
 # %% ../nbs/34_map_plots.ipynb #6bee163f
 def _boxes(ax, boxes):
     "White frames with a dark edge, seen on any ground."
     for x0, y0, x1, y1 in boxes:
-        for look in (dict(ec='black', lw=2.4), dict(ec='white', lw=1.1)):
-            ax.add_patch(plt.Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, **look))
+        for look in (dict(ec="black", lw=2.4), dict(ec="white", lw=1.1)):
+            ax.add_patch(plt.Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False,
+                                       **look))
 
 def _overlay(im, heat):
     "The map in colour over the greys of its picture, as uint8."
     grey = np.asarray(im, dtype=np.float64).reshape(*heat.shape, -1).mean(-1, keepdims=True) / 255
     share = np.asarray(heat, dtype=np.float64) / max(heat.max(), 1e-12)
-    return (255 * (.35 * grey + .65 * plt.get_cmap('cividis')(share)[..., :3])).round().astype(np.uint8)
+    return (255 * (.35 * grey + .65 * plt.get_cmap("cividis")(share)[..., :3])).round().astype(np.uint8)
 
-def _bare(ax): ax.set(xticks=[], yticks=[]); ax.grid(False); ax.spines[:].set_visible(False)
+def _bare(ax):
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
 
 def _mark(ax, heat):
     "A ring on the maximum; a map that is the same everywhere has none and says so."
     if heat.max() == heat.min():
-        return ax.text(.5, .5, 'flat', transform=ax.transAxes, color='white', ha='center', va='center')
+        return ax.text(.5, .5, "flat", transform=ax.transAxes, color="white", ha="center",
+                       va="center")
     y, x = np.unravel_index(heat.argmax(), heat.shape)
-    for ms, c in ((9, 'black'), (7, 'white')): ax.plot(x, y, 'o', ms=ms, mfc='none', mec=c, mew=1.5)
+    for ms, c in ((9, "black"), (7, "white")):
+        ax.plot(x, y, "o", ms=ms, mfc="none", mec=c, mew=1.5)
 
 # %% ../nbs/34_map_plots.ipynb #37de80f7
 def plot_heatmaps(
@@ -41,40 +48,50 @@ def plot_heatmaps(
     titles=None, # one text a picture
     boxes=None, # known boxes of each picture: lists of (x0, y0, x1, y1), pixels
     right=None, # one truth value a picture: framed blue if right, dashed orange-red if wrong
-    note:str='' # title of the figure
+    note:str="" # title of the figure
 ) -> Figure: # a column a picture
     "Pictures, and below them the maps of each kind."
     n, boxes = len(images), boxes or [[]] * len(images)
-    titles = ['\n'.join(_short(l, 18) for l in str(t).split('\n')) for t in titles or [''] * n]
-    lines = max(t.count('\n') + 1 for t in titles)
+    titles = ["\n".join(_short(part, 18) for part in str(t).split("\n"))
+              for t in titles or [""] * n]
+    lines = max(t.count("\n") + 1 for t in titles)
     rows = 1 + len(heats)
-    fig, axes = _figure(.35 + 1.3 * n, .3 * bool(note) + .17 * lines + 1.36 * rows, rows, n, squeeze=False)
+    fig, axes = _figure(.35 + 1.3 * n, .3 * bool(note) + .17 * lines + 1.36 * rows, rows, n,
+                        squeeze=False)
     for i, col in enumerate(axes.T):
         _draw(col[0], images[i], titles[i])
         if right is not None: _frame(col[0], right[i])
-        for ax, maps in zip(col[1:], heats.values()): ax.imshow(_overlay(images[i], maps[i])); _mark(ax, maps[i])
-        for ax in col: _boxes(ax, boxes[i]); _bare(ax)
+        for ax, maps in zip(col[1:], heats.values()):
+            ax.imshow(_overlay(images[i], maps[i]))
+            _mark(ax, maps[i])
+        for ax in col:
+            _boxes(ax, boxes[i])
+            _bare(ax)
     for ax, name in zip(axes[1:, 0], heats): ax.set_ylabel(_short(name, 16), fontsize=8)
     if note: _title(fig, note)
     return fig
 
 # %% ../nbs/34_map_plots.ipynb #2ac8918f
-_KINDS = {'trained': ('trained', BLUE, 'o', True), 'random': ('random weights', ORANGE, 's', False),
-          'none': ('no network', GREY, '^', False)}
-_MAPS = {'gradcam': 'Grad-CAM', 'yellow': 'yellowest pixel', 'integrated': 'integrated gradients'}
+_KINDS = {"trained": ("trained", BLUE, "o", True),
+          "random": ("random weights", ORANGE, "s", False),
+          "none": ("no network", GREY, "^", False)}
+_MAPS = {"gradcam": "Grad-CAM", "yellow": "yellowest pixel",
+         "integrated": "integrated gradients"}
 
 def _pointing_row(ax, y, rows, look):
     "Seeds of one kind, one below the other, each with its interval."
     name, colour, marker, filled = look
     for k, r in enumerate(rows.itertuples()):
         at = y + .17 * (k - (len(rows) - 1) / 2)
-        ax.plot([r.low, r.high], [at, at], color=colour, lw=1.6, alpha=.6, solid_capstyle='butt')
-        ax.plot(r.rate, at, marker, color=colour, ms=5, mfc=colour if filled else 'white', mew=1.3)
+        ax.plot([r.low, r.high], [at, at], color=colour, lw=1.6, alpha=.6,
+                solid_capstyle="butt")
+        ax.plot(r.rate, at, marker, color=colour, ms=5, mfc=colour if filled else "white",
+                mew=1.3)
 
 def _others_row(ax, y, rows):
     "The same points in other pictures' boxes; means over all of them, so without an interval."
     at = y + .17 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
-    ax.plot(rows.others, at, 'D', color=GREEN, ms=4.5, mfc='white', mew=1.3)
+    ax.plot(rows.others, at, "D", color=GREEN, ms=4.5, mfc="white", mew=1.3)
 
 # %% ../nbs/34_map_plots.ipynb #a2d1d93e
 def plot_pointing(
@@ -82,25 +99,33 @@ def plot_pointing(
 ) -> Figure: # pointing game: share of hits, one row a method and kind of weights
     "Pointing-game scores of trained networks and of everything they have to beat."
     names, draw = [], []
-    for m in dict.fromkeys(table.get('method', ())):
-        for w, rows in table[table.method == m].groupby('weights', sort=False):
-            names.append(f'{_MAPS.get(m, m)}, {_KINDS[w][0]}'); draw.append((_pointing_row, rows, _KINDS[w]))
-            if w == 'trained': names.append('the same, boxes of other pictures'); draw.append((_others_row, rows))
+    for m in dict.fromkeys(table.get("method", ())):
+        for w, rows in table[table.method == m].groupby("weights", sort=False):
+            names.append(f"{_MAPS.get(m, m)}, {_KINDS[w][0]}")
+            draw.append((_pointing_row, rows, _KINDS[w]))
+            if w == "trained":
+                names.append("the same, boxes of other pictures")
+                draw.append((_others_row, rows))
     fig, ax = _figure(7, 1.5 + .5 * len(draw))
-    if not draw: _title(fig, 'No boxes are known for these pictures: nothing is scored'); ax.axis('off'); return fig
+    if not draw:
+        _title(fig, "No boxes are known for these pictures: nothing is scored")
+        ax.axis("off")
+        return fig
     for y, (f, *args) in enumerate(draw): f(ax, y, *args)
     n, chance = int(table.n.max()), table.area.mean()
     ax.axvline(chance, color=GREY, ls=(0, (1, 1)), lw=1.3)
-    ax.set_yticks(range(len(names)), names); ax.grid(axis='y', visible=False)
+    ax.set_yticks(range(len(names)), names)
+    ax.grid(axis="y", visible=False)
     ax.set(xlim=(-.02, 1.02), ylim=(len(draw) - .5, -.5))
-    ax.set_xlabel(f'share of {n} pictures whose map points into a box\n'
-                  f'mark: a seed, line: 95 % interval, dotted: chance ({chance:.3f})')
+    ax.set_xlabel(f"share of {n} pictures whose map points into a box\n"
+                  f"mark: a seed, line: 95 % interval, dotted: chance ({chance:.3f})")
     _title(fig, _pointing_finding(table))
     return fig
 
 def _pointing_finding(table):
     "Lowest trained score against the highest of the nulls, by method."
-    top = {m: (r[r.weights == 'trained'].rate.min(), r[r.weights == 'random'].rate.max())
-           for m, r in table.groupby('method', sort=False) if (r.weights == 'trained').any()}
-    said = [f'{_MAPS.get(m, m)}: trained at least {a:.2f}, random at most {b:.2f}' for m, (a, b) in top.items()]
-    return '; '.join(said)
+    top = {m: (r[r.weights == "trained"].rate.min(), r[r.weights == "random"].rate.max())
+           for m, r in table.groupby("method", sort=False) if (r.weights == "trained").any()}
+    said = [f"{_MAPS.get(m, m)}: trained at least {a:.2f}, random at most {b:.2f}"
+            for m, (a, b) in top.items()]
+    return "; ".join(said)

@@ -11,11 +11,18 @@ __all__ = ['CLASSES', 'SPECIES', 'RANGES', 'LIFT', 'STANDS_IN', 'COVER', 'DRAW',
            'meadow_digest', 'is_meadow', 'make_meadow', 'read_scenes', 'check_meadow']
 
 # %% ../nbs/02_meadow.ipynb #ac308be0
-import hashlib, json, math, os, shutil, sys, tempfile
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -63,13 +70,17 @@ def trapezoids(quads, # (n, 4, 2) corners x, y of convex quadrilaterals, in orde
               ):      # (3n, 6): y0, y1, left at y0, left at y1, right at y0, right at y1; and (3n, 2, 3) colours
     "Cut quadrilaterals at the height of their corners."
     a, b = quads, np.roll(quads, -1, 1)
-    lev = np.sort(quads[..., 1], 1)                                   # (n, 4) heights of the corners
-    (xa, ya), (xb, yb) = (np.moveaxis(v, -1, 0)[:, :, None] for v in (a, b)) # (n, 1, 4) both ends of the edges
+    # (n, 4) heights of the corners
+    lev = np.sort(quads[..., 1], 1)
+    # (n, 1, 4) both ends of the edges
+    (xa, ya), (xb, yb) = (np.moveaxis(v, -1, 0)[:, :, None] for v in (a, b))
     y = lev[:, :, None]                                               # (n, 4, 1)
     level = ya == yb
-    x = xa + (xb - xa)*((y - ya)/np.where(level, 1, yb - ya))         # where each edge crosses each height
+    # where each edge crosses each height
+    x = xa + (xb - xa)*((y - ya)/np.where(level, 1, yb - ya))
     on = (np.minimum(ya, yb) <= y) & (y <= np.maximum(ya, yb))
-    lo = np.where(on, np.where(level, np.minimum(xa, xb), x), np.inf).min(2)  # a level edge gives both its ends
+    # a level edge gives both its ends
+    lo = np.where(on, np.where(level, np.minimum(xa, xb), x), np.inf).min(2)
     hi = np.where(on, np.where(level, np.maximum(xa, xb), x), -np.inf).max(2)
     f = ((lev - lev[:, :1])/np.maximum(lev[:, 3:] - lev[:, :1], 1e-9))[..., None]
     c = rgb[:, :1] + (rgb[:, 1:] - rgb[:, :1])*f                      # (n, 4, 3)
@@ -85,12 +96,15 @@ def paint(canvas, # (h, w) uint32, painted in place: red, green, blue and the id
     "Fill trapezoids, one run of pixels a row, the later over the earlier."
     h, w = canvas.shape
     y0, y1, la, lb, ra, rb = (np.ascontiguousarray(v, dtype=np.float32) for v in traps.T)
-    r0, r1 = (np.minimum(np.maximum(np.ceil(v - np.float32(.5)), 0), h).astype(np.int32) for v in (y0, y1))
+    r0, r1 = (np.minimum(np.maximum(np.ceil(v - np.float32(.5)), 0), h).astype(np.int32)
+              for v in (y0, y1))
     n = np.where((np.maximum(ra, rb) <= 0) | (np.minimum(la, lb) >= w), 0, r1 - r0)
-    k = np.repeat(np.arange(len(n)), n)                # which trapezoid each run of pixels belongs to
+    # which trapezoid each run of pixels belongs to
+    k = np.repeat(np.arange(len(n)), n)
     row = np.arange(len(k)) - (np.cumsum(n) - n - r0)[k]
     steep = 1/np.maximum(y1 - y0, np.float32(1e-3))
-    g = np.minimum((row.astype(np.float32) + np.float32(.5) - y0[k])*steep[k], 1) # 0 at the top, 1 at the bottom
+    # 0 at the top, 1 at the bottom
+    g = np.minimum((row.astype(np.float32) + np.float32(.5) - y0[k])*steep[k], 1)
     ends = (a[k] + (b - a)[k]*g + np.float32(.5) for a, b in ((la, lb), (ra, rb)))
     lo, hi = (np.minimum(np.maximum(x, 0), w).astype(np.int64) for x in ends)
     rgb, col = np.minimum(rgb, 255), ids.astype(np.uint32)[k] << 24
@@ -98,7 +112,8 @@ def paint(canvas, # (h, w) uint32, painted in place: red, green, blue and the id
         top, low = (np.ascontiguousarray(rgb[:, j, i], dtype=np.float32) for j in (0, 1))
         col |= (top[k] + (low - top)[k]*g).astype(np.uint32) << 8*i
     m = np.maximum(hi - lo, (lo < w) & (hi > 0))       # thin things keep one pixel
-    at = np.repeat(row*w + lo - (np.cumsum(m) - m), m) # first pixel of the run, less the pixels before it
+    # first pixel of the run, less the pixels before it
+    at = np.repeat(row*w + lo - (np.cumsum(m) - m), m)
     canvas.ravel()[at + np.arange(len(at))] = np.repeat(col, m)
 
 # %% ../nbs/02_meadow.ipynb #2c965187
@@ -137,7 +152,8 @@ class Thing:
     turn: float             # rotation, in turns
     tint: float             # -1..1, position in the species' range of colour
     leaves: bool = False    # does it show leaves at its foot?
-    box: tuple|None = None  # x0, y0, x1, y1 in pixels of the image, the end exclusive; None when it cannot be seen
+    # x0, y0, x1, y1 in pixels of the image, the end exclusive; None when it cannot be seen
+    box: tuple|None = None
     pixels: float = 0.      # visible area in pixels of the image
     visible: float = 0.     # share of its area that is in the frame and not hidden
 
@@ -152,10 +168,13 @@ class Scene:
     light: Light
     things: list = field(default_factory=list)
 
-CLASSES = 'dandelion', 'grass'
-SPECIES = dict(dandelion=.106, buttercup=.043, daisy=.048, leaf=.064, gravel=.085, plantain=.052) # radius at depth 1
-RANGES = dict(horizon=(-.75, .12), zoom=(.8, 1.25), focus=(.45, 1.), blur=(.3, 1.7), exposure=(.82, 1.14),
-              warmth=(-.07, .09), vignette=(.05, .4), noise=(1.5, 6.), side=(-1., 1.), height=(.25, .9),
+CLASSES = "dandelion", "grass"
+SPECIES = dict(dandelion=.106, buttercup=.043, daisy=.048, leaf=.064, gravel=.085,
+               plantain=.052) # radius at depth 1
+RANGES = dict(horizon=(-.75, .12), zoom=(.8, 1.25), focus=(.45, 1.), blur=(.3, 1.7),
+              exposure=(.82, 1.14),
+              warmth=(-.07, .09), vignette=(.05, .4), noise=(1.5, 6.), side=(-1., 1.),
+              height=(.25, .9),
               dapple=(.05, .5), season=(0., 1.))
 
 # %% ../nbs/02_meadow.ipynb #bae069cb
@@ -166,7 +185,8 @@ def scale_at(y,      # height in the frame of a point on the ground
     return np.maximum((y - camera.horizon)/(1 - camera.horizon), .02)*camera.zoom
 
 # %% ../nbs/02_meadow.ipynb #5d0d2ef4
-LIFT = dict(dandelion=1.8, buttercup=4., daisy=2.6, plantain=3.6) # height of the head in radii; others lie flat
+# height of the head in radii; others lie flat
+LIFT = dict(dandelion=1.8, buttercup=4., daisy=2.6, plantain=3.6)
 
 def put(rng,      # a numpy Generator
         species,  # a key of `SPECIES`
@@ -176,13 +196,15 @@ def put(rng,      # a numpy Generator
        )->Thing:
     "Stand one thing where its head is in the frame and its scale at least `near`."
     r = SPECIES[species]
-    lift = LIFT.get(species, 0.)*r*(.75 + .5*rng.random())*(1.25 if stage == 'clock' else 1)
+    lift = LIFT.get(species, 0.)*r*(.75 + .5*rng.random())*(1.25 if stage == "clock" else 1)
     lo = max(camera.horizon + near*(1 - camera.horizon)/camera.zoom, .05)
-    head = lo + (.96 - lo)*rng.random()                               # heads, not feet, are spread over the frame
+    # heads, not feet, are spread over the frame
+    head = lo + (.96 - lo)*rng.random()
     y = (head + lift*camera.zoom*(-camera.horizon)/(1 - camera.horizon))/(1 - lift*camera.zoom/(1 - camera.horizon))
     s = float(scale_at(y, camera))
-    size = r*s*(.85 + .3*rng.random())*{'bud': .5, 'clock': 1.05}.get(stage, 1.)
-    return Thing(species, stage, x=.05 + .9*rng.random(), y=y, size=size, height=lift*s, depth=1/s,
+    size = r*s*(.85 + .3*rng.random())*{"bud": .5, "clock": 1.05}.get(stage, 1.)
+    return Thing(species, stage, x=.05 + .9*rng.random(), y=y, size=size, height=lift*s,
+                 depth=1/s,
                  squash=.56 + .44*rng.random(), turn=rng.random(), tint=2*rng.random() - 1,
                  leaves=bool(rng.random() < .5))
 
@@ -203,12 +225,16 @@ def beside(rng,     # a numpy Generator
     return o
 
 # %% ../nbs/02_meadow.ipynb #bff1b7b9
-STANDS_IN = dict(flower=('buttercup', 'leaf'), clock=('daisy', 'gravel'), bud=('plantain', 'plantain'))
-COVER = dict(dandelion=.72, buttercup=.72, daisy=.55, leaf=.62, gravel=.5, plantain=.3) # coloured share of the disc
+STANDS_IN = dict(flower=("buttercup", "leaf"), clock=("daisy", "gravel"),
+                 bud=("plantain", "plantain"))
+# coloured share of the disc
+COVER = dict(dandelion=.72, buttercup=.72, daisy=.55, leaf=.62, gravel=.5, plantain=.3)
 
-def _stage(kind): return 'flower' if kind in ('buttercup', 'daisy') else ''
+def _stage(kind): return "flower" if kind in ("buttercup", "daisy") else ""
 
-def _area(o): return COVER[o.species]*o.size*o.size*(.75 if o.species in ('leaf', 'gravel') else o.squash)
+def _area(o):
+    return COVER[o.species]*o.size*o.size*(.75 if o.species in ("leaf", "gravel")
+                                           else o.squash)
 
 def exchange(rng,    # a numpy Generator
              camera, # a `Camera`
@@ -232,19 +258,21 @@ def sample_scene(seed:int,            # any integer
                  **ranges,            # other (low, high) than in `RANGES`: another season, another camera
                 )->Scene:
     "Decide what stands in the meadow, from where and in which light it is seen."
-    if extra := set(ranges) - set(RANGES): raise TypeError(f'unknown range {sorted(extra)}: one of {sorted(RANGES)}')
+    if extra := set(ranges) - set(RANGES):
+        raise TypeError(f"unknown range {sorted(extra)}: one of {sorted(RANGES)}")
     rng = np.random.default_rng([seed, attempt])
     coin = CLASSES[int(rng.random() < .5)]
     v = {k: lo + (hi - lo)*rng.random() for k, (lo, hi) in (RANGES | ranges).items()}
-    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)}) for cls in (Camera, Light))
+    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)})
+                     for cls in (Camera, Light))
     label = label or coin
-    if label not in CLASSES: raise ValueError(f'label {label!r}: one of {CLASSES}')
+    if label not in CLASSES: raise ValueError(f"label {label!r}: one of {CLASSES}")
     things = []
     for i in range(1 + int(rng.integers(0, 4)*rng.random())):        # mostly one or two
         u = rng.random()
-        stage = 'clock' if u < .12 + .35*light.season else 'bud' if i and u > .85 else 'flower'
-        o = beside(rng, things, 'dandelion', stage, camera, near=.3 if i else .5)
-        things += [o] if label == 'dandelion' else exchange(rng, camera, o, things)
+        stage = "clock" if u < .12 + .35*light.season else "bud" if i and u > .85 else "flower"
+        o = beside(rng, things, "dandelion", stage, camera, near=.3 if i else .5)
+        things += [o] if label == "dandelion" else exchange(rng, camera, o, things)
     for kind, most in dict(buttercup=4, daisy=4, leaf=1 + 3*light.season, gravel=1.5, plantain=2.5).items():
         if rng.random() < .45:
             n = 1 + int(most*rng.random())
@@ -278,14 +306,18 @@ class Sketch:
     def add(self, quads, rgb, head=True, fall=.82): # fall: brightness of the lower end
         n = len(quads)
         rgb = np.broadcast_to(rgb, (n, 3)) if np.ndim(rgb) < 2 or len(rgb) == n else np.repeat(rgb, n//len(rgb), 0)
-        self.quads.append(quads); self.head.append(np.full(n, head))
+        self.quads.append(quads)
+        self.head.append(np.full(n, head))
         self.rgb.append(np.stack([rgb, rgb*fall], 1))
     def disc(self, c, rx, ry, rgb, head=True, fall=.82):
         o = unit((np.arange(8) + .5)/8)*(rx, ry) + c
-        light = 1 - (1 - fall)*np.array([0, .29, .71, 1])             # of the four heights where the slabs meet
-        self.quads.append(o[[[6, 7, 4, 5], [7, 0, 3, 4], [0, 1, 2, 3]]]); self.head.append(np.full(3, head))
+        # of the four heights where the slabs meet
+        light = 1 - (1 - fall)*np.array([0, .29, .71, 1])
+        self.quads.append(o[[[6, 7, 4, 5], [7, 0, 3, 4], [0, 1, 2, 3]]])
+        self.head.append(np.full(3, head))
         self.rgb.append(np.reshape(rgb, (1, 1, 3))*np.stack([light[:-1], light[1:]], -1)[..., None])
-    def done(self): return np.concatenate(self.quads), np.concatenate(self.rgb), np.concatenate(self.head)
+    def done(self):
+        return np.concatenate(self.quads), np.concatenate(self.rgb), np.concatenate(self.head)
 
 # %% ../nbs/02_meadow.ipynb #2a9272fe
 def _stem(sk, o, c, rgb, wide=.09):
@@ -320,7 +352,7 @@ def draw_dandelion(sk, rng, o, light):
         teeth = (0, .2, .3, .48, .56, .76, .82, 1), (.3, .75, .35, 1, .45, 1.15, .7, 0)
         _rosette(sk, rng, o, (74, 122, 44), *teeth, .26)
     _stem(sk, o, c, (150, 160, 88))
-    {'flower': _flower, 'clock': _clock, 'bud': _bud}[o.stage](sk, rng, o, light, c)
+    {"flower": _flower, "clock": _clock, "bud": _bud}[o.stage](sk, rng, o, light, c)
 
 def _flower(sk, rng, o, light, c):
     yellow, deep = (247 + 5*o.tint, 202 + 16*o.tint, 22 + 10*o.tint), (239, 174 + 13*o.tint, 12)
@@ -332,9 +364,11 @@ def _flower(sk, rng, o, light, c):
     crowns = (22, .3, 1., .105, yellow), (19, .2, .78, .09, yellow), (14, .1, .52, .075, deep), (9, 0, .3, .07, deep)
     for n, inner, outer, wide, rgb in crowns:
         t = o.turn + (np.arange(n) + .5*rng.random(n))/n
-        root, ax = _star(o, c - (0, .10*o.size*(1 - outer)), t, inner, outer*(.86 + .2*rng.random(n)))
+        root, ax = _star(o, c - (0, .10*o.size*(1 - outer)), t, inner,
+                         outer*(.86 + .2*rng.random(n)))
         glow = (.86 + .2*rng.random(n))*_lit(t, light)
-        sk.add(ribbons(root, ax, np.full(n, wide*o.size), (0, .75, 1), (.5, 1, .72)), tone(rgb, glow), fall=.95)
+        sk.add(ribbons(root, ax, np.full(n, wide*o.size), (0, .75, 1), (.5, 1, .72)),
+               tone(rgb, glow), fall=.95)
 
 def _clock(sk, rng, o, light, c):
     r = o.size
@@ -346,10 +380,13 @@ def _clock(sk, rng, o, light, c):
     a = c + (tip - c)*.15
     white = np.array((226, 228, 220)) + 10*o.tint
     glow = (.74 + .22*rng.random(n))*_lit(t, light)
-    sk.add(ribbons(a, tip - a, np.full(n, .010*r), (0, 1), (1, 1)), tone(white, glow*.72), fall=.95)
-    for k in range(3):                                                # each umbrella is three crossed hairs
+    sk.add(ribbons(a, tip - a, np.full(n, .010*r), (0, 1), (1, 1)), tone(white, glow*.72),
+           fall=.95)
+    # each umbrella is three crossed hairs
+    for k in range(3):
         d = unit(t + k/6 + .1*rng.random(n))*(.19*r)
-        sk.add(ribbons(tip - d, 2*d, np.full(n, .016*r), (0, .5, 1), (.4, 1, .4)), tone(white, glow), fall=1.)
+        sk.add(ribbons(tip - d, 2*d, np.full(n, .016*r), (0, .5, 1), (.4, 1, .4)),
+               tone(white, glow), fall=1.)
 
 def _bud(sk, rng, o, light, c):
     r = o.size
@@ -357,7 +394,8 @@ def _bud(sk, rng, o, light, c):
     n = 7
     x = (np.arange(n) - 3)/3.5
     up = np.stack([x*.35*r, np.full(n, -1.5*r) - .2*r*rng.random(n)], -1)
-    sk.add(ribbons(c + np.stack([x*.6*r, np.full(n, .5*r)], -1), up, np.full(n, .17*r), (0, .5, 1), (.8, 1, .1)),
+    sk.add(ribbons(c + np.stack([x*.6*r, np.full(n, .5*r)], -1), up, np.full(n, .17*r),
+                   (0, .5, 1), (.8, 1, .1)),
            tone((104, 140, 64), .75 + .4*rng.random(n)))
     tuft = np.array([[-.12, -.5], [.02, -.6], [.14, -.48]])*r
     sk.add(ribbons(c - (0, .75*r), tuft, np.full(3, .13*r), (0, 1), (1, .5)), (238, 196, 40))
@@ -371,11 +409,13 @@ def draw_buttercup(sk, rng, o, light):
     root, ax = _star(o, c, t, .06, .94 + .12*rng.random(5))
     yellow, deep = (247 + 5*o.tint, 198 + 20*o.tint, 20 + 10*o.tint), (240, 178 + 16*o.tint, 14)
     glow = (.86 + .16*rng.random(5))*_lit(t, light)
-    petals = ribbons(root, ax, np.full(5, .46*o.size), (0, .35, .72, .92, 1), (.25, .8, 1, .74, .3))
+    petals = ribbons(root, ax, np.full(5, .46*o.size), (0, .35, .72, .92, 1),
+                     (.25, .8, 1, .74, .3))
     sk.add(petals, tone(yellow, glow), fall=.93)
     gloss = ribbons(root + ax*.45, ax*.3, np.full(5, .16*o.size), (0, .5, 1), (.3, 1, .3))
     sk.add(gloss, tone(yellow, glow*1.07), fall=.97)
-    heart = ribbons(c, unit(t + .1)*(1, o.squash)*o.size*.42, np.full(5, .2*o.size), (0, 1), (1, .6))
+    heart = ribbons(c, unit(t + .1)*(1, o.squash)*o.size*.42, np.full(5, .2*o.size), (0, 1),
+                    (1, .6))
     sk.add(heart, tone(deep, glow), fall=.95)
     sk.disc(c, .2*o.size, .17*o.size*o.squash, (206, 164, 26))
 
@@ -386,8 +426,10 @@ def draw_daisy(sk, rng, o, light):
     n = 15 + int(rng.integers(0, 5))
     t = o.turn + (np.arange(n) + .4*rng.random(n))/n
     root, ax = _star(o, c, t, .2, .9 + .15*rng.random(n))
-    white = tone(np.array((234, 235, 228)) + 10*o.tint, (.78 + .2*rng.random(n))*_lit(t, light))
-    sk.add(ribbons(root, ax, np.full(n, .115*o.size), (0, .7, 1), (.6, 1, .4)), white, fall=.95)
+    white = tone(np.array((234, 235, 228)) + 10*o.tint,
+                 (.78 + .2*rng.random(n))*_lit(t, light))
+    sk.add(ribbons(root, ax, np.full(n, .115*o.size), (0, .7, 1), (.6, 1, .4)), white,
+           fall=.95)
     sk.disc(c, .31*o.size, .31*o.size*o.squash, (236, 188, 30), fall=.8)
 
 def draw_leaf(sk, rng, o, light):
@@ -397,7 +439,8 @@ def draw_leaf(sk, rng, o, light):
     rgb = np.array((243 + 6*o.tint, 190 + 22*o.tint, 24 + 12*o.tint))
     q = ribbons(root, 2*d[None], [.52*o.size], (0, .15, .4, .7, 1), (.1, .7, 1, .72, 0))
     sk.add(q, tone(rgb, .92 + .12*rng.random(len(q))), fall=.9)
-    half = q.copy(); half[:, 2:] = (q[:, 2:] + q[:, 1::-1])/2
+    half = q.copy()
+    half[:, 2:] = (q[:, 2:] + q[:, 1::-1])/2
     sk.add(half, tone(rgb, .84), fall=.9)
     sk.add(ribbons(root - .25*d, 2.2*d[None], [.03*o.size], (0, 1), (1, .4)), (176, 132, 40))
 
@@ -407,9 +450,11 @@ def draw_gravel(sk, rng, o, light):
     n = 14 + int(rng.integers(0, 12))
     at = unit(rng.random(n))*(np.sqrt(rng.random(n))*1.25)[:, None]*(1, .5)*o.size + (o.x, o.y)
     for p in at[np.argsort(at[:, 1])]:
-        r = o.size*(.12 + .17*rng.random()); g = 146 + 72*rng.random()
+        r = o.size*(.12 + .17*rng.random())
+        g = 146 + 72*rng.random()
         sk.disc(p, r*1.15, r*.85, np.array((g, g*.985, g*.95)), fall=.7)
-        sk.disc(p - (-.25*r*light.side, .25*r), r*.6, r*.36, np.minimum(np.array((g, g, g*.98))*1.14, 250.), fall=.95)
+        sk.disc(p - (-.25*r*light.side, .25*r), r*.6, r*.36,
+                np.minimum(np.array((g, g, g*.98))*1.14, 250.), fall=.95)
 
 def draw_plantain(sk, rng, o, light):
     "Smooth leaves and a brown spike."
@@ -419,7 +464,8 @@ def draw_plantain(sk, rng, o, light):
     sk.disc(c, .26*o.size, .62*o.size, (118, 106, 58))
     n = 8
     t = (np.arange(n) + rng.random(n))/n
-    sk.add(ribbons(c, unit(t)*(.42, .7)*o.size, np.full(n, .03*o.size), (0, 1), (1, 1)), (212, 204, 160))
+    sk.add(ribbons(c, unit(t)*(.42, .7)*o.size, np.full(n, .03*o.size), (0, 1), (1, 1)),
+           (212, 204, 160))
 
 DRAW = dict(dandelion=draw_dandelion, buttercup=draw_buttercup, daisy=draw_daisy,
             leaf=draw_leaf, gravel=draw_gravel, plantain=draw_plantain)
@@ -443,9 +489,11 @@ def blade_feet(rng,    # a numpy Generator
     while y < 1.3:
         s = max(float(scale_at(y, camera)), .2)
         n = int(1.1/(.021*s)) + 1
-        rows.append((y, s, n)); y += .05*s
+        rows.append((y, s, n))
+        y += .05*s
     y, s, n = np.array(rows).T
-    n = n.astype(int); x = rng.random(n.sum())*1.1 - .05
+    n = n.astype(int)
+    x = rng.random(n.sum())*1.1 - .05
     s = np.repeat(s, n)
     return x, np.repeat(y, n) + .05*s*(rng.random(n.sum()) - .5), s
 
@@ -457,7 +505,8 @@ def blades(rng,    # a numpy Generator
     "All the grass of a scene."
     x, y, s = blade_feet(rng, camera)
     n = len(x)
-    lush = patches(rng.random((5, 5)), x, y)                         # where the grass is dark and long
+    # where the grass is dark and long
+    lush = patches(rng.random((5, 5)), x, y)
     tall = s*(.09 + .13*rng.random(n))*(.7 + .5*lush)
     lean = (bell(rng, (n,))*.42 + .12*light.side)*tall
     wide = s*(.0045 + .004*rng.random(n))
@@ -468,13 +517,17 @@ def blades(rng,    # a numpy Generator
     facing = np.minimum(np.maximum(-lean*light.side/tall, -1), 1)
     tip = tip*(.80 + .30*rng.random(n) + .2*facing)[:, None]
     haze = np.minimum(np.maximum(.45 - s, 0), .4)[:, None]           # far grass is paler
-    foot = tip*.42*(1 - haze) + haze*np.array((120., 142, 88)); tip = tip*(1 - haze) + haze*np.array((150., 170, 104))
+    foot = tip*.42*(1 - haze) + haze*np.array((120., 142, 88))
+    tip = tip*(1 - haze) + haze*np.array((150., 170, 104))
     belly = foot + (tip - foot)*.62
     xm, ym, xt, yt = x + lean*.35, y - tall*.6, x + lean, y - tall
-    t = np.empty((n, 2, 6)); c = np.empty((n, 2, 2, 3))
+    t = np.empty((n, 2, 6))
+    c = np.empty((n, 2, 2, 3))
     t[:, 0] = np.stack([ym, y, xm - wide*.8, x - wide, xm + wide*.8, x + wide], -1)
     t[:, 1] = np.stack([yt, ym, xt, xm - wide*.8, xt, xm + wide*.8], -1)
-    c[:, 0, 0] = c[:, 1, 1] = belly; c[:, 0, 1] = foot; c[:, 1, 0] = tip
+    c[:, 0, 0] = c[:, 1, 1] = belly
+    c[:, 0, 1] = foot
+    c[:, 1, 0] = tip
     return t.reshape(-1, 6), c.reshape(-1, 2, 3), np.repeat(y, 2)
 
 # %% ../nbs/02_meadow.ipynb #742be4b2
@@ -485,7 +538,9 @@ def shrink(canvas, # (h*k, w*k) uint32, as painted
     even, odd = canvas & 0xff00ff, (canvas >> 8) & 0xff
     a, b = 0, 0
     for i in range(k):
-        for j in range(k): a = a + even[i::k, j::k]; b = b + odd[i::k, j::k]
+        for j in range(k):
+            a = a + even[i::k, j::k]
+            b = b + odd[i::k, j::k]
     return np.stack([a & 0xffff, b, a >> 16], -1)/(k*k)
 
 def soften(a): # (h, w, ...) blurred a little, edges repeated
@@ -504,7 +559,8 @@ def shade(scene, # a `Scene`
          ):      # two brightness factors (size, size): for everything, and for the ground alone
     "The soft shade of trees and clouds, and the shadow that each thing casts."
     yy, xx = np.mgrid[:size, :size]/size
-    a, b = (.8*xx + .6*yy)/1.4, (.8*yy - .6*xx + .6)/1.4              # turned, so that no edge of the grid is upright
+    # turned, so that no edge of the grid is upright
+    a, b = (.8*xx + .6*yy)/1.4, (.8*yy - .6*xx + .6)/1.4
     cloud = .62*patches(rng.random((5, 5)), a, b) + .38*patches(rng.random((10, 10)), a, b)
     soft = 1 - scene.light.dapple*smooth(cloud*2 - .55)
     soft = np.where(yy < scene.camera.horizon, 1, soft)               # no shade on the sky
@@ -516,7 +572,8 @@ def shade(scene, # a `Scene`
         r = o.size*(1. if o.stage else .9)
         stem = ribbons((o.x, o.y), (end - (o.x, o.y))[None], [.1*o.size], (0, 1), (1, 1))
         if o.height: sk.add(stem, np.full(3, 255.), fall=1.)
-        sk.disc(end + (away*.2*r, .2*r), r, .55*r, np.full(3, 150. if o.stage == 'clock' else 255.), fall=1.)
+        sk.disc(end + (away*.2*r, .2*r), r, .55*r,
+                np.full(3, 150. if o.stage == "clock" else 255.), fall=1.)
     if scene.things:
         q, rgb, _ = sk.done()
         paint(c, *trapezoids(q*2*size, rgb), np.zeros(3*len(q)))
@@ -534,10 +591,13 @@ def backdrop(camera, # a `Camera`
     if h > 0:
         sky = np.array([[(0, h, 0, 0, px, px)]], float)[0]
         paint(c, sky, np.array([[(178, 204, 226), (222, 228, 222)]], float), np.zeros(1))
-        n = 26; sk = Sketch()
+        n = 26
+        sk = Sketch()
         for x, r in zip(np.arange(n)/(n - 1), .02 + .05*rng.random(n)):
-            sk.disc((x, camera.horizon), .05, r, np.array((70., 98, 62))*(.8 + .35*rng.random()), fall=.7)
-        q, rgb, _ = sk.done(); paint(c, *trapezoids(q*px, rgb), np.zeros(3*len(q)))
+            sk.disc((x, camera.horizon), .05, r,
+                    np.array((70., 98, 62))*(.8 + .35*rng.random()), fall=.7)
+        q, rgb, _ = sk.done()
+        paint(c, *trapezoids(q*px, rgb), np.zeros(3*len(q)))
     return c
 
 # %% ../nbs/02_meadow.ipynb #51ecd505
@@ -552,7 +612,8 @@ def develop(img,   # (size, size, 3) painted colours 0..255
     # the sun is warm, shade is blue
     img = img*(1.12*light[..., None] - (1 - light[..., None])*np.array([.06, .0, -.08]))
     off = (np.abs(scale - cam.focus)*cam.blur)[..., None]            # how far out of focus
-    one = soften(img); two = soften(soften(soften(one)))
+    one = soften(img)
+    two = soften(soften(soften(one)))
     img = img + (one - img)*smooth(off*1.6) + (two - one)*smooth(off*1.2 - .35)
     v = (np.arange(size) + .5)/size*2 - 1
     img = img*(cam.exposure*(1 - cam.vignette*.5*(v[:, None]*v[:, None] + v*v)))[..., None]
@@ -570,8 +631,10 @@ def extent(traps, # (m, 6) trapezoids
           ):      # (n, 4) whole numbers x0, y0, x1, y1
     "Bounds of each thing, hidden or not."
     e = np.tile([np.inf, np.inf, -np.inf, -np.inf], (n + 1, 1))
-    np.minimum.at(e[:, 0], ids, traps[:, 2:4].min(1)); np.minimum.at(e[:, 1], ids, traps[:, 0])
-    np.maximum.at(e[:, 2], ids, traps[:, 4:6].max(1)); np.maximum.at(e[:, 3], ids, traps[:, 1])
+    np.minimum.at(e[:, 0], ids, traps[:, 2:4].min(1))
+    np.minimum.at(e[:, 1], ids, traps[:, 0])
+    np.maximum.at(e[:, 2], ids, traps[:, 4:6].max(1))
+    np.maximum.at(e[:, 3], ids, traps[:, 1])
     return np.stack([np.floor(e[1:, 0]), np.floor(e[1:, 1]), np.ceil(e[1:, 2]), np.ceil(e[1:, 3])], -1).astype(int)
 
 def alone(traps, # (m, 6) trapezoids
@@ -601,7 +664,8 @@ def locate(things, # the things of a scene
         m = who[y:max(ext[i, 3] + 2, 0), x:max(ext[i, 2] + 2, 0)] == i + 1
         r, c = np.flatnonzero(m.any(1)) + y, np.flatnonzero(m.any(0)) + x
         box = tuple(int(v) for v in (c[0]//ss, r[0]//ss, c[-1]//ss + 1, r[-1]//ss + 1)) if len(r) else None
-        res.append(replace(o, box=box, pixels=int(seen[i])/(ss*ss), visible=min(int(seen[i])/int(whole[i]), 1.)))
+        res.append(replace(o, box=box, pixels=int(seen[i])/(ss*ss),
+                           visible=min(int(seen[i])/int(whole[i]), 1.)))
     return res
 
 # %% ../nbs/02_meadow.ipynb #57b17399
@@ -613,14 +677,16 @@ def compose(scene, # a `Scene`
     traps, rgb, key = blades(rng, scene.camera, scene.light)
     if not scene.things: return traps*px, rgb, np.zeros(len(key), int)
     seeds = [[scene.seed, scene.attempt, 2, i] for i in range(len(scene.things))]
-    drawn = [sketch(o, np.random.default_rng(z), scene.light) for o, z in zip(scene.things, seeds)]
+    drawn = [sketch(o, np.random.default_rng(z), scene.light)
+             for o, z in zip(scene.things, seeds)]
     quads, c, head = (np.concatenate(v) for v in zip(*drawn))
     n = [len(d[0]) for d in drawn]
     # what lies on the grass hides some of it
     front = [o.y + (.05/o.depth if o.stage else .13/o.depth) for o in scene.things]
     ids = np.repeat(np.arange(len(n)) + 1, n)*head
     traps, rgb = (np.concatenate(v) for v in zip((traps, rgb), trapezoids(quads, c)))
-    order = np.argsort(np.concatenate([key, np.repeat(front, 3*np.array(n))]), kind='stable') # far ones first
+    # far ones first
+    order = np.argsort(np.concatenate([key, np.repeat(front, 3*np.array(n))]), kind="stable")
     return traps[order]*px, rgb[order], np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order]
 
 # %% ../nbs/02_meadow.ipynb #93008631
@@ -648,7 +714,7 @@ def clear(scene,     # a rendered `Scene`
           share=.35, # least visible share of the head
          )->bool:
     "Is there a dandelion that a person would find?"
-    open_ = [o for o in scene.things if o.species == 'dandelion' and o.stage != 'bud']
+    open_ = [o for o in scene.things if o.species == "dandelion" and o.stage != "bud"]
     return any(o.pixels >= px and o.visible >= share for o in open_)
 
 def take(seed:int,            # any integer
@@ -659,8 +725,8 @@ def take(seed:int,            # any integer
     "Sample and render until the label is true to the eye."
     for attempt in range(100):
         img, s = render(sample_scene(seed, label, attempt, **ranges), size)
-        if s.label == 'grass' or clear(s, 48*size*size/128**2): return img, s
-    raise RuntimeError(f'seed {seed}: no dandelion to be seen in 100 attempts')
+        if s.label == "grass" or clear(s, 48*size*size/128**2): return img, s
+    raise RuntimeError(f"seed {seed}: no dandelion to be seen in 100 attempts")
 
 # %% ../nbs/02_meadow.ipynb #77d76c51
 def _rounded(v): # JSON with six decimals
@@ -676,7 +742,8 @@ def _shot(job): # one picture, in a process of the pool: its bytes are in the fi
 
 def meadow_jobs(folder, n=1000, size=128, seed=0): # as `make_meadow`
     "Which picture goes into which file."
-    return [(str(folder), seed*1_000_003 + i, CLASSES[i % 2], f'{CLASSES[i % 2]}/{i//2:04}.png', size)
+    return [(str(folder), seed*1_000_003 + i, CLASSES[i % 2],
+             f"{CLASSES[i % 2]}/{i//2:04}.png", size)
             for i in range(n)]
 
 # %% ../nbs/02_meadow.ipynb #aec7daf6
@@ -684,17 +751,20 @@ def meadow_digest(folder, # a folder of `make_meadow`
                  )->str:  # sha256, hexadecimal
     "One hash over the names and bytes of all pictures and of their truth."
     folder, h = Path(folder), hashlib.sha256()
-    for p in sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.suffix in ('.png', '.jsonl')):
-        h.update(f'{p}\n{(folder/p).stat().st_size}\n'.encode()); h.update((folder/p).read_bytes())
+    for p in sorted(p.relative_to(folder).as_posix()
+                    for p in folder.rglob("*") if p.suffix in (".png", ".jsonl")):
+        h.update(f"{p}\n{(folder/p).stat().st_size}\n".encode())
+        h.update((folder/p).read_bytes())
     return h.hexdigest()
 
 # %% ../nbs/02_meadow.ipynb #403cb7f6
 def is_meadow(folder, n, size, seed)->bool: # as `make_meadow`
     "Is this meadow there, whole, and what the code would draw today?"
     folder, recipe = Path(folder), dict(n=n, size=size, seed=seed)
-    try: card = json.loads((folder/'meadow.json').read_text())
+    try: card = json.loads((folder/"meadow.json").read_text())
     except (OSError, ValueError): return False
-    if {k: card.get(k) for k in recipe} != recipe or card.get('digest') != meadow_digest(folder): return False
+    if {k: card.get(k) for k in recipe} != recipe or card.get("digest") != meadow_digest(folder):
+        return False
     with tempfile.TemporaryDirectory() as tmp:
         for c in CLASSES: (Path(tmp)/c).mkdir()
         jobs = meadow_jobs(tmp, n, size, seed)[:2]
@@ -711,48 +781,53 @@ def make_meadow(folder,           # where to; made whole or not at all
     "Draw the dataset, unless it is there."
     folder = Path(folder)
     if is_meadow(folder, n, size, seed): return meadow_digest(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder/'meadow.json').exists():
-        raise FileExistsError(f'{folder} holds something else than a meadow: not touched')
+    if folder.exists() and any(folder.iterdir()) and not (folder/"meadow.json").exists():
+        raise FileExistsError(f"{folder} holds something else than a meadow: not touched")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        new = tmp/'new'
+        new = tmp/"new"
         for c in CLASSES: (new/c).mkdir(parents=True)
         rows = _shoot(meadow_jobs(new, n, size, seed), workers)
-        (new/'scenes.jsonl').write_text('\n'.join(rows) + '\n', encoding='utf-8', newline='\n')
+        (new/"scenes.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
         digest = meadow_digest(new)
-        (new/'meadow.json').write_text(json.dumps(dict(n=n, size=size, seed=seed, digest=digest)) + '\n', newline='\n')
-        if folder.exists(): os.replace(folder, tmp/'old')
+        (new/"meadow.json").write_text(json.dumps(dict(n=n, size=size, seed=seed, digest=digest)) + "\n", newline="\n")
+        if folder.exists(): os.replace(folder, tmp/"old")
         os.replace(new, folder)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return digest
 
 def _shoot(jobs, workers):
     "All pictures, in a pool of processes where it is safe: forked on Linux, spawned by the installed module elsewhere."
-    linux = sys.platform == 'linux'
-    workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs))
-    if workers < 2 or not (linux or __name__ != '__main__'): return [_shot(j) for j in jobs]
-    context = get_context('fork' if linux else 'spawn')
-    with ProcessPoolExecutor(workers, mp_context=context) as ex: return list(ex.map(_shot, jobs, chunksize=8))
+    linux = sys.platform == "linux"
+    workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1),
+                  len(jobs))
+    if workers < 2 or not (linux or __name__ != "__main__"): return [_shot(j) for j in jobs]
+    context = get_context("fork" if linux else "spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as ex:
+        return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../nbs/02_meadow.ipynb #89dd2047
 def read_scenes(folder): # {file: Scene}, as `make_meadow` wrote them
     "The truth of every picture."
     res = {}
-    for line in (Path(folder)/'scenes.jsonl').read_text(encoding='utf-8').splitlines():
+    for line in (Path(folder)/"scenes.jsonl").read_text(encoding="utf-8").splitlines():
         d = json.loads(line)
-        things = [Thing(**(o | dict(box=tuple(o['box']) if o['box'] else None))) for o in d['things']]
-        res[d['file']] = Scene(d['seed'], d['attempt'], d['label'], Camera(**d['camera']), Light(**d['light']), things)
+        things = [Thing(**(o | dict(box=tuple(o["box"]) if o["box"] else None)))
+                  for o in d["things"]]
+        res[d["file"]] = Scene(d["seed"], d["attempt"], d["label"], Camera(**d["camera"]),
+                               Light(**d["light"]), things)
     return res
 
 # %% ../nbs/02_meadow.ipynb #1290fa5e
-MEADOW_DIGEST = '36c8a177ecc21ff0425bc93809dd1c5a282ffbce7bd2b7838640cd081c98ae75' # of make_meadow(folder)
+# of make_meadow(folder)
+MEADOW_DIGEST = "36c8a177ecc21ff0425bc93809dd1c5a282ffbce7bd2b7838640cd081c98ae75"
 
 def check_meadow(folder,                     # a folder of `make_meadow`
                  expected:str=MEADOW_DIGEST, # its digest elsewhere
                 )->str:                      # '' if equal
     "One line if this is not the meadow that the stated figures come from."
     d = meadow_digest(folder)
-    if d == expected: return ''
-    return (f'{folder}: meadow {d[:12]} instead of {expected[:12]}, '
-            'expect figures that differ a little from the stated ones')
+    if d == expected: return ""
+    return (f"{folder}: meadow {d[:12]} instead of {expected[:12]}, "
+            "expect figures that differ a little from the stated ones")

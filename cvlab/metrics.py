@@ -9,20 +9,29 @@ __all__ = ['PARTS', 'classes_of', 'write_predictions', 'read_predictions', 'chec
 
 # %% ../nbs/30_metrics.ipynb #ccc8eb52
 import warnings
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
-from pathlib import Path
 from scipy.special import log_softmax, softmax
 from scipy.stats import t as student_t
-from sklearn.metrics import (accuracy_score, average_precision_score, cohen_kappa_score, confusion_matrix,
-                             matthews_corrcoef, precision_recall_fscore_support, roc_auc_score)
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 from statsmodels.stats.proportion import proportion_confint
+
 from .core import LabError
 from .repro import atomic_write
 
 # %% ../nbs/30_metrics.ipynb #641d4312
-PARTS = ('val', 'test')  # the parts a predictions table may hold; nobody judges on train
-_FIXED, _LOGIT = ['id', 'part', 'label'], 'logit_'
+PARTS = ("val", "test")  # the parts a predictions table may hold; nobody judges on train
+_FIXED, _LOGIT = ["id", "part", "label"], "logit_"
 
 def classes_of(
     preds:pd.DataFrame # predictions table
@@ -36,27 +45,31 @@ def _problem(preds):
     missing = [c for c in _FIXED if c not in preds]
     if missing: return f"no column {', '.join(missing)}"
     classes = classes_of(preds)
-    if len(classes) < 2: return f'needs two or more {_LOGIT}<class> columns, has {len(classes)}'
-    extra = [str(c) for c in preds.columns if c not in _FIXED and not str(c).startswith(_LOGIT)]
+    if len(classes) < 2:
+        return f"needs two or more {_LOGIT}<class> columns, has {len(classes)}"
+    extra = [str(c)
+             for c in preds.columns if c not in _FIXED and not str(c).startswith(_LOGIT)]
     if extra: return f"unknown column {', '.join(extra)}"
-    if not preds.columns.is_unique: return 'a column name occurs twice'
+    if not preds.columns.is_unique: return "a column name occurs twice"
     return _row_problem(preds, classes)
 
 # %% ../nbs/30_metrics.ipynb #87027856
 def _row_problem(preds, classes):
     "The first row that cannot be right, or None."
-    checks = [('part', 'is none of ' + ', '.join(PARTS), ~preds.part.isin(PARTS)),
-              ('label', 'is none of the logit classes', ~preds.label.isin(classes)),
-              ('id', 'has a logit that is not a finite number', ~np.isfinite(_logits(preds)).all(axis=1)),
-              ('id', 'occurs twice in one part', preds.duplicated(['part', 'id']))]
+    checks = [("part", "is none of " + ", ".join(PARTS), ~preds.part.isin(PARTS)),
+              ("label", "is none of the logit classes", ~preds.label.isin(classes)),
+              ("id", "has a logit that is not a finite number",
+               ~np.isfinite(_logits(preds)).all(axis=1)),
+              ("id", "occurs twice in one part", preds.duplicated(["part", "id"]))]
     for col, what, bad in checks:
         bad = np.asarray(bad)
-        if bad.any(): return f'{col} {preds[col].iloc[bad.argmax()]!r} {what} ({bad.sum()} of {len(preds)} rows)'
+        if bad.any():
+            return f"{col} {preds[col].iloc[bad.argmax()]!r} {what} ({bad.sum()} of {len(preds)} rows)"
 
 def _logits(preds):
     "Logits as float32, (n, classes); whatever is no number becomes nan."
     cols = [_LOGIT + c for c in classes_of(preds)]
-    return preds[cols].apply(pd.to_numeric, errors='coerce').to_numpy(np.float32)
+    return preds[cols].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
 
 # %% ../nbs/30_metrics.ipynb #16b4c86b
 def write_predictions(
@@ -64,11 +77,12 @@ def write_predictions(
     preds:pd.DataFrame # predictions table: id, part, label, logit_<class>...
 ) -> Path: # `path`
     "Write predictions sorted by part and id, logits as `%.9g` of float32; `LabError` if the table cannot be right."
-    if problem := _problem(preds): raise LabError(f'{path}: {problem}')
+    if problem := _problem(preds): raise LabError(f"{path}: {problem}")
     logits = [_LOGIT + c for c in classes_of(preds)]
     table = preds[_FIXED + logits].astype({c: np.float32 for c in logits})
-    table = table.assign(id=table.id.astype(str)).sort_values(['part', 'id'], kind='stable')
-    with atomic_write(path) as tmp: table.to_csv(tmp, index=False, float_format='%.9g', lineterminator='\n')
+    table = table.assign(id=table.id.astype(str)).sort_values(["part", "id"], kind="stable")
+    with atomic_write(path) as tmp:
+        table.to_csv(tmp, index=False, float_format="%.9g", lineterminator="\n")
     return Path(path)
 
 # %% ../nbs/30_metrics.ipynb #d1724c8e
@@ -77,11 +91,14 @@ def read_predictions(
 ) -> pd.DataFrame: # predictions table; text columns are str, logits float32
     "Read predictions and check them; `LabError` names the file and the first problem."
     try: preds = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise LabError(f'{path}: no such file; the train stage writes it') from None
-    except (ValueError, OSError) as e: raise LabError(f'{path}: not a predictions table: {str(e).strip()}') from None
-    if problem := _problem(preds): raise LabError(f'{path}: {problem}')
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such file; the train stage writes it") from None
+    except (ValueError, OSError) as e:
+        raise LabError(f"{path}: not a predictions table: {str(e).strip()}") from None
+    if problem := _problem(preds): raise LabError(f"{path}: {problem}")
     logits = pd.DataFrame(_logits(preds), preds.index, [_LOGIT + c for c in classes_of(preds)])
-    return pd.concat([preds.drop(columns=logits.columns), logits], axis=1)[preds.columns] # a thousand columns at once
+    # a thousand columns at once
+    return pd.concat([preds.drop(columns=logits.columns), logits], axis=1)[preds.columns]
 
 # %% ../nbs/30_metrics.ipynb #233c9924
 def check_judged(
@@ -90,7 +107,8 @@ def check_judged(
     name:str="predictions" # what the message calls it
 ) -> pd.DataFrame: # `preds`
     "`LabError` unless the table is about the val and test pictures of this split, all of them and no others."
-    rows = lambda t: set(t.loc[t.part.isin(PARTS), _FIXED].itertuples(index=False, name=None))
+    def rows(t):
+        return set(t.loc[t.part.isin(PARTS), _FIXED].itertuples(index=False, name=None))
     have, want = rows(preds), rows(split)
     if have == want: return preds
     odd = sorted(have - want) or sorted(want - have)
@@ -130,7 +148,7 @@ def wilson_interval(
     level:float=0.95 # confidence level
 ) -> tuple[float, float]: # lower and upper end, each in 0..1
     "Wilson's interval of a proportion."
-    low, high = proportion_confint(int(k), int(n), alpha=1 - level, method='wilson')
+    low, high = proportion_confint(int(k), int(n), alpha=1 - level, method="wilson")
     return max(0., float(low)), min(1., float(high))
 
 # %% ../nbs/30_metrics.ipynb #6498fd18
@@ -143,12 +161,14 @@ def _prf(targs, preds, **kw):
 def _averages(targs, preds, present):
     "Macro and weighted means over the classes that occur."
     def mean(avg): return map(_round, _prf(targs, preds, labels=present, average=avg)[:3])
-    return {avg: dict(zip(('precision', 'recall', 'f1'), mean(avg))) for avg in ('macro', 'weighted')}
+    return {avg: dict(zip(("precision", "recall", "f1"), mean(avg)))
+            for avg in ("macro", "weighted")}
 
 def _per_class(targs, preds, classes):
     "One entry a class, absent ones included with support 0."
     rows = zip(*_prf(targs, preds, labels=range(len(classes)), average=None))
-    return {c: dict(precision=_round(p), recall=_round(r), **_recall_interval(r, s), f1=_round(f), support=int(s))
+    return {c: dict(precision=_round(p), recall=_round(r), **_recall_interval(r, s),
+                    f1=_round(f), support=int(s))
             for c, (p, r, f, s) in zip(classes, rows)}
 
 def _recall_interval(recall, support):
@@ -159,33 +179,38 @@ def _recall_interval(recall, support):
 def _agreement(targs, guess, probs, present):
     "What is not a share of right answers: agreement beyond chance, and the quality of ranking and of probabilities."
     each = [(targs == c, probs[:, c]) for c in present] if len(present) > 1 else []
-    mean = lambda score: _round(np.mean([score(t, p) for t, p in each])) if each else None
+    def mean(score): return _round(np.mean([score(t, p) for t, p in each])) if each else None
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # kappa of one class only is no number, and says so
+        warnings.simplefilter("ignore") # kappa of one class only is no number, and says so
         kappa = cohen_kappa_score(targs, guess) if each else None
-    return dict(matthews=_round(matthews_corrcoef(targs, guess)), kappa=kappa and _round(kappa),
+    return dict(matthews=_round(matthews_corrcoef(targs, guess)),
+                kappa=kappa and _round(kappa),
                 roc_auc=mean(roc_auc_score), pr_auc=mean(average_precision_score),
                 brier=_round(((probs - np.eye(probs.shape[1])[targs])**2).sum(1).mean()))
 
 def _top(targs, logits, ks=(3, 5)):
     "How often the true class is among the first k; only where there are more classes than that."
-    ahead = (logits > logits[np.arange(len(targs)), targs][:, None]).sum(1) # classes that stand before the true one
-    return {f'top{k}': _round((ahead < k).mean()) for k in ks if logits.shape[1] > k}
+    # classes that stand before the true one
+    ahead = (logits > logits[np.arange(len(targs)), targs][:, None]).sum(1)
+    return {f"top{k}": _round((ahead < k).mean()) for k in ks if logits.shape[1] > k}
 
 # %% ../nbs/30_metrics.ipynb #b56dd520
 def evaluate(
     preds:pd.DataFrame, # predictions table
-    part:str='test' # part to evaluate: val or test
+    part:str="test" # part to evaluate: val or test
 ) -> dict: # plain numbers, lists and strings, rounded to six decimals: ready for JSON
     "Metrics of one part: accuracy with its Wilson interval, per class and averaged, confusion matrix (rows are truth)."
     classes, rows = classes_of(preds), preds[preds.part == part]
-    if rows.empty: raise LabError(f'no {part} rows here, only {", ".join(sorted(set(preds.part)))}')
+    if rows.empty:
+        raise LabError(f'no {part} rows here, only {", ".join(sorted(set(preds.part)))}')
     targs, guess = (pd.Index(classes).get_indexer(c) for c in (rows.label, predicted(rows)))
     n, right, present = len(rows), int((targs == guess).sum()), np.unique(targs)
     low, high = wilson_interval(right, n)
     averages = _averages(targs, guess, present)
-    return dict(part=part, n=n, classes=classes, right=right, accuracy=_round(accuracy_score(targs, guess)),
-        accuracy_low=_round(low), accuracy_high=_round(high), balanced_accuracy=averages['macro']['recall'],
+    return dict(part=part, n=n, classes=classes, right=right,
+                accuracy=_round(accuracy_score(targs, guess)),
+        accuracy_low=_round(low), accuracy_high=_round(high),
+                balanced_accuracy=averages["macro"]["recall"],
         **_top(targs, _logits(rows)), **_agreement(targs, guess, probabilities(rows), present),
         log_loss=_round(losses(rows).mean()), **averages,
         per_class=_per_class(targs, guess, classes),
@@ -197,24 +222,30 @@ def by_frequency(
     counts:dict[str, int] # training pictures of each class
 ) -> pd.DataFrame: # a row a third: classes, training pictures of its largest and smallest, n, right, recall, low, high
     "Recall of the frequent, middle and rare third of the classes, each picture counting once, with Wilson's interval."
-    order = sorted(metrics['classes'], key=lambda c: (-counts.get(c, 0), c)); rows = []
-    for name, third in zip(('head', 'middle', 'tail'), np.array_split(np.array(order, dtype=object), 3)):
+    order = sorted(metrics["classes"], key=lambda c: (-counts.get(c, 0), c))
+    rows = []
+    for name, third in zip(("head", "middle", "tail"),
+                           np.array_split(np.array(order, dtype=object), 3)):
         if not len(third): continue
-        here = [metrics['classes'].index(c) for c in third]; cm = np.array(metrics['confusion_matrix'])
+        here = [metrics["classes"].index(c) for c in third]
+        cm = np.array(metrics["confusion_matrix"])
         n, right = int(cm[here].sum()), int(cm[here, here].sum())
         low, high = wilson_interval(right, n) if n else (np.nan, np.nan)
-        rows.append(dict(part=name, classes=len(third), most=counts.get(third[0], 0), least=counts.get(third[-1], 0),
-                         n=n, right=right, recall=right/n if n else np.nan, low=low, high=high))
-    return pd.DataFrame(rows).set_index('part')
+        rows.append(dict(part=name, classes=len(third), most=counts.get(third[0], 0),
+                         least=counts.get(third[-1], 0),
+                         n=n, right=right, recall=right/n if n else np.nan, low=low,
+                         high=high))
+    return pd.DataFrame(rows).set_index("part")
 
 # %% ../nbs/30_metrics.ipynb #33f0b7a9
 def report_table(
     metrics:dict # what `evaluate` returned, or metrics.json read back
 ) -> pd.DataFrame: # one row a class, then macro and weighted means
     "Precision, recall, F1 and support, one row a class."
-    rows = dict(metrics['per_class'])
-    rows |= {f'{avg} mean': {**metrics[avg], 'support': metrics['n']} for avg in ('macro', 'weighted')}
-    return pd.DataFrame.from_dict(rows, orient='index').astype({'support': int}).rename_axis('class')
+    rows = dict(metrics["per_class"])
+    rows |= {f"{avg} mean": {**metrics[avg], "support": metrics["n"]}
+             for avg in ("macro", "weighted")}
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"support": int}).rename_axis("class")
 
 # %% ../nbs/30_metrics.ipynb #f0ce4bcc
 def over_seeds(
@@ -225,7 +256,7 @@ def over_seeds(
     "Mean over seeds, sample standard deviation (ddof=1) and Student-t interval of the mean."
     x = np.asarray(list(values), dtype=np.float64)
     if not len(x) or not np.isfinite(x).all():
-        raise LabError(f'over_seeds needs one or more finite numbers, got {x.tolist()}')
+        raise LabError(f"over_seeds needs one or more finite numbers, got {x.tolist()}")
     n, mean = len(x), x.mean()
     if n == 1: return dict(mean=_round(mean), sd=None, n=1, low=None, high=None)
     sd = x.std(ddof=1)
@@ -241,5 +272,5 @@ def fmt_interval(
     digits:int=3 # decimals
 ) -> str: # such as '0.917 [0.819, 0.964]'
     "An estimate and its interval as text."
-    text = f'{value:.{digits}f}'
-    return text if low is None or high is None else f'{text} [{low:.{digits}f}, {high:.{digits}f}]'
+    text = f"{value:.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -14,20 +14,23 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
 import pandas as pd
 import torch
-from torch import nn, Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from .core import LabError
 from .repro import read_json, write_json, write_tensors
 
 # %% ../nbs/20_models.ipynb #ed398467
 def conv_block(ni: int, nf: int) -> nn.Sequential: # (bs, ni, h, w) -> (bs, nf, h/2, w/2)
     "3x3 convolution, batch norm, ReLU, 2x2 max pooling."
-    return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1, bias=False), nn.BatchNorm2d(nf), nn.ReLU(inplace=True),
+    return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1, bias=False), nn.BatchNorm2d(nf),
+                         nn.ReLU(inplace=True),
                          nn.MaxPool2d(2))
 
 # %% ../nbs/20_models.ipynb #085ad004
@@ -39,16 +42,19 @@ class SmallCNN(nn.Module):
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout),
                                   nn.Linear(widths[-1], n_classes))
 
-    def forward(self, xb: Tensor) -> Tensor: return self.head(self.blocks(xb)) # (bs, 3, h, w) -> (bs, n_classes)
+    def forward(self, xb: Tensor) -> Tensor: # (bs, 3, h, w) -> (bs, n_classes)
+        return self.head(self.blocks(xb))
 
 # %% ../nbs/20_models.ipynb #e7209e61
 class XrayCNN(nn.Sequential):
     "Convolutions 16, 64, 128, 128 with pooling and growing dropout; dense 128, 64, n_classes."
     def __init__(self, n_classes: int, size: int = 128): # pixels
         def conv(ni, nf, padding, drop):
-            return [nn.Conv2d(ni, nf, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(drop)]
+            return [nn.Conv2d(ni, nf, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
+                    nn.Dropout(drop)]
         side = (size - 2)//16
-        super().__init__(*conv(3, 16, 0, 0.), *conv(16, 64, 1, .25), *conv(64, 128, 1, .3), *conv(128, 128, 1, .4),
+        super().__init__(*conv(3, 16, 0, 0.), *conv(16, 64, 1, .25), *conv(64, 128, 1, .3),
+                         *conv(128, 128, 1, .4),
                          nn.Flatten(), nn.Linear(128*side**2, 128), nn.ReLU(), nn.Dropout(.25),
                          nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, n_classes))
 
@@ -58,7 +64,9 @@ NETWORKS = {} # name: function of (n_classes, dropout, size)
 def register(name: str # for params.yaml
             ):
     "Decorator: make `f(n_classes, dropout, size) -> nn.Module` a network that `create_model` knows."
-    def put(f): NETWORKS[name] = f; return f
+    def put(f):
+        NETWORKS[name] = f
+        return f
     return put
 
 @register("small_cnn")
@@ -70,11 +78,13 @@ def _xray_cnn(n_classes, dropout, size): return XrayCNN(n_classes, size)
 def origin(name: str) -> str: # lab | timm | torchvision
     "Whose network a name is; raises `LabError` when it is nobody's."
     if name in NETWORKS: return "lab"
-    import timm, torchvision
+    import timm
+    import torchvision
     if timm.is_model(name): return "timm"
     theirs = torchvision.models.list_models(module=torchvision.models)
     if name in theirs: return "torchvision"
-    near = difflib.get_close_matches(name, sorted({*NETWORKS, *timm.list_models(), *theirs}), 3, .5)
+    near = difflib.get_close_matches(name, sorted({*NETWORKS, *timm.list_models(), *theirs}),
+                                     3, .5)
     raise LabError(f"model.name: {name!r} is no network of the lab, of timm or of torchvision; "
                    f"nearest: {', '.join(near) or 'none, see timm.list_models()'}")
 
@@ -85,7 +95,8 @@ def build(name: str, n_classes: int, dropout: float, size: int) -> nn.Module:
     if whose == "lab": return NETWORKS[name](n_classes, dropout, size)
     if whose == "timm":
         import timm
-        fixed = timm.get_pretrained_cfg(name).fixed_input_size # transformers are built for a size
+        # transformers are built for a size
+        fixed = timm.get_pretrained_cfg(name).fixed_input_size
         extra = {"img_size": size} if fixed else {}
         return timm.create_model(name, num_classes=n_classes, drop_rate=dropout, **extra)
     import torchvision
@@ -125,13 +136,16 @@ def _shape(state, k): return "x".join(map(str, state[k].shape)) if k in state el
 def misfits(own: dict[str, Tensor], state: dict[str, Tensor], head: tuple[str, ...]) -> list[str]:
     "Names outside the last layer that only one of two states has, or that have two shapes."
     return sorted(k for k in own.keys() | state.keys()
-                  if _shape(own, k) != _shape(state, k) and not k.startswith(tuple(f"{h}." for h in head)))
+                  if _shape(own, k) != _shape(state, k)
+                  and not k.startswith(tuple(f"{h}." for h in head)))
 
 def adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state as timm's filter for this network makes it: position embeddings resampled, old names translated."
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try: return fit(state, model) if fit else state
-    except Exception: return state # another network's file makes a filter stumble anywhere; the caller refuses it
+    except Exception:
+        # another network's file makes a filter stumble anywhere; the caller refuses it
+        return state
 
 def load_weights(model: nn.Module, path: str | Path, head: tuple[str, ...] # names of the last layers, which may differ
                 ) -> list[str]: # names of tensors that begin anew: last layers, where the file knows other classes
@@ -158,7 +172,8 @@ def pretrained_file(name: str) -> str: # path of a safetensors file
     import timm
     from huggingface_hub import hf_hub_download
     repo = timm.get_pretrained_cfg(name).hf_hub_id
-    if not repo: raise LabError(f"model.weights: timm publishes no weights for {name}; name a file, or null")
+    if not repo:
+        raise LabError(f"model.weights: timm publishes no weights for {name}; name a file, or null")
     try: return hf_hub_download(repo, "model.safetensors", etag_timeout=5)
     except Exception as e: # the hub has a dozen ways of not being there
         raise LabError(f"model.weights: pretrained: {repo} is not on this machine and the hub does not answer "
@@ -166,25 +181,29 @@ def pretrained_file(name: str) -> str: # path of a safetensors file
 
 # %% ../nbs/20_models.ipynb #f02f7e10
 def normalisation(name: str, weights: str | None, asked: str = "auto", # auto, or a key of cvlab.loaders.STATS
-                  known: dict = {} # STATS
+                  known: dict | None = None # STATS
                  ) -> str: # a key of STATS
     "The statistics that the weights were trained with."
     if asked != "auto": return asked
     if weights is None: return "half"
     beside = Path(weights).with_suffix(".json")
     if beside.exists() and "normalise" in (said := read_json(beside)): return said["normalise"]
-    whose, said = origin(name), ((.485, .456, .406), (.229, .224, .225)) # torchvision's are all ImageNet's
+    # torchvision's are all ImageNet's
+    whose, said = origin(name), ((.485, .456, .406), (.229, .224, .225))
     if whose == "timm":
         import timm
         said = tuple(timm.get_pretrained_cfg(name).mean), tuple(timm.get_pretrained_cfg(name).std)
-    if whose != "lab" and (found := [k for k, v in known.items() if v == said]): return found[0]
-    raise LabError(f"model.normalise: auto: nothing says which statistics {weights} needs; one of {', '.join(known)}")
+    if whose != "lab" and (found := [k for k, v in (known or {}).items() if v == said]):
+        return found[0]
+    raise LabError(f"model.normalise: auto: nothing says which statistics {weights} needs; one of {', '.join(known or ())}")
 
 # %% ../nbs/20_models.ipynb #fb6b486a
 def deep_head(ni: int, n_classes: int) -> nn.Sequential: # (bs, ni) -> (bs, n_classes)
     "dropout 0.5, 512, 128, n_classes; ReLU, batch norm and dropout 0.25 between."
-    def dense(ni, no): return [nn.Linear(ni, no), nn.ReLU(inplace=True), nn.BatchNorm1d(no), nn.Dropout(.25)]
-    return DeepHead(nn.Dropout(.5), *dense(ni, 512), *dense(512, 128), nn.Linear(128, n_classes))
+    def dense(ni, no):
+        return [nn.Linear(ni, no), nn.ReLU(inplace=True), nn.BatchNorm1d(no), nn.Dropout(.25)]
+    return DeepHead(nn.Dropout(.5), *dense(ni, 512), *dense(512, 128),
+                    nn.Linear(128, n_classes))
 
 def replace_head(model: nn.Module, n_classes: int):
     "Put a `deep_head` where each last layer was; raises `LabError` when it is not linear."
@@ -208,7 +227,8 @@ def create_model(name: str, # ours, timm's, torchvision's or registered
     if head == "deep": replace_head(model, n_classes)
     if origin(name) == "torchvision": set_dropout(model, dropout)
     if weights is None: return model
-    model.anew = load_weights(model, pretrained_file(name) if weights == "pretrained" else weights,
+    model.anew = load_weights(model,
+                              pretrained_file(name) if weights == "pretrained" else weights,
                               tuple(classifiers(model)))
     return model
 
@@ -218,7 +238,8 @@ def stages(model: nn.Module) -> dict[str, int]: # parameter name: its stage, cou
     if hasattr(model, "group_matcher"):
         from timm.models import group_parameters
         try: matcher = model.group_matcher(coarse=True)
-        except AssertionError: matcher = model.group_matcher(coarse=False) # rdnet has the one kind only
+        except AssertionError:
+            matcher = model.group_matcher(coarse=False) # rdnet has the one kind only
         return group_parameters(model, matcher, reverse=True)
     layers = list(dict.fromkeys(n.rpartition(".")[0] for n, _ in model.named_parameters()))
     return {n: layers.index(n.rpartition(".")[0]) for n, _ in model.named_parameters()}
@@ -226,7 +247,8 @@ def stages(model: nn.Module) -> dict[str, int]: # parameter name: its stage, cou
 def layer_groups(model: nn.Module) -> list[list[str]]: # names of parameters, from the input to the head, each once
     "The parts of a network that are frozen together and share a rate; the last is what gives the logits."
     stage, heads = stages(model), tuple(f"{c}." for c in classifiers(model))
-    top = {i for n, i in stage.items() if n.startswith(heads)} # timm puts there what it did not match
+    # timm puts there what it did not match
+    top = {i for n, i in stage.items() if n.startswith(heads)}
     groups, here = {}, min(stage.values())
     for n, _ in model.named_parameters():
         if n.startswith(heads): groups.setdefault(len(stage), []).append(n)
@@ -247,7 +269,8 @@ def freeze(model: nn.Module, part: str, # none | half | most | body
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
     "Modules with parameters of their own that, with all modules in them, are frozen: they stay in evaluation mode."
     return [m for m in model.modules()
-            if list(m.parameters(recurse=False)) and not any(p.requires_grad for p in m.parameters())]
+            if list(m.parameters(recurse=False))
+            and not any(p.requires_grad for p in m.parameters())]
 
 def rates(model: nn.Module, lr: float, # of the head
           decay: float = 1. # factor from a group to the one below
@@ -266,7 +289,8 @@ def n_parameters(model: nn.Module) -> int:
 @contextmanager
 def _countable():
     "Attention in plain matrix products: torch does not count what its fused layers do."
-    fused = torch.backends.mha.get_fastpath_enabled(); torch.backends.mha.set_fastpath_enabled(False)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH): yield
     finally: torch.backends.mha.set_fastpath_enabled(fused)
@@ -279,14 +303,18 @@ def _run_noted(model, xb) -> dict[str, dict]: # module name: kind, output, multi
         new, seen = counter.get_total_flops() - seen, counter.get_total_flops()
         if running: rows[running[-1]]["multiply_adds"] += new//2
     def enter(name, m, args):
-        credit(); running.append(name)
-        rows.setdefault(name, dict(kind=type(m).__name__, output="", parameters=0, multiply_adds=0))
+        credit()
+        running.append(name)
+        rows.setdefault(name,
+                        dict(kind=type(m).__name__, output="", parameters=0, multiply_adds=0))
     def leave(name, m, args, out):
-        credit(); running.pop()
+        credit()
+        running.pop()
         while isinstance(out, (tuple, list)) and out: out = out[0]
         if isinstance(out, Tensor): rows[name]["output"] = "x".join(map(str, out.shape[1:]))
     for name, m in model.named_modules():
-        hooks += [m.register_forward_pre_hook(partial(enter, name)), m.register_forward_hook(partial(leave, name))]
+        hooks += [m.register_forward_pre_hook(partial(enter, name)),
+                  m.register_forward_hook(partial(leave, name))]
     try:
         with torch.no_grad(), _countable(), counter: model(xb)
     finally:
@@ -298,7 +326,8 @@ def layer_table(model: nn.Module, size: int # of the input, pixels
                ) -> pd.DataFrame: # layer, kind, output, parameters, multiply_adds: a row a layer, in the order of use
     "What happens to one picture; all parameters of the network, multiply-adds as counted by torch."
     was, p = model.training, next(model.parameters())
-    rows = _run_noted(model.eval(), torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
+    rows = _run_noted(model.eval(),
+                      torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
     model.train(was)
     for name, p in model.named_parameters():
         owner = name.rpartition(".")[0]
@@ -320,6 +349,7 @@ def save_model(folder: str | Path, model: nn.Module,
 def load_model(folder: str | Path, which: str = "best") -> tuple[nn.Module, dict]: # in evaluation mode, and its info
     "Read what `save_model` wrote."
     info = read_json(Path(folder)/f"{which}.json")
-    model = create_model(info["name"], len(info["classes"]), head=info["head"], size=info["size"])
+    model = create_model(info["name"], len(info["classes"]), head=info["head"],
+                         size=info["size"])
     load_weights(model, Path(folder)/f"{which}.safetensors", ())
     return model.eval(), info

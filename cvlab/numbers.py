@@ -9,6 +9,7 @@ __all__ = ['SCORES', 'OFF', 'numbers_of', 'split_numbers', 'judge_numbers', 'Squ
 # %% ../nbs/55_numbers.ipynb #9906380f
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -17,10 +18,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.linear_model import RidgeCV
-from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, root_mean_squared_error
+from sklearn.metrics import (
+    mean_absolute_error,
+    mean_squared_error,
+    r2_score,
+    root_mean_squared_error,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+
 from .baselines import colour_histogram
 from .core import LabError, Params
 from .data import split_samples
@@ -39,32 +46,39 @@ def numbers_of(samples: pd.DataFrame) -> np.ndarray: # float64 (n,)
         i = int(np.argmin(good))
         raise LabError(f"{samples.path.iloc[i]}: its label {samples.label.iloc[i]!r} is no number; "
                        "name a CSV with the columns path and label, a number each")
-    if len(values) < 20: raise LabError(f"{len(values)} pictures with a number; at least twenty are needed")
-    if np.ptp(values) == 0: raise LabError(f"every picture has the number {values[0]:g}: there is nothing to learn")
+    if len(values) < 20:
+        raise LabError(f"{len(values)} pictures with a number; at least twenty are needed")
+    if np.ptp(values) == 0:
+        raise LabError(f"every picture has the number {values[0]:g}: there is nothing to learn")
     return values
 
 def split_numbers(samples: pd.DataFrame, # id, path, label, group, part
                   val: float = .15, test: float = .15, seed: int = 0) -> pd.DataFrame: # with part, and value
     "Give every picture its part, small and large numbers in proportion."
     values = numbers_of(samples)
-    bins = pd.qcut(pd.Series(values).rank(method="first"), min(10, len(values)//10), labels=False)
+    bins = pd.qcut(pd.Series(values).rank(method="first"), min(10, len(values)//10),
+                   labels=False)
     split = split_samples(samples.assign(label=[f"{b:02}" for b in bins]), val, test, seed)
     return split.assign(label=samples.label.to_numpy(), value=values)
 
 # %% ../nbs/55_numbers.ipynb #743b87e0
-SCORES = {"mae": mean_absolute_error, "mse": mean_squared_error, "rmse": root_mean_squared_error, "r2": r2_score}
+SCORES = {"mae": mean_absolute_error, "mse": mean_squared_error,
+          "rmse": root_mean_squared_error, "r2": r2_score}
 
 def judge_numbers(table: pd.DataFrame, # value, said
                   repeats: int = 2000, seed: int = 0) -> dict: # n; and of each of SCORES also _low and _high
     "Mean absolute error, mean squared error, its root, and R², with 95 % intervals."
     v, s = table.value.to_numpy(np.float64), table.said.to_numpy(np.float64)
-    rng = np.random.default_rng(derive_seed(seed, len(v))); draws = rng.integers(len(v), size=(repeats, len(v)))
-    mae, mse = np.abs(s - v)[draws].mean(1), ((s - v)**2)[draws].mean(1) # scikit-learn's, for all draws at once
+    rng = np.random.default_rng(derive_seed(seed, len(v)))
+    draws = rng.integers(len(v), size=(repeats, len(v)))
+    # scikit-learn's, for all draws at once
+    mae, mse = np.abs(s - v)[draws].mean(1), ((s - v)**2)[draws].mean(1)
     drawn = dict(mae=mae, mse=mse, rmse=np.sqrt(mse), r2=1 - mse/v[draws].var(1))
     out = {"n": len(v)}
     for k, f in SCORES.items():
         low, high = np.percentile(drawn[k], [2.5, 97.5])
-        out |= {k: round(float(f(v, s)), 6), f"{k}_low": round(float(low), 6), f"{k}_high": round(float(high), 6)}
+        out |= {k: round(float(f(v, s)), 6), f"{k}_low": round(float(low), 6),
+                f"{k}_high": round(float(high), 6)}
     return out
 
 # %% ../nbs/55_numbers.ipynb #6e512ff1
@@ -82,7 +96,8 @@ class Scale:
     def down(self, v): return (v - self.mean)/self.sd
     def up(self, z): return z*self.sd + self.mean
 
-OFF = {"loss": dict(label_smoothing=0., alpha=None, gamma=0., tau=0.), "augment": dict(mixup=0., cutmix=0.),
+OFF = {"loss": dict(label_smoothing=0., alpha=None, gamma=0., tau=0.),
+       "augment": dict(mixup=0., cutmix=0.),
        "train": dict(sampler=None)} # what a number has no use for
 
 def check_numbers(p: Params):
@@ -101,14 +116,18 @@ def train_numbers(p: Params, split: pd.DataFrame, # see `split_numbers`
                  ): # -> (learner, history, Scale)
     "Train a network with one output."
     check_numbers(p)
-    own = split.value[split.part == "train"]; scale = Scale(float(own.mean()), float(own.std(ddof=0)))
-    loaders = [batches_of(p, split.assign(label="number"), images, part, seed, device) for part in ("train", "val")]
+    own = split.value[split.part == "train"]
+    scale = Scale(float(own.mean()), float(own.std(ddof=0)))
+    loaders = [batches_of(p, split.assign(label="number"), images, part, seed, device)
+               for part in ("train", "val")]
     model, cbs = network_of(p, 1, seed), [*cbs, *callbacks_of(p, 1)]
     if p.train.frozen_once:
-        loaders, short = frozen_once(model, p.model.frozen, loaders, cache, p.train.precision); cbs.append(short)
+        loaders, short = frozen_once(model, p.model.frozen, loaders, cache, p.train.precision)
+        cbs.append(short)
     learn = learner_of(p, *loaders, model, ["number"], seed, device, log, cbs)
     for dl, part in zip(loaders, ("train", "val")):
-        dl.targets = torch.tensor(scale.down(split.value[split.part == part].to_numpy()), dtype=torch.float32)
+        dl.targets = torch.tensor(scale.down(split.value[split.part == part].to_numpy()),
+                                  dtype=torch.float32)
     learn.loss_func = SquaredError().to(device)
     return learn, train_by(p, learn), scale
 
@@ -134,12 +153,15 @@ def simple_numbers(split: pd.DataFrame, images, note, bins: int = 8
 def plot_numbers(table: pd.DataFrame, # see `say_numbers`
                  unit: str = "") -> Figure:
     "What was said against what is, and the errors."
-    fig, (a, b) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", width_ratios=[3, 2])
+    fig, (a, b) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained",
+                               width_ratios=[3, 2])
     ends = [min(table.value.min(), table.said.min()), max(table.value.max(), table.said.max())]
-    a.plot(ends, ends, color=GREY, lw=1); a.plot(table.value, table.said, "o", color=BLUE, ms=4, alpha=.6)
+    a.plot(ends, ends, color=GREY, lw=1)
+    a.plot(table.value, table.said, "o", color=BLUE, ms=4, alpha=.6)
     a.set(xlabel=f"true number{unit}", ylabel=f"what the network says{unit}")
     a.set_aspect("equal", adjustable="datalim")
-    b.hist(table.said - table.value, bins=16, color=BLUE); b.axvline(0, color=GREY, lw=1)
+    b.hist(table.said - table.value, bins=16, color=BLUE)
+    b.axvline(0, color=GREY, lw=1)
     b.yaxis.set_major_locator(MaxNLocator(integer=True))
     b.set(xlabel=f"error{unit}: said less true", ylabel=f"pictures (n = {len(table)})")
     return fig

@@ -25,8 +25,9 @@ def optimizer(groups: list[tuple[list[Tensor], float]], # parameters and rate of
         case "adam": return torch.optim.Adam(**how, fused=True)
         case "sgd": return torch.optim.SGD(**how, fused=True)
         case "radam": return torch.optim.RAdam(**how, decoupled_weight_decay=True)
-    from timm.optim import Lamb, Lookahead # here: a second or two
-    if name == "lamb": return Lamb(**how, max_grad_norm=None, decoupled_decay=True) # optim.clip does that
+    from timm.optim import Lamb, Lookahead  # here: a second or two
+    if name == "lamb":
+        return Lamb(**how, max_grad_norm=None, decoupled_decay=True) # optim.clip does that
     return Lookahead(torch.optim.RAdam(**how, decoupled_weight_decay=True))
 
 def name_of(opt: torch.optim.Optimizer) -> str: # one of OPTIMIZERS

@@ -8,18 +8,26 @@ __all__ = ['SUFFIXES', 'PARTS', 'ARCHIVES', 'ROOM', 'Member', 'BROKEN', 'reason'
            'unpack_tables', 'unpacked']
 
 # %% ../nbs/05_packed.ipynb #939bc2ce
-import io, json, os, re, tarfile, zipfile
+import io
+import json
+import os
+import re
+import tarfile
+import zipfile
 from collections import namedtuple
 from pathlib import Path, PurePosixPath
+
 import pandas as pd
 from PIL import Image
+
 from .core import LabError
 from .repro import atomic_folder, file_hash, json_hash
 
 # %% ../nbs/05_packed.ipynb #a134761c
 # what a name says: which files are pictures, which folders are parts
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
-PARTS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
+PARTS = dict(train="train", training="train", val="val", valid="val", validation="val",
+             test="test", testing="test")
 
 def reason(e: Exception) -> str:
     "An error in a few words."
@@ -29,7 +37,8 @@ def reason(e: Exception) -> str:
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ROOM = 2**30 # bytes that anything may unpack to; beyond, twenty times its own size
 
-Member = namedtuple("Member", "name size odd open") # odd: what it is if it is no ordinary file; open: a function
+# odd: what it is if it is no ordinary file; open: a function
+Member = namedtuple("Member", "name size odd open")
 
 def members(path: Path): # yields Member
     "What an archive holds, folders left out."
@@ -43,7 +52,8 @@ def members(path: Path): # yields Member
         with tarfile.open(path) as t:
             for m in t:
                 odd = "" if m.isreg() else "a link" if m.issym() or m.islnk() else "a device"
-                if not m.isdir(): yield Member(m.name, m.size, odd, lambda m=m: t.extractfile(m))
+                if not m.isdir():
+                    yield Member(m.name, m.size, odd, lambda m=m: t.extractfile(m))
 
 # %% ../nbs/05_packed.ipynb #6964fdcf
 def check_room(source: Path, size: int, total: int):
@@ -57,10 +67,12 @@ def check_members(path: Path):
     total, seen = 0, set()
     for m in members(path):
         name, total = PurePosixPath(m.name), total + m.size
-        if m.odd: raise LabError(f"{path}: holds {m.odd}, {m.name!r}; unpack it yourself and look")
+        if m.odd:
+            raise LabError(f"{path}: holds {m.odd}, {m.name!r}; unpack it yourself and look")
         if name.is_absolute() or ".." in name.parts or ":" in m.name.split("/")[0]:
             raise LabError(f"{path}: {m.name!r} leads out of the archive; nothing was unpacked")
-        if name in seen: raise LabError(f"{path}: holds {m.name!r} twice; nothing was unpacked")
+        if name in seen:
+            raise LabError(f"{path}: holds {m.name!r} twice; nothing was unpacked")
         check_room(path, path.stat().st_size, total)
         seen.add(name)
 
@@ -71,11 +83,13 @@ def copy_member(m: Member, to: Path):
         left = m.size
         while chunk := src.read(min(left, 2**20) + 1):
             left -= len(chunk)
-            if left < 0: raise LabError(f"{m.name}: more than the archive announced; nothing was unpacked")
+            if left < 0:
+                raise LabError(f"{m.name}: more than the archive announced; nothing was unpacked")
             dst.write(chunk)
 
 # %% ../nbs/05_packed.ipynb #f5a8aecb
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError,
+          NotImplementedError, ValueError)
 
 def unpack(path: Path, into: Path) -> Path: # the folder
     "Unpack an archive, whole or not at all, once."
@@ -92,24 +106,29 @@ def unpack(path: Path, into: Path) -> Path: # the folder
 # %% ../nbs/05_packed.ipynb #f2488877
 def tables_in(source: Path) -> list[Path]:
     "The tables of a folder without pictures, or the one that was named."
-    if source.is_file(): return [source] if source.suffix.lower() in (".parquet", ".arrow") else []
+    if source.is_file():
+        return [source] if source.suffix.lower() in (".parquet", ".arrow") else []
     tables = []
     for here, folders, files in os.walk(source):
         folders[:] = sorted(f for f in folders if f[0] != ".")
         kinds = {Path(f).suffix.lower() for f in files}
         if kinds & SUFFIXES: return []
-        tables += [Path(here, f) for f in sorted(files) if Path(f).suffix.lower() in (".parquet", ".arrow")
-                   and not f.startswith((".", "cache-", "tmp"))] # what `datasets` leaves beside the data
+        tables += [Path(here, f)
+                   for f in sorted(files) if Path(f).suffix.lower() in (".parquet", ".arrow")
+                   # what `datasets` leaves beside the data
+                   and not f.startswith((".", "cache-", "tmp"))]
     return tables
 
 def part_in(path: Path) -> str: # train, val, test or ""
     "The part that a table's name or folder tells, as in validation-00000-of-00001.parquet."
-    return next((PARTS[w] for w in re.split(r"[-_./]", path.as_posix().lower()) if w in PARTS), "")
+    return next((PARTS[w] for w in re.split(r"[-_./]", path.as_posix().lower()) if w in PARTS),
+                "")
 
 # %% ../nbs/05_packed.ipynb #69891704
 def arrow():
     "pyarrow, or a `LabError` that says how to get it."
-    try: import pyarrow.parquet
+    try:
+        import pyarrow.parquet
     except ImportError:
         raise LabError("reading Parquet and Arrow takes the extra `parquet`: "
                        "pip install --require-hashes -r requirements-parquet.txt") from None
@@ -126,15 +145,21 @@ def batches(table: Path): # yields pyarrow.RecordBatch
 def columns_of(table: Path, schema) -> tuple[str, str, list[str]]: # column of pictures, of labels, names of the classes
     "Which columns to read; raises `LabError` where that is not plain."
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    declared = lambda kind: [c for c in schema.names if (features.get(c) or {}).get("_type") == kind]
-    holds = lambda t: any(f.name == "bytes" for f in t) if str(t).startswith("struct") else "binary" in str(t)
+    def declared(kind):
+        return [c for c in schema.names if (features.get(c) or {}).get("_type") == kind]
+    def holds(t):
+        return any(f.name == "bytes" for f in t) if str(t).startswith("struct") else "binary" in str(t)
     pictures = declared("Image") or [f.name for f in schema if holds(f.type)]
-    labels = declared("ClassLabel") or [c for c in schema.names if c.lower() in ("label", "labels", "class", "target")]
+    labels = declared("ClassLabel") or [c for c in schema.names
+                                        if c.lower() in ("label", "labels", "class", "target")]
     for what, found in (("pictures", pictures), ("labels", labels)):
-        if not found: raise LabError(f"{table}: no column of {what} among {', '.join(schema.names)}")
-        if len(found) > 1: raise LabError(f"{table}: {', '.join(found)} are all columns of {what}; keep one of them")
+        if not found:
+            raise LabError(f"{table}: no column of {what} among {', '.join(schema.names)}")
+        if len(found) > 1:
+            raise LabError(f"{table}: {', '.join(found)} are all columns of {what}; keep one of them")
     kind = str(schema.field(labels[0]).type)
-    if not kind.startswith(("int", "uint", "string", "large_string", "dictionary<values=string")):
+    if not kind.startswith(("int", "uint", "string", "large_string",
+                            "dictionary<values=string")):
         raise LabError(f"{table}: column {labels[0]!r} holds {kind}; a class is a name or a number")
     return pictures[0], labels[0], (features.get(labels[0]) or {}).get("names", [])
 
@@ -145,10 +170,12 @@ def rows_in(table: Path, part: str): # yields bytes or None, and a dict: label, 
         picture, label, names = columns_of(table, batch.schema)
         for row in batch.to_pylist():
             data, value = row[picture], row[label]
-            if names: value = names[value] if value is not None and 0 <= value < len(names) else ""
+            if names:
+                value = names[value] if value is not None and 0 <= value < len(names) else ""
             said = {c: str(row.get(c) or "") for c in ("part", "group")}
             yield (data["bytes"] if isinstance(data, dict) else data,
-                   dict(label="" if value is None else str(value), part=said["part"] or part, group=said["group"]))
+                   dict(label="" if value is None else str(value), part=said["part"] or part,
+                        group=said["group"]))
 
 def suffix_of(data: bytes) -> str:
     "The usual suffix of what these bytes are; .png where nobody can tell."
@@ -170,17 +197,20 @@ def unpack_tables(source: Path, tables: list[Path], into: Path) -> Path: # a fol
             for table, name in zip(tables, relative):
                 for data, said in rows_in(table, part_in(name)):
                     path = f"{part_in(name) or 'row'}-{len(lines):06}{suffix_of(data or b'')}"
-                    total += len(data or b""); check_room(source, size, total)
+                    total += len(data or b"")
+                    check_room(source, size, total)
                     if data is not None: (tmp/path).write_bytes(data)
                     lines.append(dict(path=path, **said))
             pd.DataFrame(lines, columns=["path", "label", "part", "group"]).to_csv(tmp/"samples.csv", index=False)
-    except (*BROKEN, TypeError, KeyError, AttributeError, arrow().ArrowException) as e: # whatever stands in the file
+    # whatever stands in the file
+    except (*BROKEN, TypeError, KeyError, AttributeError, arrow().ArrowException) as e:
         raise LabError(f"{source}: cannot be read as a table of pictures ({reason(e)})") from None
     return target
 
 def unpacked(source: str | Path, cache: str | Path) -> Path:
     "The folder of what is packed; anything else as it is."
     source, into = Path(source), Path(cache)/"unpacked"
-    if source.is_file() and source.name.lower().endswith(ARCHIVES): source = unpack(source, into)
+    if source.is_file() and source.name.lower().endswith(ARCHIVES):
+        source = unpack(source, into)
     if tables := tables_in(source): return unpack_tables(source, tables, into)
     return source

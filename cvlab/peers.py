@@ -8,15 +8,22 @@ __all__ = ['MEAN', 'STD', 'RESNET18', 'TRAIN', 'FIRST', 'NOTEBOOKS', 'NET', 'Jpe
            'fastai_notebooks', 'Clock', 'reach_fastai', 'reach_plain']
 
 # %% ../nbs/49_peers.ipynb #08f9c1bd
-import importlib.util, os, subprocess, sys, tempfile, time
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
+
 import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from torch import nn
+
 from .core import LabError
 from .models import create_model
-from .repro import seed_everything, use_threads
+from .repro import seed_everything
 
 # %% ../nbs/49_peers.ipynb #08865328
 MEAN, STD = (.485, .456, .406), (.229, .224, .225) # ImageNet's, everybody's default
@@ -35,22 +42,31 @@ class JpegFiles(torch.utils.data.Dataset):
 def torch_loader(files: pd.DataFrame, part: str, size: int, bs: int, workers: int = 0) -> torch.utils.data.DataLoader:
     "torchvision's transforms in torch's loader."
     import torchvision.transforms as T
-    change = [T.RandomHorizontalFlip(), T.RandomAffine(10, scale=(.9, 1.1)), T.ColorJitter(.2, .2)]
+    change = [T.RandomHorizontalFlip(), T.RandomAffine(10, scale=(.9, 1.1)),
+              T.ColorJitter(.2, .2)]
     change = change if part == "train" else []
     tfm = T.Compose([T.Resize((size, size)), *change, T.ToTensor(), T.Normalize(MEAN, STD)])
-    return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs, shuffle=part == "train",
+    return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs,
+                                       shuffle=part == "train",
                                        drop_last=part == "train", num_workers=workers)
 
-def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0): # -> function
+def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
+               workers: int = 0): # -> function
     "The loop of a thousand repositories: Adam, `loss.item()` in every step."
     loaders = {p: torch_loader(files, p, size, bs, workers) for p in ("train", "val")}
     model, loss_func = create_model(net, files.label.nunique(), size=size), nn.CrossEntropyLoss()
     opt = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
     def epoch():
-        model.train(); running = right = 0
+        model.train()
+        running = right = 0
         for xb, yb in loaders["train"]:
-            opt.zero_grad(); out = model(xb); loss = loss_func(out, yb); loss.backward(); opt.step()
-            running += loss.item()*len(xb); right += (out.argmax(1) == yb).sum().item()
+            opt.zero_grad()
+            out = model(xb)
+            loss = loss_func(out, yb)
+            loss.backward()
+            opt.step()
+            running += loss.item()*len(xb)
+            right += (out.argmax(1) == yb).sum().item()
         model.eval()
         with torch.no_grad():
             for xb, yb in loaders["val"]: right += (model(xb).argmax(1) == yb).sum().item()
@@ -60,11 +76,20 @@ def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", w
 def fastai_learner(files: pd.DataFrame, size: int, bs: int,
                    workers: int | None = None): # None: as many as fastai takes
     "fastai's `vision_learner` with its own augmentations."
-    from fastai.vision.all import ImageDataLoaders, Resize, accuracy, aug_transforms, resnet18, vision_learner
+    from fastai.vision.all import (
+        ImageDataLoaders,
+        Resize,
+        accuracy,
+        aug_transforms,
+        resnet18,
+        vision_learner,
+    )
     df = files.assign(is_valid=files.part == "val")[["path", "label", "is_valid"]]
     how = {} if workers is None else dict(num_workers=workers)
-    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size), bs=bs,
-                                   batch_tfms=aug_transforms(), device=torch.device("cpu"), **how)
+    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size),
+                                   bs=bs,
+                                   batch_tfms=aug_transforms(), device=torch.device("cpu"),
+                                   **how)
     return vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
 
 def fastai_loop(files: pd.DataFrame, size: int, bs: int, workers: int | None = None,
@@ -77,7 +102,8 @@ def fastai_loop(files: pd.DataFrame, size: int, bs: int, workers: int | None = N
     return epoch
 
 # %% ../nbs/49_peers.ipynb #6bacdb2b
-def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0): # -> function
+def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
+              workers: int = 0): # -> function
     "The training script of timm, without what it prints."
     import timm
     from timm.data import create_loader
@@ -86,19 +112,27 @@ def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", wo
     model = timm.create_model(net, num_classes=files.label.nunique())
     def loader(part):
         dataset, cpu = JpegFiles(files[files.part == part], None), torch.device("cpu")
-        return create_loader(dataset, (3, size, size), bs, is_training=part == "train", use_prefetcher=False,
+        return create_loader(dataset, (3, size, size), bs, is_training=part == "train",
+                             use_prefetcher=False,
                              num_workers=workers, persistent_workers=False, device=cpu)
     loaders, loss_func = {p: loader(p) for p in ("train", "val")}, nn.CrossEntropyLoss()
     opt = create_optimizer_v2(model, "adamw", 1e-3)
-    for dl in loaders.values(): dl.dataset.tfm = dl.dataset.transform # `create_loader` has made it
+    for dl in loaders.values():
+        dl.dataset.tfm = dl.dataset.transform # `create_loader` has made it
     def epoch():
-        model.train(); losses, top1 = AverageMeter(), AverageMeter()
+        model.train()
+        losses, top1 = AverageMeter(), AverageMeter()
         for xb, yb in loaders["train"]:
-            loss = loss_func(model(xb), yb); losses.update(loss.item(), len(xb))
-            opt.zero_grad(); loss.backward(); opt.step()
+            loss = loss_func(model(xb), yb)
+            losses.update(loss.item(), len(xb))
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
         model.eval()
         with torch.no_grad():
-            for xb, yb in loaders["val"]: out = model(xb); top1.update(accuracy(out, yb)[0].item(), len(xb))
+            for xb, yb in loaders["val"]:
+                out = model(xb)
+                top1.update(accuracy(out, yb)[0].item(), len(xb))
     return epoch
 
 # %% ../nbs/49_peers.ipynb #7d5abd9d
@@ -108,17 +142,25 @@ def check_installed(package: str):
         raise LabError(f"{package} is not installed; `pip install --require-hashes -r requirements-bench.txt`, or "
                        "`make bench`")
 
-def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0): # -> function
+def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
+                   workers: int = 0): # -> function
     "A `LightningModule` in a `Trainer` that neither logs nor saves."
     check_installed("lightning")
-    import logging, warnings
+    import logging
+    import warnings
+
     import lightning as L
-    for name in ("lightning.pytorch", "lightning.fabric"): logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     loaders = [torch_loader(files, p, size, bs, workers) for p in ("train", "val")]
     class Net(L.LightningModule):
-        def __init__(self): super().__init__(); self.net = create_model(net, files.label.nunique(), size=size)
+        def __init__(self):
+            super().__init__()
+            self.net = create_model(net, files.label.nunique(), size=size)
         def training_step(self, b, i):
-            loss = nn.functional.cross_entropy(self.net(b[0]), b[1]); self.log("train_loss", loss); return loss
+            loss = nn.functional.cross_entropy(self.net(b[0]), b[1])
+            self.log("train_loss", loss)
+            return loss
         def validation_step(self, b, i):
             self.log("val_accuracy", (self.net(b[0]).argmax(1) == b[1]).float().mean())
         def configure_optimizers(self): return torch.optim.AdamW(self.parameters(), 1e-3)
@@ -126,7 +168,8 @@ def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18
     def epoch():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # about the number of workers
-            L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
+            L.Trainer(max_epochs=1, accelerator="cpu", logger=False,
+                      enable_checkpointing=False, num_sanity_val_steps=0,
                       enable_progress_bar=False, enable_model_summary=False).fit(model, *loaders)
     return epoch
 
@@ -154,15 +197,19 @@ def ultralytics_loop(files: pd.DataFrame, size: int, bs: int): # -> function tha
     root = Path(tempfile.mkdtemp(prefix="cvlab-ultralytics-"))
     for path, label, part in files[["path", "label", "part"]].itertuples(index=False):
         to = root/"data"/part/label/f"{len(list(root.rglob('*.*')))}-{Path(path).name}"
-        to.parent.mkdir(parents=True, exist_ok=True); to.symlink_to(path)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.symlink_to(path)
     (root/"resnet18-cls.yaml").write_text(RESNET18.format(nc=files.label.nunique()))
     def epoch() -> float:
         out = Path(tempfile.mkdtemp(dir=root))
         args = [root/"resnet18-cls.yaml", root/"data", out, size, bs, torch.get_num_threads()]
-        env = os.environ | dict(OMP_NUM_THREADS=str(torch.get_num_threads())) # by itself it takes one
-        done = subprocess.run([sys.executable, "-c", TRAIN, *map(str, args)], capture_output=True, text=True, cwd=root,
+        # by itself it takes one
+        env = os.environ | dict(OMP_NUM_THREADS=str(torch.get_num_threads()))
+        done = subprocess.run([sys.executable, "-c", TRAIN, *map(str, args)],
+                              capture_output=True, text=True, cwd=root,
                               env=env)
-        if done.returncode: raise LabError(f"ultralytics: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+        if done.returncode:
+            raise LabError(f"ultralytics: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
         table = pd.read_csv(next(out.rglob("results.csv"))).rename(columns=str.strip)
         return float(table.time.diff().iloc[-1])
     return epoch
@@ -191,11 +238,13 @@ def fastai_notebooks(folder: Path, # class folders of pictures
     for name, text in NOTEBOOKS.items():
         code = text.format(path=str(folder), size=size, net=NET)
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        nb.metadata.kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
+        nb.metadata.kernelspec = {"name": "python3", "display_name": "python3",
+                                  "language": "python"}
         nbformat.write(nb, root/f"{name}.ipynb")
     def run():
         for name in NOTEBOOKS:
-            command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"{name}.ipynb", f"{name}-done.ipynb"]
+            command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"{name}.ipynb",
+                       f"{name}-done.ipynb"]
             subprocess.run(command, check=True, capture_output=True, cwd=root)
         return root
     return run
@@ -211,36 +260,55 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.began
         raise CancelFitException()
 
-def reach_fastai(files: pd.DataFrame, weights: str, seed: int, goal: float, net: str = "mobilenetv2_100",
+def reach_fastai(files: pd.DataFrame, weights: str, seed: int, goal: float,
+                 net: str = "mobilenetv2_100",
                  size: int = 224, epochs: int = 5, bs: int = 32) -> float: # seconds; nan: not reached
     "`fine_tune`: an epoch of the head, then all layers."
-    from fastai.vision.all import (ImageDataLoaders, Normalize, Resize, accuracy, aug_transforms, set_seed,
-                                   vision_learner)
+    from fastai.vision.all import (
+        ImageDataLoaders,
+        Normalize,
+        Resize,
+        accuracy,
+        aug_transforms,
+        set_seed,
+        vision_learner,
+    )
     from safetensors.torch import load_file
-    clock = Clock(goal, lambda l: float(l.recorder.values[-1][-1])); set_seed(seed)
-    df = files[files.part != "test"].assign(is_valid=lambda d: d.part == "val")[["path", "label", "is_valid"]]
-    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size), num_workers=0, bs=bs,
-                                   batch_tfms=[*aug_transforms(), Normalize.from_stats((.5,)*3, (.5,)*3)],
+    clock = Clock(goal, lambda learn: float(learn.recorder.values[-1][-1]))
+    set_seed(seed)
+    df = files[files.part != "test"].assign(is_valid=lambda d: d.part == "val")[["path",
+                                                                                 "label", "is_valid"]]
+    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size),
+                                   num_workers=0, bs=bs,
+                                   batch_tfms=[*aug_transforms(),
+                                               Normalize.from_stats((.5,)*3, (.5,)*3)],
                                    device=torch.device("cpu"))
-    learn = vision_learner(dls, net, pretrained=False, normalize=False, metrics=accuracy, cbs=clock)
-    learn.model[0].model.load_state_dict(load_file(weights), strict=False); learn.freeze()
+    learn = vision_learner(dls, net, pretrained=False, normalize=False, metrics=accuracy,
+                           cbs=clock)
+    learn.model[0].model.load_state_dict(load_file(weights), strict=False)
+    learn.freeze()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, 2e-3, pct_start=.99)
         if clock.seconds != clock.seconds: # nan: not yet
-            learn.unfreeze(); learn.fit_one_cycle(epochs, slice(1e-3/100, 1e-3), pct_start=.3, div=5.)
+            learn.unfreeze()
+            learn.fit_one_cycle(epochs, slice(1e-3/100, 1e-3), pct_start=.3, div=5.)
     return clock.seconds
 
-def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float, net: str = "mobilenetv2_100",
+def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float,
+                net: str = "mobilenetv2_100",
                 size: int = 224, epochs: int = 10, bs: int = 32) -> float: # seconds; nan: not reached
     "All layers, a deep head, Adam with a cosine, many augmentations."
     import torchvision.transforms as T
-    began = time.perf_counter(); seed_everything(seed)
+    began = time.perf_counter()
+    seed_everything(seed)
     end = [T.ToTensor(), T.Normalize((.5,)*3, (.5,)*3)]
-    change = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(30), T.ColorJitter(.2, .2, .2, .1),
+    change = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(30),
+              T.ColorJitter(.2, .2, .2, .1),
               T.RandomAffine(0, (.1, .1))]
     def loader(part):
         tfm = T.Compose([T.Resize((size, size)), *(change if part == "train" else []), *end])
-        return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs, shuffle=part == "train",
+        return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs,
+                                           shuffle=part == "train",
                                            drop_last=part == "train")
     loaders = {p: loader(p) for p in ("train", "val")}
     model = create_model(net, files.label.nunique(), weights, head="deep", size=size)
@@ -249,9 +317,14 @@ def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float, net: 
     for _ in range(epochs):
         model.train()
         for xb, yb in loaders["train"]:
-            opt.zero_grad(); loss = nn.functional.cross_entropy(model(xb), yb)
-            loss.backward(); opt.step(); loss.item()
-        sched.step(); model.eval()
-        with torch.no_grad(): right = sum((model(xb).argmax(1) == yb).sum().item() for xb, yb in loaders["val"])
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(model(xb), yb)
+            loss.backward()
+            opt.step()
+            loss.item()
+        sched.step()
+        model.eval()
+        with torch.no_grad():
+            right = sum((model(xb).argmax(1) == yb).sum().item() for xb, yb in loaders["val"])
         if right/len(loaders["val"].dataset) >= goal: return time.perf_counter() - began
     return float("nan")

@@ -9,82 +9,99 @@ __all__ = ['PALETTE', 'BLUE', 'ORANGE', 'GREEN', 'RED', 'GREY', 'PART_COLOURS', 
            'plot_reliability']
 
 # %% ../nbs/31_plots.ipynb #f5fbfc6a
-import io, math, sys, textwrap
+import io
+import math
+import sys
+import textwrap
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
-from pathlib import Path
 from PIL import Image
-from .metrics import classes_of, fmt_interval, over_seeds, predicted, probabilities, true_probability
+
+from cvlab.metrics import (
+    fmt_interval,
+    over_seeds,
+    predicted,
+    true_probability,
+)
 from .repro import atomic_write
 
 # %% ../nbs/31_plots.ipynb #9ab692a2
-PALETTE = sns.color_palette('colorblind').as_hex()  # ten colours, told apart by everyone
-BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], '#6b6b6b'
-PART_COLOURS = {'train': BLUE, 'val': ORANGE, 'test': GREEN}  # the parts look alike in every figure
-_LOOK = {'font.family': 'DejaVu Sans', 'font.size': 9, 'figure.titlesize': 11, 'figure.titleweight': 'bold',
-         'axes.titlesize': 10, 'axes.labelsize': 9, 'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8,
-         'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False, 'lines.linewidth': 1.6,
-         'axes.edgecolor': GREY, 'grid.color': '#e4e4e4', 'savefig.dpi': 'figure',
-         'figure.constrained_layout.h_pad': .08, 'figure.constrained_layout.w_pad': .08}
+PALETTE = sns.color_palette("colorblind").as_hex()  # ten colours, told apart by everyone
+BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], "#6b6b6b"
+# the parts look alike in every figure
+PART_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
+_LOOK = {"font.family": "DejaVu Sans", "font.size": 9, "figure.titlesize": 11,
+         "figure.titleweight": "bold",
+         "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+         "legend.fontsize": 8,
+         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+         "lines.linewidth": 1.6,
+         "axes.edgecolor": GREY, "grid.color": "#e4e4e4", "savefig.dpi": "figure",
+         "figure.constrained_layout.h_pad": .08, "figure.constrained_layout.w_pad": .08}
 
 # %% ../nbs/31_plots.ipynb #cb0ea2d5
-def _has_photo(fig): return any(im.get_array().ndim == 3 for ax in fig.axes for im in ax.images)
+def _has_photo(fig):
+    return any(im.get_array().ndim == 3 for ax in fig.axes for im in ax.images)
 
 def figure_png(
     fig:Figure, # any figure
     dpi:int|None=None # dots per inch; None: the figure's own
 ) -> bytes: # a PNG without version or date
     "The figure as a small PNG: 128 colours for lines and text, the 256 most telling ones for photographs."
-    if hasattr(fig, 'saved_png'): return fig.saved_png # drawn once, shown and saved as the same bytes
+    if hasattr(fig, "saved_png"):
+        return fig.saved_png # drawn once, shown and saved as the same bytes
     raw, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(raw, format='png', dpi=dpi or fig.dpi)
+    fig.savefig(raw, format="png", dpi=dpi or fig.dpi)
     colours = (256, Image.Quantize.MAXCOVERAGE) if _has_photo(fig) else (128, Image.Quantize.MEDIANCUT)
-    image = Image.open(raw).convert('RGB').quantize(*colours, dither=Image.Dither.NONE)
-    image.save(small, 'png', optimize=True)
+    image = Image.open(raw).convert("RGB").quantize(*colours, dither=Image.Dither.NONE)
+    image.save(small, "png", optimize=True)
     return small.getvalue()
 
 # %% ../nbs/31_plots.ipynb #587607ae
 def _with_words(fig):
     "The figure's PNG, and its title as the text that stands for it where it is not seen."
-    title = ' '.join((fig.get_suptitle() or (fig.axes[0].get_title() if len(fig.axes) == 1 else '')).split())
+    title = " ".join((fig.get_suptitle() or (fig.axes[0].get_title() if len(fig.axes) == 1 else "")).split())
     return (figure_png(fig), dict(alt=title)) if title else figure_png(fig)
 
 def _show_small():
     "In a notebook, show (and store) figures as `figure_png` makes them."
-    ip = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    ip = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if ip is None: return
-    plt.close(plt.figure())  # wakes matplotlib's notebook backend, which would otherwise overrule the next line later
-    ip.display_formatter.formatters['image/png'].for_type(Figure, _with_words)
+    # wakes matplotlib's notebook backend, which would otherwise overrule the next line later
+    plt.close(plt.figure())
+    ip.display_formatter.formatters["image/png"].for_type(Figure, _with_words)
 
 def use_lab_style(
     dpi:int=100 # dots per inch of new figures
 ) -> None:
     "Set fonts, sizes, palette and resolution of all figures drawn from now on."
-    sns.set_theme(style='whitegrid', palette='colorblind', rc=_LOOK | {'figure.dpi': dpi})
+    sns.set_theme(style="whitegrid", palette="colorblind", rc=_LOOK | {"figure.dpi": dpi})
     _show_small()
 
 # %% ../nbs/31_plots.ipynb #082e10ce
 def _figure(width, height, nrows=1, ncols=1, **kw):
     "New figure of `width` x `height` inches and its axes; nothing overlaps (constrained layout)."
-    fig, axes = plt.subplots(nrows, ncols, figsize=(width, height), layout='constrained', **kw)
+    fig, axes = plt.subplots(nrows, ncols, figsize=(width, height), layout="constrained", **kw)
     plt.close(fig)
     return fig, axes
 
 def _legend_above(ax, **kw):
     "Legend on top of the axes, where it hides nothing."
     kw |= dict(borderaxespad=.1, columnspacing=1.2, handlelength=1.4)
-    return ax.legend(loc='lower left', bbox_to_anchor=(0, 1), **kw)
+    return ax.legend(loc="lower left", bbox_to_anchor=(0, 1), **kw)
 
 def _short(name, width=22):
     "A class name that fits: long ones are broken, very long ones cut."
-    lines = textwrap.wrap(str(name).replace('_', ' '), width) or ['']
-    return '\n'.join(lines[:2]) + ('…' if len(lines) > 2 else '')
+    lines = textwrap.wrap(str(name).replace("_", " "), width) or [""]
+    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
 
 def _title(fig, text):
     "Title of the whole figure, broken where it would be wider than the figure."
@@ -103,17 +120,19 @@ def save_figure(
     return Path(path)
 
 # %% ../nbs/31_plots.ipynb #10ff873b
-def _span(values): return f'{values.min()} to {values.max()}' if values.min() < values.max() else str(values.min())
+def _span(values):
+    return f"{values.min()} to {values.max()}" if values.min() < values.max() else str(values.min())
 
 def _finish_counts(fig, ax, table):
     "Numbers at the ends of the bars, axes, legend and title."
     for i, row in enumerate(table.to_numpy()):
-        ax.text(row.sum(), i, '  ' + ' + '.join(map(str, row)), va='center', fontsize=8)
-    ax.set(xlabel='pictures', xlim=(0, table.sum(axis=1).max() * 1.25))
-    ax.invert_yaxis(); ax.grid(axis='y', visible=False)
+        ax.text(row.sum(), i, "  " + " + ".join(map(str, row)), va="center", fontsize=8)
+    ax.set(xlabel="pictures", xlim=(0, table.sum(axis=1).max() * 1.25))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
     _legend_above(ax, ncols=len(table.columns))
     n = table.sum(axis=1)
-    _title(fig, f'{n.sum()} pictures of {len(n)} classes, {_span(n)} a class')
+    _title(fig, f"{n.sum()} pictures of {len(n)} classes, {_span(n)} a class")
 
 # %% ../nbs/31_plots.ipynb #65027b93
 def plot_counts(
@@ -121,12 +140,13 @@ def plot_counts(
 ) -> Figure: # one bar a class, cut into parts
     "Pictures per class and part."
     table = pd.crosstab(samples.label, samples.part)
-    table = table[[p for p in PART_COLOURS if p in table] + [p for p in table if p not in PART_COLOURS]]
+    table = table[[p for p in PART_COLOURS if p in table]
+                  + [p for p in table if p not in PART_COLOURS]]
     fig, ax = _figure(7, 1.3 + .3 * len(table))
     left = np.zeros(len(table))
     names = [_short(c, 30) for c in table.index]
     for part in table:
-        colour, label = PART_COLOURS.get(part, GREY), f'{part} ({table[part].sum()})'
+        colour, label = PART_COLOURS.get(part, GREY), f"{part} ({table[part].sum()})"
         ax.barh(names, table[part], left=left, color=colour, label=label, height=.72)
         left += table[part].to_numpy()
     _finish_counts(fig, ax, table)
@@ -136,17 +156,20 @@ def plot_counts(
 def _petal(ax, i, n):
     "Data coordinates moved a few points, so that dots of n classes at one place stand round it like petals."
     angle, r = 2 * math.pi * i / n, 0 if n == 1 else (2 + .4 * n) / 72
-    return ax.transData + ScaledTranslation(r * math.cos(angle), r * math.sin(angle), ax.figure.dpi_scale_trans)
+    return ax.transData + ScaledTranslation(r * math.cos(angle), r * math.sin(angle),
+                                            ax.figure.dpi_scale_trans)
 
 def _finish_sizes(fig, ax, samples):
     "Axes from zero, legend beside the dots, title."
-    top = samples[['width', 'height']].max() * 1.08
-    ax.set(xlabel='width (pixels)', ylabel='height (pixels)', xlim=(0, top.width), ylim=(0, top.height))
-    legend = ax.legend(loc='upper left', bbox_to_anchor=(1, 1))
+    top = samples[["width", "height"]].max() * 1.08
+    ax.set(xlabel="width (pixels)", ylabel="height (pixels)", xlim=(0, top.width),
+           ylim=(0, top.height))
+    legend = ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     for h in legend.legend_handles: h.set_sizes([30])
-    short = samples[['width', 'height']].min(axis=1)
-    span = f'{_span(short)} pixels' + (f' (median {short.median():.0f})' if short.nunique() > 1 else '')
-    _title(fig, f'{len(samples)} pictures, shorter side {span}')
+    short = samples[["width", "height"]].min(axis=1)
+    span = f"{_span(short)} pixels" + (f" (median {short.median():.0f})"
+                                       if short.nunique() > 1 else "")
+    _title(fig, f"{len(samples)} pictures, shorter side {span}")
 
 # %% ../nbs/31_plots.ipynb #35be79b2
 def plot_sizes(
@@ -155,11 +178,13 @@ def plot_sizes(
     "Sizes of the pictures as they lie on disk."
     fig, ax = _figure(6.5, 4.2)
     classes = sorted(set(samples.label))
-    groups = samples.groupby('label') if len(classes) <= 10 else [('all classes', samples)]
+    groups = samples.groupby("label") if len(classes) <= 10 else [("all classes", samples)]
     for i, ((name, rows), colour) in enumerate(zip(groups, PALETTE)):
-        size = rows.groupby(['width', 'height']).size().reset_index(name='n')
-        ax.scatter(size.width, size.height, s=10 + 30 * size.n / len(samples) ** .5, color=colour, alpha=.8, lw=.4,
-                   ec='white', label=f'{_short(name)} ({len(rows)})', transform=_petal(ax, i, len(groups)))
+        size = rows.groupby(["width", "height"]).size().reset_index(name="n")
+        ax.scatter(size.width, size.height, s=10 + 30 * size.n / len(samples) ** .5,
+                   color=colour, alpha=.8, lw=.4,
+                   ec="white", label=f"{_short(name)} ({len(rows)})",
+                   transform=_petal(ax, i, len(groups)))
     _finish_sizes(fig, ax, samples)
     return fig
 
@@ -174,25 +199,30 @@ def plot_mean_colours(
     fig, ax = _figure(7, 1 + .38 * len(classes))
     for i, c in enumerate(classes):
         own = colours[labels == c]
-        own = own[np.argsort(own @ [.299, .587, .114], kind='stable')]  # Rec. 601 luma
-        ax.imshow(own[None] / 255, extent=(0, 100, i + .4, i - .4), aspect='auto', interpolation='nearest')
-    ax.set(xlabel='pictures of the class, dark to light (%)', xlim=(0, 100), ylim=(len(classes) - .5, -.5))
-    ax.set_yticks(range(len(classes)), [f'{_short(c, 30)} ({(labels == c).sum()})' for c in classes])
+        own = own[np.argsort(own @ [.299, .587, .114], kind="stable")]  # Rec. 601 luma
+        ax.imshow(own[None] / 255, extent=(0, 100, i + .4, i - .4), aspect="auto",
+                  interpolation="nearest")
+    ax.set(xlabel="pictures of the class, dark to light (%)", xlim=(0, 100),
+           ylim=(len(classes) - .5, -.5))
+    ax.set_yticks(range(len(classes)),
+                  [f"{_short(c, 30)} ({(labels == c).sum()})" for c in classes])
     ax.grid(False)
-    _title(fig, f'Mean colour of {len(labels)} pictures')
+    _title(fig, f"Mean colour of {len(labels)} pictures")
     return fig
 
 # %% ../nbs/31_plots.ipynb #52ff3f8d
 def _draw(ax, im, title):
     "One picture and its title; greys are not stretched."
-    limits = {} if np.ndim(im) == 3 else dict(vmin=0, vmax=255 if np.asarray(im).dtype == np.uint8 else 1)
-    ax.imshow(im, cmap='gray', interpolation='nearest', **limits)
+    limits = {} if np.ndim(im) == 3 else dict(vmin=0, vmax=255
+                                              if np.asarray(im).dtype == np.uint8 else 1)
+    ax.imshow(im, cmap="gray", interpolation="nearest", **limits)
     ax.set_title(title, fontsize=8, pad=4)
 
 def _frame(ax, right):
     "A frame that tells right from wrong by colour and by line."
-    look = dict(ec=BLUE, ls='-') if right else dict(ec=RED, ls=(0, (2, 1)))
-    ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, clip_on=False, lw=3, **look))
+    look = dict(ec=BLUE, ls="-") if right else dict(ec=RED, ls=(0, (2, 1)))
+    ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, clip_on=False,
+                               lw=3, **look))
 
 # %% ../nbs/31_plots.ipynb #7776aed0
 def show_images(
@@ -202,73 +232,79 @@ def show_images(
     right=None # one truth value a picture: framed blue if right, dashed orange-red if wrong
 ) -> Figure: # a grid of pictures
     "Pictures in a grid."
-    images, titles = list(images), [''] * len(images) if titles is None else titles
-    titles = ['\n'.join(_short(l, 18) for l in str(t).split('\n')) for t in titles]
-    lines = max((t.count('\n') + 1 for t in titles if t), default=0)
+    images, titles = list(images), [""] * len(images) if titles is None else titles
+    titles = ["\n".join(_short(part, 18) for part in str(t).split("\n")) for t in titles]
+    lines = max((t.count("\n") + 1 for t in titles if t), default=0)
     ncols = max(1, min(ncols, len(images)))
     nrows = max(1, math.ceil(len(images) / ncols))
     tall = max((np.shape(im)[0] / np.shape(im)[1] for im in images), default=1)
-    fig, axes = _figure(1.45 * ncols, nrows * (1.45 * min(tall, 2) + .17 * lines), nrows, ncols, squeeze=False)
-    for ax in axes.flat: ax.axis('off')
+    fig, axes = _figure(1.45 * ncols, nrows * (1.45 * min(tall, 2) + .17 * lines), nrows,
+                        ncols, squeeze=False)
+    for ax in axes.flat: ax.axis("off")
     for ax, im, title in zip(axes.flat, images, titles): _draw(ax, im, title)
     for ax, ok in zip(axes.flat, [] if right is None else right): _frame(ax, ok)
     return fig
 
 # %% ../nbs/31_plots.ipynb #69360e0a
-def _lines(ax, runs, col, colour, label, ls='-'):
+def _lines(ax, runs, col, colour, label, ls="-"):
     "Thin line a run, thick mean over the epochs all runs have; a single run is thick."
-    look, thin = dict(color=colour, ls=ls, marker='o' if max(map(len, runs)) < 3 else None, ms=4), len(runs) > 1
-    for r in runs: ax.plot(r.epoch, r[col], lw=.7 if thin else 1.8, alpha=.7 if thin else 1, **look)
+    look, thin = dict(color=colour, ls=ls, marker="o" if max(map(len, runs)) < 3 else None, ms=4), len(runs) > 1
+    for r in runs:
+        ax.plot(r.epoch, r[col], lw=.7 if thin else 1.8, alpha=.7 if thin else 1, **look)
     if not thin: return ax.lines[-1].set_label(label)
-    mean = pd.concat([r.set_index('epoch')[col] for r in runs], axis=1, join='inner').mean(axis=1, skipna=False)
-    ax.plot(mean.index, mean, lw=2.4, label=f'{label}, mean', **look)
+    mean = pd.concat([r.set_index("epoch")[col] for r in runs], axis=1, join="inner").mean(axis=1, skipna=False)
+    ax.plot(mean.index, mean, lw=2.4, label=f"{label}, mean", **look)
 
 def _epochs(ax, ylabel):
-    ax.set(xlabel='epoch', ylabel=ylabel)
+    ax.set(xlabel="epoch", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 # %% ../nbs/31_plots.ipynb #c0cc43ad
 def _kept(run, monitor):
     "The row of the epoch whose weights are kept; None for a training that never had a number."
     if not run[monitor].notna().any(): return None
-    return run.loc[run[monitor].idxmin() if monitor.endswith('loss') else run[monitor].idxmax()]
+    return run.loc[run[monitor].idxmin() if monitor.endswith("loss")
+                   else run[monitor].idxmax()]
 
 def _best_epoch(runs, monitor):
     "The finding: the validation accuracy of the kept epoch, and which one that is."
-    best = [r for r in (_kept(run, monitor) for run in runs) if r is not None and np.isfinite(r.val_accuracy)]
-    if not best: return 'No finite validation accuracy: training diverged'
+    best = [r for r in (_kept(run, monitor) for run in runs) if r is not None
+            and np.isfinite(r.val_accuracy)]
+    if not best: return "No finite validation accuracy: training diverged"
     top, b, last = [b.val_accuracy for b in best], best[0], runs[0].epoch.max()
-    if len(runs) == 1: return f'Kept epoch {b.epoch:.0f} of {last:.0f} by {monitor}: val accuracy {b.val_accuracy:.3f}'
-    lost = f', {len(runs) - len(best)} diverged' if len(best) < len(runs) else ''
-    return (f'Val accuracy of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, '
-            f'mean {np.mean(top):.3f}{lost}')
+    if len(runs) == 1:
+        return f"Kept epoch {b.epoch:.0f} of {last:.0f} by {monitor}: val accuracy {b.val_accuracy:.3f}"
+    lost = f", {len(runs) - len(best)} diverged" if len(best) < len(runs) else ""
+    return (f"Val accuracy of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, "
+            f"mean {np.mean(top):.3f}{lost}")
 
 def _mark_kept(ax, run, monitor):
     "A dot on the kept epoch."
     if (row := _kept(run, monitor)) is not None:
-        ax.plot(row.epoch, row.val_accuracy, 'o', color=ORANGE, ms=6, mec='white')
+        ax.plot(row.epoch, row.val_accuracy, "o", color=ORANGE, ms=6, mec="white")
 
 # %% ../nbs/31_plots.ipynb #87402a1f
 def plot_history(
     results, # results table (epoch, train_loss, val_loss, val_accuracy, lr), or a dict of them by run name
-    monitor:str='val_loss', # the column that the epoch was kept by
+    monitor:str="val_loss", # the column that the epoch was kept by
     n:int|None=None # validation pictures, for the title
 ) -> Figure: # three panels: loss, accuracy, learning rate
     "Training curves of one run, or of several seeds laid over one another."
     runs = list(results.values()) if isinstance(results, dict) else [results]
     runs = [r.replace([np.inf, -np.inf], np.nan) for r in runs]
     fig, axes = _figure(9.5, 2.9, 1, 3, sharex=True)
-    _lines(axes[0], runs, 'train_loss', BLUE, 'train', ls=(0, (4, 1.5)))
-    _lines(axes[0], runs, 'val_loss', ORANGE, 'val')
-    _lines(axes[1], runs, 'val_accuracy', ORANGE, 'val')
-    _lines(axes[2], runs, 'lr', GREY, 'learning rate')
-    names = 'loss (mean a picture)', 'val accuracy (share right)', 'learning rate'
+    _lines(axes[0], runs, "train_loss", BLUE, "train", ls=(0, (4, 1.5)))
+    _lines(axes[0], runs, "val_loss", ORANGE, "val")
+    _lines(axes[1], runs, "val_accuracy", ORANGE, "val")
+    _lines(axes[2], runs, "lr", GREY, "learning rate")
+    names = "loss (mean a picture)", "val accuracy (share right)", "learning rate"
     for ax, name in zip(axes, names): _epochs(ax, name)
-    losses = pd.concat([r[['train_loss', 'val_loss']].stack() for r in runs])
-    if losses.max() > 50 * losses.median(): axes[0].set_yscale('log') # a training that blew up, and still readable
+    losses = pd.concat([r[["train_loss", "val_loss"]].stack() for r in runs])
+    if losses.max() > 50 * losses.median():
+        axes[0].set_yscale("log") # a training that blew up, and still readable
     _legend_above(axes[0], ncols=2)
     if len(runs) == 1: _mark_kept(axes[1], runs[0], monitor)
-    _title(fig, _best_epoch(runs, monitor) + (f' (n = {n})' if n else ''))
+    _title(fig, _best_epoch(runs, monitor) + (f" (n = {n})" if n else ""))
     return fig
 
 # %% ../nbs/31_plots.ipynb #9be04bd4
@@ -276,12 +312,12 @@ def _finish_lr(fig, ax, median, interval, chosen):
     "Log axis, the exploding end cut off, legend and finding."
     low, start = median.min(), median.iloc[:max(1, len(median) // 10)].median()
     fall = max(start - low, 1e-3)
-    ax.set(xscale='log', ylim=(low - .1 * fall, start + .6 * fall))
-    ax.set(xlabel='learning rate (log scale)', ylabel='loss (mean a picture)')
+    ax.set(xscale="log", ylim=(low - .1 * fall, start + .6 * fall))
+    ax.set(xlabel="learning rate (log scale)", ylabel="loss (mean a picture)")
     _legend_above(ax, ncols=2)
-    if not (interval and chosen): return _title(fig, 'Learning-rate finder')
-    where = 'inside' if interval[0] <= chosen <= interval[1] else 'below' if chosen < interval[0] else 'above'
-    _title(fig, f'The chosen learning rate {chosen:.1e} lies {where} the interval')
+    if not (interval and chosen): return _title(fig, "Learning-rate finder")
+    where = "inside" if interval[0] <= chosen <= interval[1] else "below" if chosen < interval[0] else "above"
+    _title(fig, f"The chosen learning rate {chosen:.1e} lies {where} the interval")
 
 # %% ../nbs/31_plots.ipynb #f2f01a13
 def plot_lr_finder(
@@ -293,13 +329,18 @@ def plot_lr_finder(
     "Learning-rate finder: thin line a repeat, thick median, band for the interval, line for the chosen rate."
     curves = curves[np.isfinite(curves.loss)]
     fig, ax = _figure(6.5, 3.6)
-    for _, c in curves.groupby('repeat'): ax.plot(c.lr, c.loss, color=BLUE, lw=.7, alpha=.6)
-    median = curves.groupby('lr').loss.median()
+    for _, c in curves.groupby("repeat"): ax.plot(c.lr, c.loss, color=BLUE, lw=.7, alpha=.6)
+    median = curves.groupby("lr").loss.median()
     n = curves.repeat.nunique()
-    ax.plot(median.index, median, color=BLUE, lw=2.4, label=f'median of {n} repeats' if n > 1 else 'one sweep')
-    if interval: ax.axvspan(*interval, color=GREEN, alpha=.2, lw=0, label='interval {:.1e} to {:.1e}'.format(*interval))
-    if suggestion: ax.axvline(suggestion, color=GREEN, ls=(0, (4, 2)), label=f'suggestion {suggestion:.1e}')
-    if chosen: ax.axvline(chosen, color=RED, label=f'chosen {chosen:.1e}')
+    ax.plot(median.index, median, color=BLUE, lw=2.4,
+            label=f"median of {n} repeats" if n > 1 else "one sweep")
+    if interval:
+        ax.axvspan(*interval, color=GREEN, alpha=.2, lw=0,
+                   label="interval {:.1e} to {:.1e}".format(*interval))
+    if suggestion:
+        ax.axvline(suggestion, color=GREEN, ls=(0, (4, 2)),
+                   label=f"suggestion {suggestion:.1e}")
+    if chosen: ax.axvline(chosen, color=RED, label=f"chosen {chosen:.1e}")
     _finish_lr(fig, ax, median, interval, chosen)
     return fig
 
@@ -310,17 +351,19 @@ def _matrix_side(k): return max(1.4, .46 * k if k <= 20 else .3 * k)  # inches f
 
 def _cells(ax, shares, texts):
     "Shaded cells with readable text: light on dark, dark on light."
-    ax.imshow(shares, cmap=LinearSegmentedColormap.from_list('lab', ['white', BLUE]), vmin=0, vmax=1)
+    ax.imshow(shares, cmap=LinearSegmentedColormap.from_list("lab", ["white", BLUE]), vmin=0,
+              vmax=1)
     size = _text_size(len(shares))
     for (i, j), t in np.ndenumerate(texts):
-        ax.text(j, i, t, ha='center', va='center', fontsize=size, color='white' if shares[i, j] > .55 else '#222222')
+        ax.text(j, i, t, ha="center", va="center", fontsize=size,
+                color="white" if shares[i, j] > .55 else "#222222")
 
 def _many(classes): return len(classes) > 12
 
 def _tick_names(classes):
     "Class names for an axis: on one line where there are many."
     if not _many(classes): return [_short(c) for c in classes]
-    return [textwrap.shorten(str(c).replace('_', ' '), 24, placeholder='…') for c in classes]
+    return [textwrap.shorten(str(c).replace("_", " "), 24, placeholder="…") for c in classes]
 
 def _room_below(classes):
     "Inches for the names below a matrix, which stand upright where they are many, and for the label of the axis."
@@ -329,24 +372,26 @@ def _room_below(classes):
 def _class_ticks(ax, classes, counts):
     "Names on both axes, turned as far as they need: flat if they are short, upright if they are many."
     flat, many = max(len(str(c)) for c in classes) <= (11 if len(classes) < 3 else 5), _many(classes)
-    turn = {} if flat and not many else dict(rotation=90 if many else 45, ha='right', va='center' if many else 'top')
+    turn = {} if flat and not many else dict(rotation=90 if many else 45, ha="right",
+                                             va="center" if many else "top")
     names = _tick_names(classes)
-    ax.set_xticks(range(len(names)), names, rotation_mode='anchor', **turn)
-    ax.set_yticks(range(len(names)), [f'{c} ({n})' for c, n in zip(names, counts)])
+    ax.set_xticks(range(len(names)), names, rotation_mode="anchor", **turn)
+    ax.set_yticks(range(len(names)), [f"{c} ({n})" for c, n in zip(names, counts)])
 
 # %% ../nbs/31_plots.ipynb #cc4db9d1
 def _matrix(ax, m, classes, normalise):
     "One confusion matrix on one axes."
     m = np.asarray(m)
     shares = m / np.maximum(m.sum(axis=1, keepdims=True), 1)
-    texts = np.char.mod('%.0f', 100 * shares) if normalise else m.astype(str)
-    _cells(ax, shares, np.where(m == 0, '·' if len(m) > 4 else '0', texts))
+    texts = np.char.mod("%.0f", 100 * shares) if normalise else m.astype(str)
+    _cells(ax, shares, np.where(m == 0, "·" if len(m) > 4 else "0", texts))
     _class_ticks(ax, classes, m.sum(axis=1))
-    title = '% of the true class' if normalise else 'pictures'
-    ax.set(xlabel='predicted class', ylabel='true class (pictures)', title=title)
-    ax.grid(False); ax.spines[:].set_visible(False)
+    title = "% of the true class" if normalise else "pictures"
+    ax.set(xlabel="predicted class", ylabel="true class (pictures)", title=title)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
 
-def _right(matrix): return f'{np.trace(matrix)} of {np.sum(matrix)} right'
+def _right(matrix): return f"{np.trace(matrix)} of {np.sum(matrix)} right"
 
 # %% ../nbs/31_plots.ipynb #ff3cd61a
 def plot_confusion(
@@ -370,39 +415,43 @@ def plot_confusion_pair(
     cells = _matrix_side(len(classes))
     fig, axes = _figure(2 * cells + 2.6, cells + _room_below(classes), 1, 2, sharey=True)
     for ax, normalise in zip(axes, (False, True)): _matrix(ax, matrix, classes, normalise)
-    axes[1].set_ylabel('')
+    axes[1].set_ylabel("")
     _title(fig, _right(matrix))
     return fig
 
 # %% ../nbs/31_plots.ipynb #970c0138
 def plot_probabilities(
     preds:pd.DataFrame, # predictions table
-    part:str='test' # part to show: val or test
+    part:str="test" # part to show: val or test
 ) -> Figure: # stacked histogram, right and wrong
     "Histogram of the probability given to the true class."
     rows = preds[preds.part == part]
     p = true_probability(rows)
     right = predicted(rows) == rows.label.to_numpy()
     fig, ax = _figure(6, 3.2)
-    names = [f'right ({right.sum()})', f'wrong ({(~right).sum()})']
-    look = dict(stacked=True, color=[BLUE, RED], ec='white', lw=.5, label=names)
+    names = [f"right ({right.sum()})", f"wrong ({(~right).sum()})"]
+    look = dict(stacked=True, color=[BLUE, RED], ec="white", lw=.5, label=names)
     ax.hist([p[right], p[~right]], bins=np.linspace(0, 1, 21), **look)
-    ax.set(xlabel='predicted probability of the true class', ylabel=f'{part} pictures', xlim=(0, 1))
+    ax.set(xlabel="predicted probability of the true class", ylabel=f"{part} pictures",
+           xlim=(0, 1))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10]))
     _legend_above(ax, ncols=2)
-    finding = f', median probability of the true class {np.median(p):.2f}' if len(p) else ''
-    _title(fig, f'{len(p)} {part} pictures{finding}')
+    finding = f", median probability of the true class {np.median(p):.2f}" if len(p) else ""
+    _title(fig, f"{len(p)} {part} pictures{finding}")
     return fig
 
 # %% ../nbs/31_plots.ipynb #7a1ea408
 def _experiment_row(ax, y, values, baseline, s):
     "Dots, mean and interval of one experiment; a baseline gets a diamond and a dotted line."
     colour = GREY if baseline else BLUE
-    if baseline: ax.axvline(s['mean'], color=GREY, ls=(0, (1, 1)), lw=1.3, zorder=1)
-    if s['low'] is not None: ax.plot([s['low'], s['high']], [y, y], color=colour, lw=2, alpha=.5, solid_capstyle='butt')
-    if s['n'] > 1: ax.plot([s['mean']] * 2, [y - .25, y + .25], color=colour, lw=2)
-    marker = 'D' if baseline else 'o'
-    ax.scatter(values, [y] * len(values), s=26, color=colour, marker=marker, ec='white', lw=.6, zorder=3)
+    if baseline: ax.axvline(s["mean"], color=GREY, ls=(0, (1, 1)), lw=1.3, zorder=1)
+    if s["low"] is not None:
+        ax.plot([s["low"], s["high"]], [y, y], color=colour, lw=2, alpha=.5,
+                solid_capstyle="butt")
+    if s["n"] > 1: ax.plot([s["mean"]] * 2, [y - .25, y + .25], color=colour, lw=2)
+    marker = "D" if baseline else "o"
+    ax.scatter(values, [y] * len(values), s=26, color=colour, marker=marker, ec="white", lw=.6,
+               zorder=3)
 
 def _limits(values):
     "Axis limits with room round everything that is drawn."
@@ -414,83 +463,96 @@ def _limits(values):
 # %% ../nbs/31_plots.ipynb #4546624b
 def plot_comparison(
     table:pd.DataFrame, # one row a run: experiment, seed, the metric, and optionally baseline (bool)
-    metric:str='accuracy', # column to compare, larger is better
-    label:str='test accuracy (share of pictures)', # text of the axis, with its unit
+    metric:str="accuracy", # column to compare, larger is better
+    label:str="test accuracy (share of pictures)", # text of the axis, with its unit
     bounds:tuple[float, float]=(0, 1) # what the metric can be; intervals are cut there
 ) -> Figure: # one row an experiment
     "Experiments and baselines: dot a seed, mean and 95 % interval."
-    base = table.assign(baseline=table.get('baseline', False)).groupby('experiment').baseline.any()
-    order = table.groupby('experiment')[metric].mean().sort_values(ascending=False, kind='stable').index
+    base = table.assign(baseline=table.get("baseline", False)).groupby("experiment").baseline.any()
+    order = table.groupby("experiment")[metric].mean().sort_values(ascending=False, kind="stable").index
     fig, ax = _figure(7, 1.3 + .42 * len(order))
     values = {n: table.loc[table.experiment == n, metric].to_numpy() for n in order}
     over = {n: over_seeds(values[n], bounds=bounds) for n in order}
-    for i, name in enumerate(order): _experiment_row(ax, i, values[name], base[name], over[name])
-    ends = [e for s in over.values() for e in (s['low'], s['high']) if e is not None]
-    ax.set_yticks(range(len(order)), [f'{_short(n, 30)} ({len(values[n])})' for n in order])
-    ax.set(ylabel='experiment (runs)', ylim=(len(order) - .5, -.5), xlim=_limits(np.array([*table[metric], *ends])))
-    ax.set_xlabel(f'{label}\ndot: a run, tick: mean, line: its 95 % interval, diamond: baseline')
-    ax.grid(axis='y', visible=False)
+    for i, name in enumerate(order):
+        _experiment_row(ax, i, values[name], base[name], over[name])
+    ends = [e for s in over.values() for e in (s["low"], s["high"]) if e is not None]
+    ax.set_yticks(range(len(order)), [f"{_short(n, 30)} ({len(values[n])})" for n in order])
+    ax.set(ylabel="experiment (runs)", ylim=(len(order) - .5, -.5),
+           xlim=_limits(np.array([*table[metric], *ends])))
+    ax.set_xlabel(f"{label}\ndot: a run, tick: mean, line: its 95 % interval, diamond: baseline")
+    ax.grid(axis="y", visible=False)
     best = over[order[0]]
-    _title(fig, f"Highest mean: {order[0]}, {fmt_interval(best['mean'], best['low'], best['high'])}")
+    _title(fig,
+           f"Highest mean: {order[0]}, {fmt_interval(best['mean'], best['low'], best['high'])}")
     return fig
 
 # %% ../nbs/31_plots.ipynb #f4cdd1f6
 def _forest_limits(table):
     "Axis limits with zero in sight; beyond four times the middle reach an effect is cut off."
-    reach = table[['low', 'high']].abs().max(axis=1).dropna()
+    reach = table[["low", "high"]].abs().max(axis=1).dropna()
     if not len(reach): return -1, 1
-    most = max(1.25 * min(reach.max(), 4 * reach.sort_values().iloc[(len(reach) - 1)//2]), 1e-3)
+    most = max(1.25 * min(reach.max(), 4 * reach.sort_values().iloc[(len(reach) - 1)//2]),
+               1e-3)
     low, high = max(table.low.min(), -most), min(table.high.max(), most)
     return min(low, -.15*most) - .06*most, max(high, .15*most) + .06*most
 
 def _forest_row(ax, y, r, limits):
     "Effect and interval of one experiment; an arrow for what lies beyond the axis."
-    colour = BLUE if r.words.startswith('better') else RED if r.words.startswith('worse') else GREY
+    colour = BLUE if r.words.startswith("better") else RED if r.words.startswith("worse") else GREY
     if pd.notna(r.effect):
-        ax.plot(np.clip([r.low, r.high], *limits), [y, y], color=colour, lw=2, solid_capstyle='butt')
+        ax.plot(np.clip([r.low, r.high], *limits), [y, y], color=colour, lw=2,
+                solid_capstyle="butt")
         dot = [r.effect] if limits[0] < r.effect < limits[1] else []
-        ax.scatter(dot, [y]*len(dot), s=34, color=colour, ec='white', lw=.6, zorder=3)
-        for end, marker, beyond in ((limits[0], '<', r.low < limits[0]), (limits[1], '>', r.high > limits[1])):
-            if beyond: ax.scatter([end], [y], s=40, color=colour, marker=marker, clip_on=False, zorder=4)
+        ax.scatter(dot, [y]*len(dot), s=34, color=colour, ec="white", lw=.6, zorder=3)
+        for end, marker, beyond in ((limits[0], "<", r.low < limits[0]),
+                                    (limits[1], ">", r.high > limits[1])):
+            if beyond:
+                ax.scatter([end], [y], s=40, color=colour, marker=marker, clip_on=False,
+                           zorder=4)
     text = textwrap.fill(r.words, 42)
-    ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='#222222')
+    ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8,
+            color="#222222")
 
 # %% ../nbs/31_plots.ipynb #9b9e7ebb
 def _forest_label(r):
     "Name, and how much it rests on."
-    seeds = f'{r.seeds} seed' + 's'*(r.seeds != 1)
-    return f'{_short(r.experiment, 30)}\n{seeds}' + (f' × {r.n} pictures' if pd.notna(r.n) else '')
+    seeds = f"{r.seeds} seed" + "s"*(r.seeds != 1)
+    return f"{_short(r.experiment, 30)}\n{seeds}" + (f" × {r.n} pictures" if pd.notna(r.n)
+                                                     else "")
 
 def plot_effects(
     table:pd.DataFrame, # what `effects_table` returned: experiment, seeds, n, effect, low, high, words
-    label:str='effect on test accuracy (percentage points)', # text of the axis, with its unit
+    label:str="effect on test accuracy (percentage points)", # text of the axis, with its unit
     scale:float=100, # of the axis: 100 for shares as percentage points, 1 for a loss
-    reference:str='the reference' # its name
+    reference:str="the reference" # its name
 ) -> Figure: # one row an experiment
     "Forest plot: effect against the reference with its 95 % interval, and the verdict."
-    table = table.assign(**{c: scale*table[c] for c in ('effect', 'low', 'high')})
+    table = table.assign(**{c: scale*table[c] for c in ("effect", "low", "high")})
     fig, ax = _figure(8, 1.2 + .5*len(table))
     limits = _forest_limits(table)
-    ax.axvline(0, color='#222222', lw=1)
+    ax.axvline(0, color="#222222", lw=1)
     for y, r in enumerate(table.itertuples()): _forest_row(ax, y, r, limits)
     ax.set_yticks(range(len(table)), [_forest_label(r) for r in table.itertuples()])
     ax.set(ylim=(len(table) - .5, -.5), xlim=limits)
-    ax.set_xlabel(f'{label}\nagainst {reference}; dot: mean, line: its 95 % interval, arrow: beyond the axis')
-    ax.grid(axis='y', visible=False)
-    count = [table.words.str.startswith(w).sum() for w in ('better', 'worse', 'no', 'failed')]
-    said = [f'{k} {w}' for k, w in zip(count, ('better', 'worse', 'without a detectable effect', 'failed')) if k]
-    _title(fig, f'Against {reference}: ' + ', '.join(said))
+    ax.set_xlabel(f"{label}\nagainst {reference}; dot: mean, line: its 95 % interval, arrow: beyond the axis")
+    ax.grid(axis="y", visible=False)
+    count = [table.words.str.startswith(w).sum() for w in ("better", "worse", "no", "failed")]
+    said = [f"{k} {w}"
+            for k, w in zip(count, ("better", "worse", "without a detectable effect", "failed")) if k]
+    _title(fig, f"Against {reference}: " + ", ".join(said))
     return fig
 
 # %% ../nbs/31_plots.ipynb #4e5f2168
 def _reliability_axes(fig, axes, c, e, low):
     "Diagonal, axes, legend and title."
-    axes[0].plot([0, 1], [0, 1], color='#222222', lw=1, ls=(0, (4, 2)), label='as often right as it says')
-    axes[0].set(ylabel='accuracy (share right)', ylim=(-.03, 1.03), xlim=(low, 1.01))
-    axes[1].set(ylabel='pictures', xlabel='confidence (probability of the answer)')
+    axes[0].plot([0, 1], [0, 1], color="#222222", lw=1, ls=(0, (4, 2)),
+                 label="as often right as it says")
+    axes[0].set(ylabel="accuracy (share right)", ylim=(-.03, 1.03), xlim=(low, 1.01))
+    axes[1].set(ylabel="pictures", xlabel="confidence (probability of the answer)")
     axes[1].yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     _legend_above(axes[0], ncols=2)
-    _title(fig, f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['part']} pictures; "
+    _title(fig,
+           f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['part']} pictures; "
                 f"a calibrated network would show {e['ece_if_calibrated']:.3f}")
 
 def plot_reliability(
@@ -498,17 +560,17 @@ def plot_reliability(
     mass:bool=False # bins of equal mass rather than equal width
 ) -> Figure: # reliability diagram above, pictures per bin below
     "Accuracy against confidence with Wilson's interval a bin, and how many pictures each bin has."
-    e = calibration['mass' if mass else 'width']
-    t = pd.DataFrame(e['table'])
+    e = calibration["mass" if mass else "width"]
+    t = pd.DataFrame(e["table"])
     fig, axes = _figure(5, 4.6, 2, 1, sharex=True, height_ratios=(4, 1))
-    bars = np.abs(t[['accuracy_low', 'accuracy_high']].to_numpy().T - t.accuracy.to_numpy())
-    look = dict(fmt='o', color=BLUE, ms=5, lw=1.4, label='a bin and its 95 % interval')
+    bars = np.abs(t[["accuracy_low", "accuracy_high"]].to_numpy().T - t.accuracy.to_numpy())
+    look = dict(fmt="o", color=BLUE, ms=5, lw=1.4, label="a bin and its 95 % interval")
     axes[0].errorbar(t.confidence, t.accuracy, bars, **look)
     width = (t.high - t.low).clip(lower=.004)
-    axes[1].bar(t.low, t.n, width=width, align='edge', color=BLUE, ec='white', lw=.5)
+    axes[1].bar(t.low, t.n, width=width, align="edge", color=BLUE, ec="white", lw=.5)
     top, low = t.n.max(), min(.5, t.low.min()) - .02
     for x, w, n in zip(t.low, width, t.n): # a narrow bar has no room for its number
-        if w > .03*(1 - low): axes[1].text(x + w/2, n, n, ha='center', va='bottom', fontsize=7)
+        if w > .03*(1 - low): axes[1].text(x + w/2, n, n, ha="center", va="bottom", fontsize=7)
     axes[1].set_ylim(0, 1.25*top)
     _reliability_axes(fig, axes, calibration, e, low)
     return fig

@@ -7,12 +7,15 @@ __all__ = ['VIEWS', 'INFO', 'logits_of', 'features_of', 'predictions', 'check_in
            'Predictor', 'classify', 'pictures_in', 'find_weights', 'split_of_run', 'samples_for', 'part_predictions']
 
 # %% ../nbs/45_predict.ipynb #822afedb
-import stat, sys
+import stat
+import sys
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+
 from .core import LabError, read_yaml
 from .data import read_split
 from .intake import pictures_root, read_data
@@ -24,9 +27,11 @@ from .repro import file_hash, read_json
 from .runs import ledger_path
 
 # %% ../nbs/45_predict.ipynb #bcddcc04
-VIEWS = {None: [(.5, .5, 0)], # of each look: from the top, from the left (shares of what is to spare), mirrored
+# of each look: from the top, from the left (shares of what is to spare), mirrored
+VIEWS = {None: [(.5, .5, 0)],
          "flip": [(.5, .5, m) for m in (0, 1)],
-         "ten": [(t, l, m) for m in (0, 1) for t, l in ((.5, .5), (0, 0), (0, 1), (1, 0), (1, 1))]}
+         "ten": [(t, left, m) for m in (0, 1)
+                 for t, left in ((.5, .5), (0, 0), (0, 1), (1, 0), (1, 1))]}
 
 @torch.inference_mode()
 def logits_of(model: nn.Module, # in evaluation mode
@@ -37,7 +42,8 @@ def logits_of(model: nn.Module, # in evaluation mode
              ) -> np.ndarray: # float32 (n, n_classes)
     "Run the network over the middle of each picture, or over several views; the result depends on nothing but these."
     model = model.to(device).eval()
-    batches = Batches(images, np.zeros(len(images)), bs, info["size"], info["normalise"], device)
+    batches = Batches(images, np.zeros(len(images)), bs, info["size"], info["normalise"],
+                      device)
     def look(top, left, mirrored):
         h, w = images.shape[1] - batches.side, images.shape[2] - batches.side
         place = torch.tensor([int(h*top), int(w*left), 0, mirrored])
@@ -54,7 +60,8 @@ def logits_of(model: nn.Module, # in evaluation mode
 def features_of(model: nn.Module, images, info: dict, device="cpu", bs: int = 64) -> np.ndarray: # float32 (n, d)
     "What reaches the last layer, for each picture; arguments as for `logits_of`."
     seen = []
-    def note(layer, args): seen.append(args[0].float().mean((2, 3)) if args[0].ndim == 4 else args[0].float())
+    def note(layer, args):
+        seen.append(args[0].float().mean((2, 3)) if args[0].ndim == 4 else args[0].float())
     hook = model.get_submodule(last_layer(model)).register_forward_pre_hook(note)
     try: logits_of(model, images, info, device, bs)
     finally: hook.remove()
@@ -71,18 +78,22 @@ def predictions(rows: pd.DataFrame, # rows of the split, in the order of the log
 # %% ../nbs/45_predict.ipynb #a8d0175d
 INFO = {"name": (lambda v: isinstance(v, str), "the name of a network"),
         "head": (lambda v: v in ("linear", "deep"), "linear or deep"),
-        "classes": (lambda v: isinstance(v, list) and v and all(isinstance(c, str) for c in v), "a list of names"),
+        "classes": (lambda v: isinstance(v, list) and v and all(isinstance(c, str) for c in v),
+                    "a list of names"),
         "size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
         "side": (lambda v: type(v) is int and v > 0, "a number of pixels"),
-        "normalise": (lambda v: isinstance(v, str) and v in STATS, f"one of {', '.join(STATS)}")}
+        "normalise": (lambda v: isinstance(v, str) and v in STATS,
+                      f"one of {', '.join(STATS)}")}
 
 def check_info(path: str | Path): # of <which>.json
     "Raise a `LabError` that names the file and the key that `Predictor` cannot use."
     info = read_json(path)
-    if not isinstance(info, dict): raise LabError(f"{path}: has to hold the keys {', '.join(INFO)}")
+    if not isinstance(info, dict):
+        raise LabError(f"{path}: has to hold the keys {', '.join(INFO)}")
     for key, (good, what) in INFO.items():
         if key not in info: raise LabError(f"{path}: no key {key!r}; it should be {what}")
-        if not good(info[key]): raise LabError(f"{path}: {key}: should be {what}, not {str(info[key])[:40]!r}")
+        if not good(info[key]):
+            raise LabError(f"{path}: {key}: should be {what}, not {str(info[key])[:40]!r}")
     if info["side"] < info["size"]:
         raise LabError(f"{path}: side: {info['side']} is less than size, {info['size']}; a picture is no smaller than "
                        "what the network sees of it")
@@ -97,7 +108,9 @@ def check_file(path: str | Path):
 # %% ../nbs/45_predict.ipynb #e75c61d8
 class Together(nn.Module):
     "Networks that answer as one: the logarithm of the mean of their probabilities."
-    def __init__(self, nets: list[nn.Module]): super().__init__(); self.nets = nn.ModuleList(nets)
+    def __init__(self, nets: list[nn.Module]):
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
     def forward(self, xb): # (bs, 3, h, w) -> (bs, classes)
         return torch.stack([net(xb).float().softmax(1) for net in self.nets]).mean(0).clamp(min=1e-38).log()
 
@@ -118,17 +131,21 @@ class Predictor:
 
     def one(self, path: str | Path) -> tuple[str, float, str]: # label, its probability, error
         "Name the class of one picture."
-        try: check_file(path); image = decode(path, self.info["side"])
+        try:
+            check_file(path)
+            image = decode(path, self.info["side"])
         except LabError as e: return "", float("nan"), str(e)
         logits = logits_of(self.model, image[None], self.info, self.device, bs=1)[0]
         if "number" in self.info: # a network of notebook 55
-            mean, sd = self.info["number"]; return f"{float(logits[0])*sd + mean:.6g}", float("nan"), ""
+            mean, sd = self.info["number"]
+            return f"{float(logits[0])*sd + mean:.6g}", float("nan"), ""
         probs = torch.from_numpy(logits).double().softmax(0)
         return self.info["classes"][int(probs.argmax())], float(probs.max()), ""
 
     def __call__(self, paths: list[str | Path]) -> pd.DataFrame: # path, label, probability, error
         "Name the class of each picture."
-        return pd.DataFrame([(str(p), *self.one(p)) for p in paths], columns=["path", "label", "probability", "error"])
+        return pd.DataFrame([(str(p), *self.one(p)) for p in paths],
+                            columns=["path", "label", "probability", "error"])
 
 def classify(weights: str | Path, paths: list[str | Path], device="cpu"
             ) -> pd.DataFrame: # path, label, probability, error
@@ -139,7 +156,8 @@ def classify(weights: str | Path, paths: list[str | Path], device="cpu"
 def pictures_in(paths: list[str | Path]) -> list[Path]:
     "Files as they are, folders as the pictures below them, by name."
     return [f for p in map(Path, paths) for f in
-            (sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES) if p.is_dir() else [p])]
+            (sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES) if p.is_dir()
+             else [p])]
 
 # %% ../nbs/45_predict.ipynb #c518c08a
 def find_weights(run: str | Path,
@@ -147,7 +165,8 @@ def find_weights(run: str | Path,
                 ) -> Path: # a folder with best.json, or with the networks of all folds of an experiment
     "The weights of a run: the folder itself, or the only ones below it."
     run = Path(run)
-    found = [run] if (run/"best.json").exists() else sorted(f.parent for f in run.rglob("best.json"))
+    found = [run] if (run/"best.json").exists() else sorted(f.parent
+                                                            for f in run.rglob("best.json"))
     if folds and not found: found = sorted({f.parent for f in run.rglob("fold-*-*.json")})
     if len(found) == 1: return found[0]
     if not found:
@@ -162,7 +181,8 @@ def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]: # the split, and wh
         if (root/"prepare"/"split.csv").exists() and (root/"weights") in (weights, *weights.parents):
             inside = weights.relative_to(root/"weights")
             asked = root/("folds" if inside.parts[:1] == ("folds",) else Path("train")/inside)/"params.yaml"
-            if not asked.exists(): raise LabError(f"{asked}: no such file; the run is not whole, train again")
+            if not asked.exists():
+                raise LabError(f"{asked}: no such file; the run is not whole, train again")
             params = read_yaml(asked)
             return read_split(root/"prepare"/"split.csv"), params["requested"]["data"]["path"]
     raise LabError(f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named")
@@ -178,8 +198,10 @@ def samples_for(weights: Path, part: str, data: str | Path | None, classes: list
         return split, pictures_root(source, cache)
     folder, samples, said = read_data(data, cache)
     if n := (said.verdict == "refused").sum():
-        print(f"{n} picture(s) of {data} are left out; `cvlab data check` says why", file=sys.stderr)
-    if not len(samples): raise LabError(f"{data}: no picture here that can be used; `cvlab data check` says why")
+        print(f"{n} picture(s) of {data} are left out; `cvlab data check` says why",
+              file=sys.stderr)
+    if not len(samples):
+        raise LabError(f"{data}: no picture here that can be used; `cvlab data check` says why")
     if odd := sorted(set(samples.label) - set(classes)):
         raise LabError(f"{data}: the network does not know the class {odd[0]!r}; it knows {', '.join(classes)}")
     try: split = split_of_run(weights)[0]
@@ -198,13 +220,17 @@ def part_predictions(weights: str | Path, # folder with best.safetensors and bes
                      tta: str | None = None # see `logits_of`
                     ) -> pd.DataFrame: # a predictions table
     "Predict a part of a run's data, or all pictures of another folder."
-    weights = Path(weights); p = Predictor(weights, device=device)
+    weights = Path(weights)
+    p = Predictor(weights, device=device)
     split, folder = samples_for(weights, part, data, p.info["classes"], cache)
     images = picture_cache(folder, split, p.info["side"], cache)
     root = next((r for r in weights.parents if (r/"prepare"/"split.csv").exists()), weights)
     hashes = [file_hash(weights/f"{name}.safetensors") for name in networks_in(weights)]
-    asked = {"weights": hashes[0] if len(hashes) == 1 else hashes, **({"tta": tta} if tta else {})}
-    note = reading(ledger_path(root, split), split, "cvlab evaluate", p.info.get("experiment", ""),
+    asked = {"weights": hashes[0] if len(hashes) == 1 else hashes,
+             **({"tta": tta} if tta else {})}
+    note = reading(ledger_path(root, split), split, "cvlab evaluate",
+                   p.info.get("experiment", ""),
                    p.info.get("seed", 0), asked, "weights measured by hand")
     ims, _, rows = part_of(split, images, part, note)
-    return predictions(rows, logits_of(p.model, ims, p.info, device, tta=tta), p.info["classes"])
+    return predictions(rows, logits_of(p.model, ims, p.info, device, tta=tta),
+                       p.info["classes"])

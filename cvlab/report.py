@@ -10,21 +10,34 @@ __all__ = ['KINDS', 'ITEMS', 'STATES', 'dotted', 'values_of', 'entry_problem', '
            'card_run', 'check_card', 'item', 'state', 'Repository', 'reasons_of', 'fences', 'portfolio']
 
 # %% ../nbs/72_report.ipynb #8e8ce385
-import ast, re, subprocess
+import ast
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+
 import pandas as pd
-from .claims import (TOKENS, Claim, check_links, check_text, load_claims, lr_found, notebook_markdown, numbers_in,
-                          render, text_of)
+
+from cvlab.claims import (
+    TOKENS,
+    Claim,
+    check_links,
+    check_text,
+    load_claims,
+    lr_found,
+    notebook_markdown,
+    numbers_in,
+    render,
+)
 from .core import LabError, line_of, nearest, plain, read_yaml, resolve
 from .data import read_split, split_hash
 from .ledger import questions, read_ledger
 from .metrics import check_judged, classes_of, evaluate, read_predictions
 from .repro import read_json, repo_root, write_text
-from .runs import PER_SEED, STAGES, ledger_path, list_runs, without_places, yaml_text
+from .runs import PER_SEED, STAGES, ledger_path, list_runs, without_places
 from .slices import read_slices, slice_table
 
 # %% ../nbs/72_report.ipynb #b73d4e7b
@@ -42,7 +55,8 @@ def values_of(root: Path, experiment: str) -> dict: # dotted key -> value
     folders += [f for s in PER_SEED for f in Path(root, s, experiment).glob("seed-*")]
     found = {}
     for f in folders:
-        if (f/"params.yaml").exists(): found |= dotted(plain(read_yaml(f/"params.yaml"))["requested"])
+        if (f/"params.yaml").exists():
+            found |= dotted(plain(read_yaml(f/"params.yaml"))["requested"])
     return {k: found[k] for k in sorted(found)}
 
 # %% ../nbs/72_report.ipynb #0f089e8c
@@ -54,9 +68,11 @@ def entry_problem(entry, root: Path) -> str | None: # what is wrong
         return f"no kind {entry['kind']!r}{nearest(str(entry['kind']), KINDS) or '; there are ' + ', '.join(KINDS)}"
     if not isinstance(entry["why"], str) or not entry["why"].strip() or re.search(r"[|\n]", entry["why"]):
         return "why has to be one line of text without |"
-    if odd := numbers_in(entry["why"]): return f"why: the number {odd[0]} has to be in backticks"
+    if odd := numbers_in(entry["why"]):
+        return f"why: the number {odd[0]} has to be in backticks"
     source = entry["source"]
-    if not isinstance(source, str) or not (source.startswith("https://") or (root/source.split("#")[0]).exists()):
+    if not isinstance(source, str) or not (source.startswith("https://")
+                                           or (root/source.split("#")[0]).exists()):
         return f"source {source!r} is neither an https:// address nor a file of the repository"
 
 def load_reasons(path: str | Path, # reasons.yaml
@@ -101,7 +117,8 @@ def effects_of(experiments: dict[str, dict], # name -> sparse overrides
     for e, over in experiments.items():
         keys = dotted(over or {}) if e != reference else {}
         rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        for k, v in keys.items(): out.setdefault(k, []).append(f"`{v}`{rest} (**{e}**): {say(e, reference)}")
+        for k, v in keys.items():
+            out.setdefault(k, []).append(f"`{v}`{rest} (**{e}**): {say(e, reference)}")
     return {k: "; ".join(words) for k, words in out.items()}
 
 # %% ../nbs/72_report.ipynb #e9f7bff7
@@ -128,11 +145,14 @@ def reason_words(key: str, value, entry: dict | None, found_lr, effects: dict) -
 def reasons_table(values: dict, # dotted key -> value, of `cvlab.core.flat`
                   reasons: dict[str, dict], # of `load_reasons`
                   found_lr=None, # of `cvlab.claims.lr_found`
-                  effects: dict[str, str] = {} # of `effects_of`
+                  effects: dict[str, str] | None = None # of `effects_of`
                  ) -> pd.DataFrame: # key, value, kind, reason, source, effect: Markdown, one row a parameter
     "Why every parameter is what it is."
-    kind = lambda words, e: "none" if e is None else "stale" if words.startswith("stale:") else e["kind"]
-    rows = [(k, code(v), kind(words, e), words, source_link(e["source"]) if e else "", effects.get(k, ""))
+    effects = effects or {}
+    def kind(words, e):
+        return "none" if e is None else "stale" if words.startswith("stale:") else e["kind"]
+    rows = [(k, code(v), kind(words, e), words, source_link(e["source"]) if e else "",
+             effects.get(k, ""))
             for k, v in values.items() for e in [reasons.get(k)]
             for words in [reason_words(k, v, e, found_lr, effects)]]
     return pd.DataFrame(rows, columns=["key", "value", "kind", "reason", "source", "effect"])
@@ -140,11 +160,14 @@ def reasons_table(values: dict, # dotted key -> value, of `cvlab.core.flat`
 def kinds_line(table: pd.DataFrame # of `reasons_table`
               ) -> str: # such as "50 parameters: 3 by experiment, ..."
     "How many parameters have which kind of reason."
-    says = dict(lr_find="by the range test", experiment="compared in an experiment", data="from the pictures",
-                speed="for speed", convention="by convention", default="defaults of libraries or papers",
+    says = dict(lr_find="by the range test", experiment="compared in an experiment",
+                data="from the pictures",
+                speed="for speed", convention="by convention",
+                default="defaults of libraries or papers",
                 stale="stale", none="without a reason")
     counts = table.kind.value_counts()
-    return f"{len(table)} parameters: " + ", ".join(f"{counts[k]} {w}" for k, w in says.items() if k in counts)
+    return f"{len(table)} parameters: " + ", ".join(f"{counts[k]} {w}"
+                                                    for k, w in says.items() if k in counts)
 
 # %% ../nbs/72_report.ipynb #c1ae27c4
 def card_claims(experiment: str, seed: int, classes: list[str],
@@ -153,7 +176,8 @@ def card_claims(experiment: str, seed: int, classes: list[str],
     "The claims of one card."
     only = SimpleNamespace(experiments={experiment: {}}, seeds=[seed])
     claims = load_claims(path or repo_root()/"nbs"/"card_claims.yaml", only, classes)
-    return {id: replace(c, file=Path(c.file).as_posix()) for id, c in claims.items()} # "" leaves a double slash
+    # "" leaves a double slash
+    return {id: replace(c, file=Path(c.file).as_posix()) for id, c in claims.items()}
 
 # %% ../nbs/72_report.ipynb #4d805108
 _WORDS = dict(
@@ -171,10 +195,13 @@ def card_words(path: str | Path, # card.yaml; it need not be there
     "The words for a card; what is not said is said to be missing."
     if not Path(path).exists(): return dict(_WORDS)
     said = plain(read_yaml(path)) or {}
-    if not isinstance(said, dict): raise LabError(f"{path}: write texts under {', '.join(_WORDS)}")
+    if not isinstance(said, dict):
+        raise LabError(f"{path}: write texts under {', '.join(_WORDS)}")
     for k, v in said.items():
-        if k not in [*_WORDS, "for"]: raise LabError(f"{path}: no {k!r} in a card{nearest(k, _WORDS)}")
-        if not isinstance(v, str): raise LabError(f"{path}: {k} has to be text; put it in quotes")
+        if k not in [*_WORDS, "for"]:
+            raise LabError(f"{path}: no {k!r} in a card{nearest(k, _WORDS)}")
+        if not isinstance(v, str):
+            raise LabError(f"{path}: {k} has to be text; put it in quotes")
     if said.pop("for", data) != data: return dict(_WORDS)
     if numbers := numbers_in(" ".join(said.values())):
         raise LabError(f"{path}: the number {numbers[0]} has to be in backticks")
@@ -215,16 +242,21 @@ def run_files(root: Path, experiment: str, seed: int
     "What a card is made from, read and checked against each other."
     each = Path(experiment)/f"seed-{seed}"
     train, judged = root/"train"/each, root/"evaluate"/each
-    for f in (train/"params.yaml", train/"environment.json", train/"results.csv", judged/"predictions.csv"):
-        if not f.exists(): raise LabError(f"{f}: no such file; a card is written for a training that was evaluated")
+    for f in (train/"params.yaml", train/"environment.json", train/"results.csv",
+              judged/"predictions.csv"):
+        if not f.exists():
+            raise LabError(f"{f}: no such file; a card is written for a training that was evaluated")
     params, split = plain(read_yaml(train/"params.yaml")), read_split(root/"prepare"/"split.csv")
-    if "effective" not in params: raise LabError(f"{train/'params.yaml'}: does not say what was in effect; train again")
+    if "effective" not in params:
+        raise LabError(f"{train/'params.yaml'}: does not say what was in effect; train again")
     if params["split"] != split_hash(split):
         raise LabError(f"{train/'params.yaml'}: was trained on another split than prepare/split.csv")
-    preds = check_judged(read_predictions(judged/"predictions.csv"), split, str(judged/"predictions.csv"))
+    preds = check_judged(read_predictions(judged/"predictions.csv"), split,
+                         str(judged/"predictions.csv"))
     slices = read_slices(judged/"slices.csv") if (judged/"slices.csv").exists() else None
     return SimpleNamespace(params=params, environment=read_json(train/"environment.json"),
-                           history=pd.read_csv(train/"results.csv"), split=split, preds=preds, slices=slices)
+                           history=pd.read_csv(train/"results.csv"), split=split, preds=preds,
+                           slices=slices)
 
 def weights_words(model: dict, seed: int) -> str:
     "Where a training started from."
@@ -252,7 +284,7 @@ def ledger_words(root: Path, split: pd.DataFrame) -> str:
 def limits_of(m: dict, # metrics of the test part
               table: pd.DataFrame | None, # of `slice_table`
               baselines: dict[str, dict], # metrics of majority and histogram, or none
-              open_: list[str] = [] # of `shortcuts`
+              open_: tuple[str, ...] = () # of `shortcuts`
              ) -> list[str]: # Markdown with claims
     "What the files themselves say against the network."
     here = {c: v for c, v in m["per_class"].items() if v["support"]}
@@ -268,8 +300,9 @@ def limits_of(m: dict, # metrics of the test part
     if baselines and baselines["histogram"]["accuracy_low"] > baselines["majority"]["accuracy"]:
         out.append("A shortcut is open: colours alone, without any shape, come to {{claim:histogram}}, more than the "
                    "commonest class ({{claim:majority}}). How much of the network's accuracy is colour is not known.")
-    if open_: out.append("By the leakage certificate the classes can be told apart, better than by chance, by "
-                         f"{', '.join(open_)} alone.")
+    if open_:
+        out.append("By the leakage certificate the classes can be told apart, better than by chance, by "
+                   f"{', '.join(open_)} alone.")
     if m["accuracy_low"] <= max([b["accuracy"] for b in baselines.values()], default=0):
         out.append("It is not shown to be better than the best baseline.")
     return out
@@ -285,24 +318,33 @@ def slice_limit(worst: pd.Series, n: int # slices that are flagged as worse
 # %% ../nbs/72_report.ipynb #d3932065
 def card_facts(root: str | Path, experiment: str, seed: int) -> dict: # context of the template
     "Everything that the template of a card runs over."
-    root = Path(root); f = run_files(root, experiment, seed)
+    root = Path(root)
+    f = run_files(root, experiment, seed)
     p, env = without_places(f.params["effective"]), f.environment
     m, classes, parts = evaluate(f.preds, "test"), classes_of(f.preds), ["train", "val", "test"]
     table = None if f.slices is None else slice_table(f.preds, f.slices)
     bars = {b: evaluate(read_predictions(path)) for b in ("majority", "histogram")
             if (path := root/"baseline"/f"{b}.csv").exists()}
     own, data, leaks = root/"card.yaml", f.params["data"], certificate_of(root, split_hash(f.split))
-    count = lambda c, part: int(((f.split.part == part) & ((f.split.label == c) | (c == ""))).sum())
+    def count(c, part):
+        return int(((f.split.part == part) & ((f.split.label == c) | (c == ""))).sum())
     return dict(
-        name=f"{experiment or p['model']['name']}, seed {seed}", model=SimpleNamespace(**p["model"]), seed=seed,
-        size=p["data"]["size"], weights=weights_words(f.params["effective"]["model"], seed), epochs=len(f.history),
+        name=f"{experiment or p['model']['name']}, seed {seed}",
+        model=SimpleNamespace(**p["model"]), seed=seed,
+        size=p["data"]["size"], weights=weights_words(f.params["effective"]["model"], seed),
+        epochs=len(f.history),
         monitor=p["train"]["monitor"], commit=commit_words(env["git"]),
-        versions=", ".join(f"`{k} {v}`" for k, v in dict(python=env["python"], **env["packages"]).items()),
+        versions=", ".join(f"`{k} {v}`"
+                           for k, v in dict(python=env["python"], **env["packages"]).items()),
         recipe=", ".join(f"`{k}={'null' if v is None else v}`" for k, v in dotted(p).items()),
-        classes=classes, parts=parts, counts={(c, q): count(c, q) for c in ["", *classes] for q in parts},
-        split=split_hash(f.split)[:16], support={c: m["per_class"][c]["support"] for c in classes},
-        siblings=len(list((root/"evaluate"/experiment).glob("seed-*/predictions.csv"))), baselines=len(bars) == 2,
-        slices=None if table is None else table.to_dict("records"), ledger=ledger_words(root, f.split),
+        classes=classes, parts=parts,
+        counts={(c, q): count(c, q) for c in ["", *classes] for q in parts},
+        split=split_hash(f.split)[:16],
+        support={c: m["per_class"][c]["support"] for c in classes},
+        siblings=len(list((root/"evaluate"/experiment).glob("seed-*/predictions.csv"))),
+        baselines=len(bars) == 2,
+        slices=None if table is None else table.to_dict("records"),
+        ledger=ledger_words(root, f.split),
         leaks=[_UNEXAMINED] if leaks is None else leak_lines(leaks),
         limits=limits_of(m, table, bars if len(bars) == 2 else {}, shortcuts(leaks or {})),
         words=card_words(own if own.exists() else repo_root()/"nbs"/"card.yaml", data))
@@ -310,7 +352,8 @@ def card_facts(root: str | Path, experiment: str, seed: int) -> dict: # context 
 # %% ../nbs/72_report.ipynb #5ada41f4
 def made_card(root: str | Path, experiment: str, seed: int) -> tuple[str, dict[str, Claim]]: # Markdown, its claims
     "The card of a run."
-    facts = card_facts(root, experiment, seed); claims = card_claims(experiment, seed, facts["classes"])
+    facts = card_facts(root, experiment, seed)
+    claims = card_claims(experiment, seed, facts["classes"])
     text = render(notebook_markdown(repo_root()/"nbs"/"card.ipynb"), claims, root, **facts)
     return re.sub(r"\n{3,}", "\n\n", text), claims
 
@@ -320,7 +363,8 @@ def write_card(root: str | Path, # root of the runs
     path = Path(root)/"cards"/experiment/f"seed-{seed}"/"MODEL_CARD.md"
     text, claims = made_card(root, experiment, seed)
     if problems := check_text(text, claims, root): raise LabError(f"{path}: {problems[0]}")
-    write_text(path, text); return path
+    write_text(path, text)
+    return path
 
 # %% ../nbs/72_report.ipynb #d9140779
 def card_run(path: Path) -> tuple[Path, str, int]: # root of the runs, experiment, seed
@@ -334,7 +378,8 @@ def card_run(path: Path) -> tuple[Path, str, int]: # root of the runs, experimen
 def check_card(path: str | Path # MODEL_CARD.md
               ) -> list[str]: # one line a problem; empty when all is well
     "Recompute every number of a card, and write it again to compare."
-    path = Path(path).resolve(); text = path.read_text(encoding="utf-8")
+    path = Path(path).resolve()
+    text = path.read_text(encoding="utf-8")
     root, experiment, seed = card_run(path)
     try:
         now, claims = made_card(root, experiment, seed)
@@ -352,7 +397,9 @@ STATES = ("missing", "partly", "there")
 
 def item(name: str):
     "Decorator: register `f(repo) -> (state, evidence)`."
-    def keep(f): ITEMS[name] = f; return f
+    def keep(f):
+        ITEMS[name] = f
+        return f
     return keep
 
 def state(good: int, of: int) -> str: # missing | partly | there
@@ -363,14 +410,17 @@ class Repository:
     "A repository as a reader sees it: the files of git, and the two pages."
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
-        git = subprocess.run(["git", "-C", str(self.root), "ls-files", "-co", "--exclude-standard", "-z", "."],
+        git = subprocess.run(["git", "-C", str(self.root), "ls-files", "-co",
+                              "--exclude-standard", "-z", "."],
                              capture_output=True, text=True)
         names = git.stdout.split("\0") if not git.returncode else [
             p.relative_to(self.root).as_posix() for p in self.root.rglob("*")]
         self.files = sorted(f for f in names if (self.root/f).is_file())
         self.readme, self.results = self.text("README.md"), self.text("TRAINING_RESULTS.md")
-    def text(self, name: str) -> str: return (self.root/name).read_text(encoding="utf-8") if name in self.files else ""
-    def find(self, pattern: str) -> list[str]: return [f for f in self.files if re.search(pattern, f)]
+    def text(self, name: str) -> str:
+        return (self.root/name).read_text(encoding="utf-8") if name in self.files else ""
+    def find(self, pattern: str) -> list[str]:
+        return [f for f in self.files if re.search(pattern, f)]
     @cached_property
     def params(self): return resolve(self.root/"params.yaml")
     @cached_property
@@ -380,7 +430,8 @@ class Repository:
     def reasons(self) -> pd.DataFrame: return reasons_of(self)
     @cached_property
     def runs(self) -> list[str]: # such as default/seed-0
-        return [f"{e}/seed-{s}" for e, s, f in list_runs(self.root/"runs", "evaluate").itertuples(index=False)
+        return [f"{e}/seed-{s}"
+                for e, s, f in list_runs(self.root/"runs", "evaluate").itertuples(index=False)
                 if f"runs/evaluate/{e}/seed-{s}/predictions.csv" in self.files]
 
 # %% ../nbs/72_report.ipynb #371062e3
@@ -411,7 +462,8 @@ def _baseline(repo):
 # %% ../nbs/72_report.ipynb #c0f4fe58
 def reasons_of(repo: Repository) -> pd.DataFrame: # of `reasons_table`
     "The reasons of a repository; none where there is no reasons.yaml."
-    p = repo.params; values = dotted(p.model_dump(exclude={"experiments"}))
+    p = repo.params
+    values = dotted(p.model_dump(exclude={"experiments"}))
     path, curves = repo.root/"nbs"/"reasons.yaml", repo.root/"runs"/"lr_find"/"curves.csv"
     reasons = load_reasons(path, values, repo.root) if path.exists() else {}
     return reasons_table(values, reasons, lr_found(curves) if curves.exists() else None,
@@ -419,7 +471,8 @@ def reasons_of(repo: Repository) -> pd.DataFrame: # of `reasons_table`
 
 @item("hyperparameters justified or documented as defaults")
 def _reasons(repo):
-    t = repo.reasons; bad = t[t.kind.isin(["none", "stale"])]
+    t = repo.reasons
+    bad = t[t.kind.isin(["none", "stale"])]
     odd = f"; without: {', '.join(bad.key)}" if len(bad) else ""
     shown = "Why these values" in repo.results
     word = state(len(t) - len(bad), len(t) if shown else len(t) + 1)
@@ -427,7 +480,8 @@ def _reasons(repo):
 
 @item("reproducible: configurations and requirements")
 def _reproducible(repo):
-    want = ["params.yaml", "dvc.yaml", "dvc.lock", "requirements.txt"]; here = [f for f in want if f in repo.files]
+    want = ["params.yaml", "dvc.yaml", "dvc.lock", "requirements.txt"]
+    here = [f for f in want if f in repo.files]
     pins, stages = len(re.findall(r"^\S+==", repo.text("requirements.txt"), re.M)), len(repo.lock)
     return state(len(here), 4), f"{', '.join(here) or 'nothing'}: {pins} pinned packages, {stages} stages with hashes"
 
@@ -439,10 +493,12 @@ def _samples(repo): return _per_run(repo, "evaluate", r"val_batch\d+_pred.png")
 
 def _per_run(repo, stage, *names):
     "Which runs have files of these names."
-    has = {n: [r for r in repo.runs if repo.find(rf"^runs/{stage}/{re.escape(r)}/{n}$")] for n in names}
-    shown = lambda n: n.replace("\\d+", "*").replace("\\", "")
+    has = {n: [r for r in repo.runs if repo.find(rf"^runs/{stage}/{re.escape(r)}/{n}$")]
+           for n in names}
+    def shown(n): return n.replace("\\d+", "*").replace("\\", "")
     every = sum(map(len, has.values())), len(names)*len(repo.runs)
-    return state(*every), "; ".join(f"{shown(n)} in {len(v)} of {len(repo.runs)} runs" for n, v in has.items())
+    return state(*every), "; ".join(f"{shown(n)} in {len(v)} of {len(repo.runs)} runs"
+                                    for n, v in has.items())
 
 # %% ../nbs/72_report.ipynb #d76b4f0f
 _WEIGHTS = (r"https://(?:huggingface\.co/(?!docs|datasets|papers|spaces|blog)[\w.-]+/[\w.-]+|"
@@ -461,8 +517,10 @@ def _weights(repo):
 @item("tracked experiments (bonus)")
 def _tracked(repo):
     source = "".join(repo.text(f) for f in repo.find(r"^cvlab/.*\.py$"))
-    tracker = [t for t in ("mlflow", "wandb", "tensorboard") if re.search(rf"^\s*(import|from) {t}", source, re.M)]
-    kept = [r for r in repo.runs if {f"runs/train/{r}/{f}" for f in ("params.yaml", "results.csv")} <= {*repo.files}]
+    tracker = [t for t in ("mlflow", "wandb", "tensorboard")
+               if re.search(rf"^\s*(import|from) {t}", source, re.M)]
+    kept = [r for r in repo.runs
+            if {f"runs/train/{r}/{f}" for f in ("params.yaml", "results.csv")} <= {*repo.files}]
     word = "there" if tracker and kept else "partly" if kept else "missing"
     page = ", ".join(tracker) or "no tracker with a page"
     return word, f"parameters and histories of {len(kept)} runs in git; {page}"
@@ -484,17 +542,20 @@ def _failed(repo):
 # %% ../nbs/72_report.ipynb #bd38ef16
 def fences(text: str, kind: str = "") -> list[str]:
     "The fenced blocks of a Markdown text, of one language or any."
-    return [b for k, b in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if kind in ("", k)]
+    return [b for k, b in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+            if kind in ("", k)]
 
 @item("README: result table")
 def _table(repo):
-    rows = [l for l in repo.readme.splitlines() if l.startswith("|") and "claim:accuracy" in l]
+    rows = [line for line in repo.readme.splitlines() if line.startswith("|")
+            and "claim:accuracy" in line]
     return state(len(rows), 2), f"{len(rows)} rows with recomputed accuracies"
 
 @item("README: quick start")
 def _quick(repo):
     said = re.findall(r"^make (\w+)", "\n".join(fences(repo.readme)), re.M)
-    works = [t for t in dict.fromkeys(said) if re.search(rf"^{t}:", repo.text("Makefile"), re.M)]
+    works = [t for t in dict.fromkeys(said)
+             if re.search(rf"^{t}:", repo.text("Makefile"), re.M)]
     word = state(len(works), len(set(said)))
     return word, ", ".join(f"make {w}" for w in works) or "no command that the Makefile knows"
 
@@ -507,9 +568,12 @@ def _architecture(repo):
 
 @item("README: inference example")
 def _inference(repo):
-    nodes = [n for b in fences(repo.readme, "python") for n in ast.walk(ast.parse(b)) if isinstance(n, ast.ImportFrom)]
-    names = [(n.module, a.name) for n in nodes if (n.module or "").startswith("cvlab.") for a in n.names]
-    real = [(m, n) for m, n in names if re.search(rf"^(def|class) {n}\b", repo.text(m.replace(".", "/") + ".py"), re.M)]
+    nodes = [n for b in fences(repo.readme, "python")
+             for n in ast.walk(ast.parse(b)) if isinstance(n, ast.ImportFrom)]
+    names = [(n.module, a.name) for n in nodes if (n.module or "").startswith("cvlab.")
+             for a in n.names]
+    real = [(m, n) for m, n in names
+            if re.search(rf"^(def|class) {n}\b", repo.text(m.replace(".", "/") + ".py"), re.M)]
     said = ", ".join(f"{m}.{n}" for m, n in real)
     return state(len(real), len(names)), said or "no Python example with a name that cvlab has"
 
@@ -527,13 +591,15 @@ def _tables(repo): return _per_run(repo, "train", r"results\.csv", r"train\.log"
 
 @item("run: results.png, confusion_matrix.png, val_batch*_pred.png")
 def _figures(repo):
-    return _per_run(repo, "evaluate", r"results\.png", r"confusion_matrix\.png", r"val_batch\d+_pred\.png")
+    return _per_run(repo, "evaluate", r"results\.png", r"confusion_matrix\.png",
+                    r"val_batch\d+_pred\.png")
 
 @item("run: best and last weights")
 def _best(repo):
     hashed = [o["path"] for s in repo.lock.values() for o in s.get("outs", [])
               if o["path"].removeprefix("runs/weights/") in repo.runs]
-    here = [h for h in hashed if all((repo.root/h/f"{w}.safetensors").exists() for w in ("best", "last"))]
+    here = [h for h in hashed
+            if all((repo.root/h/f"{w}.safetensors").exists() for w in ("best", "last"))]
     word = state(len(here), len(repo.runs)) if here else "partly" if hashed else "missing"
     return word, f"{len(hashed)} hashes in dvc.lock, {len(here)} of them here; git has none"
 
@@ -543,15 +609,20 @@ def _cards(repo): return _per_run(repo, "cards", r"MODEL_CARD\.md")
 # %% ../nbs/72_report.ipynb #b3cc983b
 @item("a notebook to walk through")
 def _walk(repo):
-    all_ = repo.find(r"^nbs/tutorials/[^/]+\.ipynb$"); walks = [f for f in all_ if re.search("walk|interview|tour", f)]
+    all_ = repo.find(r"^nbs/tutorials/[^/]+\.ipynb$")
+    walks = [f for f in all_ if re.search("walk|interview|tour", f)]
     if walks: return "there", ", ".join(walks)
-    return ("partly", f"a tutorial that is none: {all_[0]}") if all_ else ("missing", "none below nbs/tutorials")
+    return ("partly", f"a tutorial that is none: {all_[0]}") if all_ else ("missing",
+                                                                           "none below nbs/tutorials")
 
 @item("slides of 3 to 5 minutes")
 def _slides(repo):
-    for f in repo.find(r"^nbs/.*\.ipynb$"): # cells of a notebook that are tagged as slides (notebook 76)
-        if n := len(re.findall(r'"tags": \[[^]]*"slide"', repo.text(f))): return "there", f"{f}: {n} slides"
-    return _any(repo, r"slides[^/]*\.(html|md|pdf|pptx)$", "no notebook with slides and no file called so")
+    # cells of a notebook that are tagged as slides (notebook 76)
+    for f in repo.find(r"^nbs/.*\.ipynb$"):
+        if n := len(re.findall(r'"tags": \[[^]]*"slide"', repo.text(f))):
+            return "there", f"{f}: {n} slides"
+    return _any(repo, r"slides[^/]*\.(html|md|pdf|pptx)$",
+                "no notebook with slides and no file called so")
 
 @item("a GIF or video")
 def _film(repo):
@@ -563,7 +634,8 @@ def _film(repo):
 def _demo(repo):
     spaces = re.findall(r"https://huggingface\.co/spaces/[\w./-]+", repo.readme)
     if spaces: return "there", spaces[0]
-    return _any(repo, r"(^|/)(\d\d_)?(app|demo)[^/]*\.(py|ipynb|html)$", "no page and no program of one")
+    return _any(repo, r"(^|/)(\d\d_)?(app|demo)[^/]*\.(py|ipynb|html)$",
+                "no page and no program of one")
 
 def _any(repo, pattern, without):
     "Is there a file of such a name?"
@@ -574,13 +646,15 @@ def _any(repo, pattern, without):
 def _tags(repo):
     out = subprocess.run(["git", "-C", str(repo.root), "tag"], capture_output=True, text=True)
     tags = out.stdout.split() if not out.returncode else []
-    return state(len(tags), 1), f"{len(tags)} tag(s)" + (f", the last {tags[-1]}" if tags else "")
+    return state(len(tags), 1), f"{len(tags)} tag(s)" + (f", the last {tags[-1]}" if tags
+                                                         else "")
 
 # %% ../nbs/72_report.ipynb #61fa453a
 @item("no red flag: accuracy without curves")
 def _without(repo):
     bare = [r for r in repo.runs if f"runs/train/{r}/results.csv" not in repo.files]
-    if bare or not repo.runs: return "missing", f"{', '.join(bare) or 'no run was judged'}: without a history"
+    if bare or not repo.runs:
+        return "missing", f"{', '.join(bare) or 'no run was judged'}: without a history"
     return "there", f"each of {len(repo.runs)} judged runs has its history"
 
 @item("no red flag: no baseline")
@@ -594,7 +668,8 @@ def _magic(repo):
     split = repo.root/"runs"/"prepare"/"split.csv"
     classes = sorted(read_split(split).label.unique()) if split.exists() else None
     claims = load_claims(repo.root/"nbs"/"claims.yaml", p, classes)
-    loose = [x for page in (repo.readme, repo.results) for x in check_text(page, claims, repo.root)]
+    loose = [x for page in (repo.readme, repo.results)
+             for x in check_text(page, claims, repo.root)]
     word = "missing" if loose or not repo.readme else "partly" if len(none) else "there"
     first = f", such as {loose[0][:90]}" if loose else ""
     return word, (f"{len(loose)} numbers in the pages that no claim stands behind{first}; "
@@ -609,4 +684,5 @@ def portfolio(root: str | Path = "." # top of a repository
         try: return f(repo)
         except (LabError, OSError, KeyError, ValueError, SyntaxError) as e:
             return "missing", " ".join(f"{type(e).__name__}: {e}".split()).replace(f"{repo.root}/", "")
-    return pd.DataFrame([(name, *look(f)) for name, f in ITEMS.items()], columns=["item", "state", "evidence"])
+    return pd.DataFrame([(name, *look(f)) for name, f in ITEMS.items()],
+                        columns=["item", "state", "evidence"])

@@ -9,13 +9,26 @@ __all__ = ['PACKAGES', 'UNHASHED', 'repo_root', 'settings', 'pick_device', 'seed
            'write_if_changed']
 
 # %% ../nbs/01_repro.ipynb #afd0f4ab
-import ctypes, fcntl, hashlib, json, os, platform, random, re, shutil, subprocess, sys
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from configparser import Error as NoConfig
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
 import numpy as np
 from fastcore.basics import AttrDict
-from configparser import ConfigParser, Error as NoConfig
+
 from .core import LabError
 
 # %% ../nbs/01_repro.ipynb #d3092070
@@ -35,12 +48,14 @@ def settings(root: str | Path | None = None # default: the repository around the
     try: ini.read(path, encoding="utf-8")
     except (NoConfig, UnicodeDecodeError) as e:
         raise LabError(f"{path}: {str(e).splitlines()[0]}; restore the file from git") from None
-    if not ini.has_section("lab"): raise LabError(f"{path}: no section [lab]; restore the file from git")
+    if not ini.has_section("lab"):
+        raise LabError(f"{path}: no section [lab]; restore the file from git")
     known, got = {"device": str, "cache": str, "dpi": int}, dict(ini["lab"])
     if odd := set(got) ^ set(known):
         raise LabError(f"{path}: [lab] has to hold exactly {', '.join(known)}; look at {', '.join(sorted(odd))}")
     try: return AttrDict({k: t(got[k]) for k, t in known.items()})
-    except ValueError: raise LabError(f"{path}: dpi has to be a whole number, not {got['dpi']!r}") from None
+    except ValueError:
+        raise LabError(f"{path}: dpi has to be a whole number, not {got['dpi']!r}") from None
 
 # %% ../nbs/01_repro.ipynb #d2964060
 # an operation that MPS lacks runs on the CPU instead of failing
@@ -63,7 +78,9 @@ def seed_everything(seed: int):
     "Seed Python, numpy and torch, and ask torch for deterministic kernels."
     import torch
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
 
@@ -71,13 +88,15 @@ def seed_everything(seed: int):
 def use_threads(n: int):
     "Make torch (and the BLAS libraries it starts) use `n` CPU threads, and keep the memory that it frees."
     import torch
-    torch.set_num_threads(n); keep_memory()
+    torch.set_num_threads(n)
+    keep_memory()
 
 # %% ../nbs/01_repro.ipynb #ce861fcd
 def keep_memory() -> bool: # could it be done?
     "Let the C library keep large blocks for later ([mallopt](https://man7.org/linux/man-pages/man3/mallopt.3.html))."
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return bool(mallopt and mallopt(-3, 1 << 30) and mallopt(-1, 2**31 - 1)) # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    return bool(mallopt and mallopt(-3, 1 << 30) and mallopt(-1, 2**31 - 1))
 
 # %% ../nbs/01_repro.ipynb #e741ece9
 def derive_seed(*keys: int) -> int: # 63 bits, good for any generator
@@ -97,14 +116,16 @@ def json_hash(value) -> str: # hex sha256
 @contextmanager
 def atomic_write(path: str | Path): # yields a temporary Path to write to
     "Write a whole file or none: `with atomic_write(p) as tmp: tmp.write_text(...)`."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield tmp
         with open(tmp, "rb") as f: os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:
-        if e.errno == 28: raise LabError(f"{path}: the disk is full; free some space and run this again") from None
+        if e.errno == 28:
+            raise LabError(f"{path}: the disk is full; free some space and run this again") from None
         raise
     finally: tmp.unlink(missing_ok=True)
 
@@ -112,28 +133,34 @@ def atomic_write(path: str | Path): # yields a temporary Path to write to
 @contextmanager
 def atomic_folder(path: str | Path): # yields a temporary folder to write to
     "Make a whole folder or none; what a killed process left beside it is removed."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         if not is_alive(int(left.name.split(".")[-2])): shutil.rmtree(left)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp"); tmp.mkdir()
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tmp.mkdir()
     try:
         yield tmp
         if not path.exists(): os.replace(tmp, path) # else another process was faster
     except OSError as e:
-        if e.errno == 28: raise LabError(f"{path}: the disk is full; free some space and run this again") from None
+        if e.errno == 28:
+            raise LabError(f"{path}: the disk is full; free some space and run this again") from None
         raise
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def is_alive(pid: int) -> bool:
     "Does a process of that number run?"
-    try: os.kill(pid, 0); return True
+    try:
+        os.kill(pid, 0)
+        return True
     except ProcessLookupError: return False
     except PermissionError: return True
 
 # %% ../nbs/01_repro.ipynb #8a5ff97e
 def write_text(path: str | Path, text: str):
     "Write a text file atomically, UTF-8, one newline at the end."
-    with atomic_write(path) as tmp: tmp.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
+    with atomic_write(path) as tmp:
+        tmp.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
 
 def write_json(path: str | Path, value):
     "Write JSON for people and for git: indented, sorted, stable."
@@ -142,7 +169,8 @@ def write_json(path: str | Path, value):
 def read_json(path: str | Path):
     "Read JSON; a `LabError` names the file that is missing or broken."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise LabError(f"{path}: no such file; run the stage that writes it") from None
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such file; run the stage that writes it") from None
     except ValueError as e: raise LabError(f"{path}: no valid JSON ({e})") from None
 
 # %% ../nbs/01_repro.ipynb #a6f1b93c
@@ -152,7 +180,8 @@ def write_tensors(path: str | Path, # .safetensors
                  ):
     "Write tensors atomically."
     from safetensors.torch import save
-    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()} # tied weights are written twice
+    # tied weights are written twice
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_write(path) as tmp: tmp.write_bytes(save(whole, said))
 
 # %% ../nbs/01_repro.ipynb #cf639771
@@ -164,10 +193,14 @@ class Lock:
         self.file = open(self.path, "a+")
         try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.file.seek(0); pid = self.file.read().strip() or "unknown"; self.file.close()
+            self.file.seek(0)
+            pid = self.file.read().strip() or "unknown"
+            self.file.close()
             raise LabError(f"{folder}: process {pid} is working here; "
                            f"wait for it, or stop it with `kill {pid}`") from None
-        self.file.truncate(0); self.file.write(str(os.getpid())); self.file.flush()
+        self.file.truncate(0)
+        self.file.write(str(os.getpid()))
+        self.file.flush()
 
     def release(self):
         "Let the next one in."
@@ -178,7 +211,8 @@ PACKAGES = "torch torchvision timm fastai numpy scipy scikit-learn pandas pillow
 
 def git_state(root: str | Path = ".") -> dict: # {"commit": hex or None, "dirty": bool or None}
     "The commit the working tree stands on; a hint, since dvc.lock's hashes are the provenance."
-    run = lambda *a: subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True)
+    def run(*a):
+        return subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True)
     head = run("rev-parse", "HEAD")
     if head.returncode: return {"commit": None, "dirty": None}
     return {"commit": head.stdout.strip(),
@@ -187,13 +221,14 @@ def git_state(root: str | Path = ".") -> dict: # {"commit": hex or None, "dirty"
 def cpu_name() -> str:
     "Model name of the processor, as the system tells it."
     info = Path("/proc/cpuinfo")
-    names = [l.split(":", 1)[1].strip() for l in info.read_text().splitlines()
-             if l.startswith("model name")] if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
+             if line.startswith("model name")] if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 def environment() -> dict: # ready for JSON
     "Versions, system, processor and commit."
-    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
+    return {"python": platform.python_version(), "system": platform.system(),
+            "machine": platform.machine(),
             "cpu": cpu_name(), "cores": os.cpu_count(),
             "packages": {p: version(p) for p in PACKAGES}, "git": git_state(repo_root())}
 
@@ -205,10 +240,13 @@ def folder_digest(folder: str | Path, # a run
                  ) -> str: # hex
     "Hash of the files of a run, but for the two that describe circumstances, executed notebooks and hidden files."
     files = [p for p in sorted(Path(folder).rglob("*"))
-             if p.is_file() and p.suffix != ".ipynb" and p.name not in UNHASHED and not p.name.startswith(".")]
-    return json_hash([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files] + [extra])
+             if p.is_file() and p.suffix != ".ipynb" and p.name not in UNHASHED
+             and not p.name.startswith(".")]
+    return json_hash([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files]
+                     + [extra])
 
 def write_if_changed(folder: str | Path, name: str, value: dict, digest: str):
     "Write `value` to `folder/name` unless the file there already describes outputs with this digest."
     path = Path(folder)/name
-    if not path.exists() or read_json(path).get("outputs") != digest: write_json(path, {"outputs": digest, **value})
+    if not path.exists() or read_json(path).get("outputs") != digest:
+        write_json(path, {"outputs": digest, **value})

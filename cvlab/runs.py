@@ -9,19 +9,40 @@ __all__ = ['STAGES', 'PER_SEED', 'ONLY_WITH', 'CERTIFIED', 'Run', 'runs_root', '
            'keep_measured', 'changes_of']
 
 # %% ../nbs/44_runs.ipynb #ed251756
-import atexit, html, io, shutil, tempfile
+import atexit
+import html
+import io
+import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+
 import pandas as pd
 from ruamel.yaml import YAML
+
 from .core import LabError, Params, params_rows, plain, read_yaml, resolve
+from cvlab.data import (
+    data_hash,
+    find_samples,
+    read_split,
+    split_hash,
+    split_samples,
+    write_split,
+)
 from .engine import run_stage
-from .data import data_hash, find_samples, read_split, split_hash, split_samples, write_split
+from .fixtures import SMOKE, bright_folder, tiny_folder
 from .intake import pictures_root
 from .ledger import reading
-from .fixtures import SMOKE, bright_folder, tiny_folder
-from .repro import (Lock, atomic_write, environment, folder_digest, repo_root, settings, write_if_changed,
-                         write_text)
+from cvlab.repro import (
+    Lock,
+    atomic_write,
+    environment,
+    folder_digest,
+    repo_root,
+    settings,
+    write_if_changed,
+    write_text,
+)
 
 # %% ../nbs/44_runs.ipynb #8c361f23
 STAGES = {"prepare": ("data", "split"),
@@ -29,10 +50,12 @@ STAGES = {"prepare": ("data", "split"),
           "leaks": ("data", "model", "baseline", "leaks"),
           "lr_find": ("data", "augment", "model", "loss", "optim", "train", "lr_find"),
           "train": ("data", "augment", "model", "loss", "optim", "schedule", "train"),
-          "folds": ("data", "split", "augment", "model", "loss", "optim", "schedule", "train", "folds", "experiments"),
+          "folds": ("data", "split", "augment", "model", "loss", "optim", "schedule", "train",
+                    "folds", "experiments"),
           "evaluate": ("data", "augment", "train", "evaluate"),
           "interpret": ("data", "train", "interpret"),
-          "numbers": ("data", "split", "augment", "model", "loss", "optim", "schedule", "train", "baseline"),
+          "numbers": ("data", "split", "augment", "model", "loss", "optim", "schedule",
+                      "train", "baseline"),
           "compare": ("train", "seeds", "experiments"),
           "report": ("seeds", "experiments", "train", "folds")}
 PER_SEED = ("train", "weights", "evaluate") # folders for each experiment and seed
@@ -40,12 +63,14 @@ PER_SEED = ("train", "weights", "evaluate") # folders for each experiment and se
 # %% ../nbs/44_runs.ipynb #220984a5
 class Run:
     "An open run: its parameters, its folder, and the way to those of the other stages."
-    def __init__(self, stage: str, experiment: str, seed: int, params: Params, base: Params, folder: Path, root: Path,
+    def __init__(self, stage: str, experiment: str, seed: int, params: Params, base: Params,
+                 folder: Path, root: Path,
                  overrides: tuple = ()):
         self.stage, self.experiment, self.seed, self.folder, self.root = stage, experiment, seed, folder, root
         self.overrides = overrides
         self.params = SimpleNamespace(**{s: getattr(params, s) for s in STAGES[stage]})
-        self.requested = {k: v for k, v in params.model_dump(exclude={"experiments"}).items() if k in STAGES[stage]}
+        self.requested = {k: v for k, v in params.model_dump(exclude={"experiments"}).items()
+                          if k in STAGES[stage]}
         self.rows = params_rows(params, base, STAGES[stage])
         self.lock = Lock(folder)
         atexit.register(self.lock.release)
@@ -53,7 +78,8 @@ class Run:
     @property
     def key(self) -> dict[str, str]: # parameters by name, as text
         "Everything the stage may see: two runs of one stage with equal keys do the same."
-        return {k.rstrip("*"): v for k, v, _ in self.rows} | {"experiment": self.experiment, "seed": str(self.seed)}
+        return {k.rstrip("*"): v for k, v, _ in self.rows} | {"experiment": self.experiment,
+                                                              "seed": str(self.seed)}
 
     def params_of(self, experiment: str) -> Params: # for a stage that sees several experiments
         "The parameters of another experiment, with the overrides of this run."
@@ -67,7 +93,8 @@ class Run:
     def weights(self) -> dict[int, Path]: # seed: folder with best.safetensors
         "All trained networks of the experiment."
         here = sorted(self.stage_folder("weights").parent.glob("seed-*/best.json"))
-        if not here: raise LabError(f"{self.stage_folder('weights').parent}: no weights here; run the train stage")
+        if not here:
+            raise LabError(f"{self.stage_folder('weights').parent}: no weights here; run the train stage")
         return dict(sorted((int(f.parent.name[5:]), f.parent) for f in here))
 
     def _repr_html_(self):
@@ -91,11 +118,14 @@ def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]: # (root of the runs,
     "A temporary lab: tiny data, split, and overrides that make everything small."
     if stage in ("compare", "report"): return repo_root()/"runs", ()
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
-    if stage == "numbers": return root, (*SMOKE, f"data.path={bright_folder(root/'data')/'samples.csv'}")
-    write_split(root/"prepare"/"split.csv", split_samples(find_samples(tiny_folder(root/"data"))))
+    if stage == "numbers":
+        return root, (*SMOKE, f"data.path={bright_folder(root/'data')/'samples.csv'}")
+    write_split(root/"prepare"/"split.csv",
+                split_samples(find_samples(tiny_folder(root/"data"))))
     overrides = (*SMOKE, f"data.path={root/'data'}")
     if stage == "folds": overrides += ("folds.n=2",)
-    if stage in ("evaluate", "interpret"): run_stage("train", root/"train"/"seed-0", overrides=overrides)
+    if stage in ("evaluate", "interpret"):
+        run_stage("train", root/"train"/"seed-0", overrides=overrides)
     return root, overrides
 
 def open_run(stage: str, # a key of STAGES
@@ -109,9 +139,11 @@ def open_run(stage: str, # a key of STAGES
     root, smoke = (runs_root(stage, out), ()) if out else smoke_root(stage)
     folder = top/out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
     params = resolve(top/"params.yaml", experiment, [*smoke, *overrides])
-    run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root, (*smoke, *overrides))
+    run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root,
+              (*smoke, *overrides))
     write_params(run)
-    pd.set_option("display.max_columns", 20, "display.max_colwidth", 600) # the same tables, whoever imported pandas
+    # the same tables, whoever imported pandas
+    pd.set_option("display.max_columns", 20, "display.max_colwidth", 600)
     return run
 
 # %% ../nbs/44_runs.ipynb #88645c78
@@ -123,18 +155,23 @@ def yaml_text(d: dict) -> str:
 
 def write_params(run: Run, **more):
     "What this stage was asked for, as YAML; `finish` adds what it did."
-    write_text(run.folder/"params.yaml", yaml_text({"experiment": run.experiment, "seed": run.seed,
-                                                    "requested": run.requested, **more}))
+    write_text(run.folder/"params.yaml",
+               yaml_text({"experiment": run.experiment, "seed": run.seed,
+                          "requested": run.requested, **more}))
 
 # %% ../nbs/44_runs.ipynb #a6b51196
-def data_source(run: Run) -> Path: return repo_root()/run.params.data.path # an absolute data.path stays as it is
-def data_folder(run: Run) -> Path: return pictures_root(data_source(run), cache_folder()) # where paths of samples begin
+def data_source(run: Run) -> Path: # an absolute data.path stays as it is
+    return repo_root()/run.params.data.path
+def data_folder(run: Run) -> Path: # where paths of samples begin
+    return pictures_root(data_source(run), cache_folder())
 def cache_folder() -> Path: return repo_root()/settings().cache # likewise
 
 # %% ../nbs/44_runs.ipynb #ef44c8d8
 class Log:
     "Print a line and append it to a file, which starts empty."
-    def __init__(self, path: str | Path): self.path = Path(path); self.path.write_text("")
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.write_text("")
     def __call__(self, line: str):
         print(line, flush=True)
         with open(self.path, "a", encoding="utf-8") as f: f.write(line + "\n")
@@ -156,7 +193,8 @@ def in_effect(requested: dict, # sections, as asked for
 # %% ../nbs/44_runs.ipynb #e3dcacc8
 def write_table(path: str | Path, df: pd.DataFrame):
     "CSV with nine significant digits, enough to give a float32 back exactly."
-    with atomic_write(path) as tmp: df.to_csv(tmp, index=False, float_format="%.9g", lineterminator="\n")
+    with atomic_write(path) as tmp:
+        df.to_csv(tmp, index=False, float_format="%.9g", lineterminator="\n")
 
 def finish(run: Run, device="cpu",
            measured: dict | None = None # dotted key -> value, see `in_effect`
@@ -167,7 +205,8 @@ def finish(run: Run, device="cpu",
     hashes = {} if split is None else {"data": data_hash(split), "split": split_hash(split)}
     write_params(run, effective=in_effect(run.requested, measured or {}), **hashes)
     how = {k: getattr(run.params.train, k) for k in ("threads", "precision")} if hasattr(run.params, "train") else {}
-    write_if_changed(run.folder, "environment.json", {**environment(), "device": str(device), **how},
+    write_if_changed(run.folder, "environment.json",
+                     {**environment(), "device": str(device), **how},
                      folder_digest(run.folder))
     run.lock.release()
 
@@ -177,23 +216,25 @@ def ledger_path(root: Path, split: pd.DataFrame) -> Path:
     lab = repo_root()/"runs"
     if not (lab/"prepare"/"split.csv").exists(): return root/"ledger.csv"
     ours = read_split(lab/"prepare"/"split.csv")
-    ids = lambda s: set(s.id[s.part == "test"])
+    def ids(s): return set(s.id[s.part == "test"])
     return (lab if ids(ours) & ids(split) else root)/"ledger.csv"
 
 def ask_test(run: Run, split: pd.DataFrame, why: str): # -> the note that `part_of` asks for
     "Open the test part for a run, with a reason."
     trained = run.stage_folder("train")/"params.yaml"
     asked = plain(read_yaml(trained))["requested"] if run.stage == "evaluate" else run.requested
-    return reading(ledger_path(run.root, split), split, run.stage, run.experiment, run.seed, question(asked), why)
+    return reading(ledger_path(run.root, split), split, run.stage, run.experiment, run.seed,
+                   question(asked), why)
 
 def question(asked: dict # sections
             ) -> dict:
     "What makes two readings the same: neither places, nor what is off, so that a new option asks nothing by itself."
-    on = lambda d, k: d[k] and (k not in ONLY_WITH or d[ONLY_WITH[k][0]] == ONLY_WITH[k][1])
+    def on(d, k): return d[k] and (k not in ONLY_WITH or d[ONLY_WITH[k][0]] == ONLY_WITH[k][1])
     return {s: {k: v for k, v in d.items() if on(d, k)} if isinstance(d, dict) else d
             for s, d in without_places(asked).items()}
 
-ONLY_WITH = {"magnitude": ("policy", "rand"), "beta": ("alpha", "effective")} # nothing by themselves
+# nothing by themselves
+ONLY_WITH = {"magnitude": ("policy", "rand"), "beta": ("alpha", "effective")}
 
 def without_places(asked: dict # sections
                   ) -> dict:
@@ -206,7 +247,8 @@ def without_places(asked: dict # sections
 # %% ../nbs/44_runs.ipynb #53e3b70a
 def list_runs(root: str | Path, stage: str = "train") -> pd.DataFrame: # experiment, seed, folder
     "Runs of a stage that has one for each experiment and seed."
-    found = [(p.parent.name, int(p.name[5:]), p) for p in sorted(Path(root, stage).glob("*/seed-*"))
+    found = [(p.parent.name, int(p.name[5:]), p)
+             for p in sorted(Path(root, stage).glob("*/seed-*"))
              if p.is_dir() and p.name[5:].isdigit()]
     return pd.DataFrame(found, columns=["experiment", "seed", "folder"])
 
@@ -216,7 +258,8 @@ def orphans(root: str | Path, experiments, seeds) -> list[Path]:
             if e not in experiments or n not in seeds]
 
 # %% ../nbs/44_runs.ipynb #daec758a
-CERTIFIED = ("certificate.json", "pairs.csv", "probes.csv", "probe_without.csv", "accuracy.csv") # of the stage leaks
+CERTIFIED = ("certificate.json", "pairs.csv", "probes.csv", "probe_without.csv",
+             "accuracy.csv") # of the stage leaks
 
 def placeless(path: Path) -> dict:
     "A run's params.yaml without the places of one machine."
@@ -228,21 +271,24 @@ def keep_measured(run: str | Path, # root of a `cvlab train`
                  ) -> list[Path]: # what was written
     "Copy the tables of a run, without pictures and without paths; the folder is made anew."
     run, folder = Path(run), Path(folder)
-    files = [f for name in ("split.csv", "predictions.csv", "results.csv", "params.yaml", "majority.csv",
-                            "histogram.csv", "probe.csv", "ledger.csv", *CERTIFIED) for f in sorted(run.rglob(name))]
+    files = [f for name in ("split.csv", "predictions.csv", "results.csv", "params.yaml",
+                            "majority.csv",
+                            "histogram.csv", "probe.csv", "ledger.csv", *CERTIFIED)
+             for f in sorted(run.rglob(name))]
     files += sorted(f for f in run.rglob("timing.json") if "train" in f.relative_to(run).parts)
     if not any(f.name in ("predictions.csv", "certificate.json") for f in files):
         raise LabError(f"{run}: no predictions.csv here or below; name the folder that `cvlab train --out` named")
     shutil.rmtree(folder, ignore_errors=True)
     for f in files:
         text = f.read_text(encoding="utf-8")
-        write_text(folder/f.relative_to(run), yaml_text(placeless(f)) if f.name == "params.yaml" else text)
+        write_text(folder/f.relative_to(run),
+                   yaml_text(placeless(f)) if f.name == "params.yaml" else text)
     return [folder/f.relative_to(run) for f in files]
 
 # %% ../nbs/44_runs.ipynb #d2ba39ce
 def changes_of(experiments: dict # name -> sparse overrides
               ) -> dict[str, str]: # name -> markdown
     "The overrides of each experiment, as code."
-    leaves = lambda d, pre="": [x for k, v in d.items() for x in (
+    def leaves(d, pre=""): return [x for k, v in d.items() for x in (
         leaves(v, f"{pre}{k}.") if isinstance(v, dict) else [f"`{pre}{k}={v}`"])]
     return {e: ", ".join(leaves(over)) or "nothing" for e, over in experiments.items()}

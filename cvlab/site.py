@@ -10,11 +10,21 @@ __all__ = ['PAGES', 'DIRECTIVE', 'HIDDEN', 'KNOWN', 'SITE', 'LINK', 'FLOORS', 'O
            'write_sources', 'build_site']
 
 # %% ../nbs/77_site.ipynb #9746bee0
-import ast, html, importlib, os, re, shutil, subprocess, sys, tempfile
+import ast
+import html
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from types import FunctionType
+
 import nbformat
+
 from .claims import check_text, load_claims, render, text_of
 from .core import LabError, nearest, read_yaml, resolve
 from .data import read_split
@@ -23,8 +33,10 @@ from .slides import slides
 from .timelapse import film_of
 
 # %% ../nbs/77_site.ipynb #99c059d8
-PAGES = ("nbs/[0-9][0-9]_*.ipynb", "nbs/tutorials/*.ipynb", "nbs/bench.ipynb", "nbs/architectures.ipynb",
-         "nbs/numbers.ipynb", "nbs/lab.ipynb", "nbs/site/*.md", "runs/**/*.ipynb", "runs/cards/**/*.md",
+PAGES = ("nbs/[0-9][0-9]_*.ipynb", "nbs/tutorials/*.ipynb", "nbs/bench.ipynb",
+         "nbs/architectures.ipynb",
+         "nbs/numbers.ipynb", "nbs/lab.ipynb", "nbs/site/*.md", "runs/**/*.ipynb",
+         "runs/cards/**/*.md",
          "TRAINING_RESULTS.md")
 
 def pages(root: str | Path = "." # top of the repository
@@ -32,7 +44,8 @@ def pages(root: str | Path = "." # top of the repository
     "What the site shows: library, tutorials, executed notebooks, model cards, results, and its own pages."
     root = Path(root)
     found = [p.relative_to(root) for pattern in PAGES for p in sorted(root.glob(pattern))]
-    own = lambda p: any(part.startswith((".", "_")) for part in p.parts) or p.parts[:2] == ("runs", "local")
+    def own(p):
+        return any(part.startswith((".", "_")) for part in p.parts) or p.parts[:2] == ("runs", "local")
     return [p for p in found if not own(p)]
 
 # %% ../nbs/77_site.ipynb #4581e8d9
@@ -44,20 +57,24 @@ def _defined(source: str) -> list[str]:
     "The public functions and classes that a cell defines."
     try: tree = ast.parse(source)
     except SyntaxError: return [] # a cell of shell commands
-    return [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    return [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+            and not n.name.startswith("_")]
 
 def shown_doc(module: str, name: str) -> str: # Markdown
     "nbdev's description of a function or class, under a heading of its name, which is what links lead to."
     from nbdev.showdoc import show_doc
     thing = getattr(importlib.import_module(f"cvlab.{module}"), name)
     try: words = show_doc(thing)._repr_markdown_()
-    except NameError: # an annotation in quotes names what is imported only when the function is called
+    # an annotation in quotes names what is imported only when the function is called
+    except NameError:
         if isinstance(thing, type): words = f"### {name}\n\n*{thing.__doc__ or ''}*"
         else:
-            bare = FunctionType(thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__,
+            bare = FunctionType(thing.__code__, thing.__globals__, thing.__name__,
+                                thing.__defaults__,
                                 thing.__closure__)
             bare.__doc__ = thing.__doc__
-            bare.__annotations__ = {k: v for k, v in thing.__annotations__.items() if not isinstance(v, str)}
+            bare.__annotations__ = {k: v for k, v in thing.__annotations__.items()
+                                    if not isinstance(v, str)}
             words = show_doc(bare)._repr_markdown_()
     words = re.sub(r"\A---\s*", "", words)
     return re.sub(r"^### +(.*)$", f"### `{name}`", words, count=1, flags=re.M)
@@ -73,22 +90,28 @@ def plain_words(markdown: str, most: int = 240 # characters
     words = " ".join(re.sub(r"^[#>\-* ]+|[`*$|]", "", words, flags=re.M).split())
     return words if len(words) <= most else words[:most].rsplit(" ", 1)[0] + " …"
 
-def is_picture(output) -> bool: return any(kind.startswith("image/") for kind in output.get("data", {}))
+def is_picture(output) -> bool:
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 def alternative(cells, i: int, # place of the cell whose picture it is
                 output=None # the stored output that is the picture
                ) -> str: # never empty, and no sentence that only leads to it
     "The text of a picture: what it or its cell says, else the heading and the sentence that lead to it."
-    told = [m["alt"] for m in (output or {}).get("metadata", {}).values() if isinstance(m, dict) and m.get("alt")]
+    told = [m["alt"] for m in (output or {}).get("metadata", {}).values()
+            if isinstance(m, dict) and m.get("alt")]
     if told: return told[0]
-    if m := re.search(r"^#\| *fig-(?:alt|cap): *(.+)$", cells[i].source, re.M): return m[1].strip(" '\"")
+    if m := re.search(r"^#\| *fig-(?:alt|cap): *(.+)$", cells[i].source, re.M):
+        return m[1].strip(" '\"")
     heading, sentence = "", ""
     for c in cells[:i][::-1]:
         if c.cell_type != "markdown": continue
         found = re.findall(r"^#+ +(.+)$", c.source, re.M)
         body = re.sub(r"^#+ .*$", "", c.source, flags=re.M)
-        if not sentence and not heading and (words := plain_words(body)): sentence = re.split(r"(?<=[.:?!]) ", words)[0]
-        if found: heading = plain_words(found[-1]); break
+        if not sentence and not heading and (words := plain_words(body)):
+            sentence = re.split(r"(?<=[.:?!]) ", words)[0]
+        if found:
+            heading = plain_words(found[-1])
+            break
     return ": ".join(filter(None, (heading, sentence))).rstrip(": ") or "A figure"
 
 def told_apart(texts: list[str]) -> list[str]:
@@ -125,7 +148,8 @@ def a_picture_each(cell # with outputs
         parts[-1].append(o)
     first = nbformat.from_dict(dict(cell, outputs=parts[0]))
     tags = {"metadata": dict(tags=["remove-input"])}
-    return [first, *(nbformat.from_dict(dict(cell, source="pass", outputs=p, **tags)) for p in parts[1:])]
+    return [first, *(nbformat.from_dict(dict(cell, source="pass", outputs=p, **tags))
+                     for p in parts[1:])]
 
 def library_page(nb, name: str # of the notebook
                 ) -> nbformat.NotebookNode: # another one, as it is to be read
@@ -142,20 +166,23 @@ def library_page(nb, name: str # of the notebook
                 names = () if "exporti" in told else _defined(c.source)
                 cells += [nbformat.v4.new_markdown_cell(shown_doc(module, n)) for n in names]
                 c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
-            elif _imports(c.source): c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
+            elif _imports(c.source):
+                c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
             if not c.source and not c.outputs: continue
             texts += [alternative(nb.cells, i, o) for o in c.outputs if is_picture(o)]
         cells += a_picture_each(c) if c.cell_type == "code" else [c]
     texts = iter(told_apart(texts))
     for c in cells:
-        if any(map(is_picture, c.get("outputs", ()))): c.metadata["mystnb"] = {"image": {"alt": next(texts)}}
+        if any(map(is_picture, c.get("outputs", ()))):
+            c.metadata["mystnb"] = {"image": {"alt": next(texts)}}
     if module:
         cells.insert(1, nbformat.v4.new_markdown_cell(
             f"Module `cvlab.{module}`, exported from the notebook `{name}`, which is this page; what it stores is what "
             "it printed when it ran."))
     for k, c in enumerate(cells): c["id"] = f"c{k}"
     page = nbformat.v4.new_notebook(cells=cells)
-    page.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    page.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3",
+                                    "language": "python"},
                      "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     return page
 
@@ -165,7 +192,8 @@ def names() -> dict[str, str]: # name -> page, without suffix
     "Where each public function and class of the library is described; a name that two modules have is not among them."
     d = importlib.import_module("cvlab._modidx").d # written by nbdev at each export
     home, twice = {}, set()
-    files = {p.stem.split("_", 1)[1]: f"nbs/{p.stem}" for p in (repo_root()/"nbs").glob("[0-9][0-9]_*.ipynb")}
+    files = {p.stem.split("_", 1)[1]: f"nbs/{p.stem}"
+             for p in (repo_root()/"nbs").glob("[0-9][0-9]_*.ipynb")}
     for module, known in d["syms"].items():
         stem = module.split(".", 1)[1]
         for full in known:
@@ -189,7 +217,8 @@ def linked_names(text: str, page: Path # where it stands, relative to the top
     for line in text.split("\n"):
         if line.lstrip().startswith("```"): fenced = not fenced
         keep = fenced or line.startswith(("#", "    ", "<"))
-        out.append(line if keep else re.sub(r"(?<![\[`\w])`(?!`)([\w.]+(?:\(\))?)`(?![\]`])", link, line))
+        out.append(line if keep
+                   else re.sub(r"(?<![\[`\w])`(?!`)([\w.]+(?:\(\))?)`(?![\]`])", link, line))
     return "\n".join(out)
 
 # %% ../nbs/77_site.ipynb #417eaeb1
@@ -208,14 +237,18 @@ def linked_files(text: str, page: Path, # where it stands, relative to the top
     "Relative links and pictures as the site can follow them; raises LabError for a target that does not exist."
     def mend(m):
         bang, words, target, title = m.groups()
-        if target.startswith("#"): return f"{bang}[{words}]({target.lower()}{title})" # JupyterLab keeps capitals
+        if target.startswith("#"):
+            return f"{bang}[{words}]({target.lower()}{title})" # JupyterLab keeps capitals
         if re.match(r"[a-z]+:", target): return m[0]
         path, _, anchor = target.partition("#")
         at = Path(os.path.normpath(page.parent/path))
         if at == Path("README.md"): at = Path("nbs/site/index.md")
-        if (root/at).is_dir(): at = Path("nbs/site/runs.md" if at.parts[:1] == ("runs",) else "nbs/site/library.md")
+        if (root/at).is_dir():
+            at = Path("nbs/site/runs.md" if at.parts[:1] == ("runs",)
+                      else "nbs/site/library.md")
         elif at.suffix == ".ipynb" and at not in shown and at.parts[:2] == ("nbs", "pipeline"):
-            at = next((p for p in sorted(shown) if p.name == at.name and p.parts[0] == "runs"), at)
+            at = next((p for p in sorted(shown) if p.name == at.name and p.parts[0] == "runs"),
+                      at)
         if not (root/at).is_file() and at not in shown:
             raise LabError(f"{page}: a link leads to {target}, which is not there")
         if at not in shown: wanted.add(at)
@@ -224,7 +257,8 @@ def linked_files(text: str, page: Path, # where it stands, relative to the top
         way = os.path.relpath(placed(at), placed(page).parent) + (f"#{anchor.lower()}" if anchor else "")
         return f"{bang}[{words}]({way}{title})"
     parts = re.split(r"(^```.*?^```[^\n]*$)", text, flags=re.M | re.S)
-    return "".join(p if p.startswith("```") else LINK.sub(lambda m: mend(m) if m[3] else m[0], p) for p in parts)
+    return "".join(p if p.startswith("```")
+                   else LINK.sub(lambda m: mend(m) if m[3] else m[0], p) for p in parts)
 
 # %% ../nbs/77_site.ipynb #e39dcaa5
 def stage_graph(path: str | Path # dvc.yaml
@@ -240,8 +274,9 @@ def stage_graph(path: str | Path # dvc.yaml
     graph.add_nodes_from(stages)
     for a, made in stages.items():
         for b, needs in stages.items():
-            inside = lambda x, y: x == y or y.startswith(x + "/") or x.startswith(y + "/")
-            if a != b and any(inside(o, d) for o in texts(made, "outs") for d in texts(needs, "deps")):
+            def inside(x, y): return x == y or y.startswith(x + "/") or x.startswith(y + "/")
+            if a != b and any(inside(o, d) for o in texts(made, "outs")
+                              for d in texts(needs, "deps")):
                 graph.add_edge(a, b)
     return nx.transitive_reduction(graph)
 
@@ -249,14 +284,17 @@ def stage_figure(graph):
     "A figure of the stages in columns, by the longest way to each."
     import matplotlib.pyplot as plt
     import networkx as nx
+
     from cvlab.plots import BLUE, GREY
     columns = list(nx.topological_generations(graph))
-    at = {n: (x, (len(c) - 1)/2 - y) for x, c in enumerate(columns) for y, n in enumerate(sorted(c))}
+    at = {n: (x, (len(c) - 1)/2 - y) for x, c in enumerate(columns)
+          for y, n in enumerate(sorted(c))}
     tall = max(map(len, columns))
     fig, ax = plt.subplots(figsize=(1.45*len(columns), .62*tall + .3))
     for a, b in graph.edges:
-        ax.annotate("", at[b], at[a], arrowprops=dict(arrowstyle="-|>", color=GREY, shrinkA=34, shrinkB=34,
-                                                      connectionstyle="arc3,rad=.06"))
+        ax.annotate("", at[b], at[a],
+                    arrowprops=dict(arrowstyle="-|>", color=GREY, shrinkA=34, shrinkB=34,
+                                    connectionstyle="arc3,rad=.06"))
     for n, (x, y) in at.items():
         ax.text(x, y, n, ha="center", va="center", color="white", fontsize=11,
                 bbox=dict(boxstyle="round,pad=.45", fc=BLUE, ec="none"))
@@ -280,29 +318,38 @@ def _anchor(id: str) -> str: return re.sub(r"[^\w.-]", "-", f"claim-{id}")
 def claims_page(claims: dict, root: Path, texts: dict[str, str] # page -> what it says
                ) -> str: # Markdown
     "Each claim, its value as it is computed now, its state, and where it comes from."
-    rows, used = [], {id for t in texts.values() for id in re.findall(r"<!--claim:([^\n<>]+?)-->", t)}
-    stored = {p: t for p, t in texts.items() if not Path(p).is_relative_to(SITE)} # the others were filled in just now
+    rows, used = [], {id for t in texts.values()
+                      for id in re.findall(r"<!--claim:([^\n<>]+?)-->", t)}
+    # the others were filled in just now
+    stored = {p: t for p, t in texts.items() if not Path(p).is_relative_to(SITE)}
     problems = {p: check_text(t, claims, root) for p, t in stored.items()}
     for id, c in sorted(claims.items()):
-        try: value = text_of(c, root); state = "verified" if id in used else "verified, stated nowhere"
+        try:
+            value = text_of(c, root)
+            state = "verified" if id in used else "verified, stated nowhere"
         except LabError: value, state = "–", "cannot be computed here"
-        if any(f"claim {id} " in p for said in problems.values() for p in said): state = "drifted"
+        if any(f"claim {id} " in p for said in problems.values() for p in said):
+            state = "drifted"
         rows.append(f'<tr id="{_anchor(id)}"><td><code>{html.escape(id)}</code></td><td>{value}</td><td>{state}</td>'
                     f"<td><code>{html.escape(c.formula)}</code></td><td><code>{html.escape(c.file)}</code></td></tr>")
     wrong = sum(map(len, problems.values()))
     return (f"# Claims\n\n{len(claims)} numbers, each computed again from its files while this page was built; "
             f"{len(used)} of them stand on a page. "
-            + (f"**{wrong} are not what the pages say.** " if wrong else "All that is stated is what comes out. ")
+            + (f"**{wrong} are not what the pages say.** " if wrong
+               else "All that is stated is what comes out. ")
             + "`make verify` does the same on your machine, and checks every figure and hash besides.\n\n"
             '<div class="table-scroll"><table class="table claims"><thead><tr><th>claim</th><th>value</th>'
-            "<th>state</th><th>formula</th><th>files</th></tr></thead><tbody>\n" + "\n".join(rows)
+            "<th>state</th><th>formula</th><th>files</th></tr></thead><tbody>\n"
+            + "\n".join(rows)
             + "\n</tbody></table></div>\n")
 
 # %% ../nbs/77_site.ipynb #6592915a
 FLOORS = {"0": "Ground: parameters, reproducibility, drawn data", "1": "Data", "2": "Networks",
-          "3": "Metrics and figures", "4": "Training and runs", "5": "Studies", "6": "Detection",
+          "3": "Metrics and figures", "4": "Training and runs", "5": "Studies",
+          "6": "Detection",
           "7": "Evidence", "8": "The command line"}
-ORDER = ("prepare", "baseline", "leaks", "lr_find", "train", "evaluate", "folds", "interpret", "compare", "report")
+ORDER = ("prepare", "baseline", "leaks", "lr_find", "train", "evaluate", "folds", "interpret",
+         "compare", "report")
 
 def head_of(path: Path) -> tuple[str, str]: # title, one line ("" without)
     "What a notebook or a page of Markdown is called, and its first line in a quotation."
@@ -314,7 +361,7 @@ def head_of(path: Path) -> tuple[str, str]: # title, one line ("" without)
 def toctree(entries: list[Path], caption: str = "", called=None # page -> its name there; by default its title
            ) -> str:
     "MyST's list of the pages below a page, which the sidebar shows."
-    at = lambda p: p.with_suffix("").as_posix()
+    def at(p): return p.with_suffix("").as_posix()
     lines = "\n".join(f"{called(p)} <{at(p)}>" if called else at(p) for p in entries)
     return "```{toctree}\n:hidden:\n" + (f":caption: {caption}\n" if caption else "") + f"\n{lines}\n```\n"
 
@@ -335,7 +382,7 @@ def library_list(root: Path, shown: list[Path]) -> str: # Markdown
 
 def runs_list(root: Path, shown: list[Path]) -> str: # Markdown
     "The executed notebooks by stage, and the model cards."
-    of = lambda stage: [p for p in shown if p.parts[0] == "runs" and p.parts[1] == stage]
+    def of(stage): return [p for p in shown if p.parts[0] == "runs" and p.parts[1] == stage]
     stages = [*ORDER, *sorted({p.parts[1] for p in shown if p.parts[0] == "runs"} - {*ORDER})]
     out = ["# Runs\n\nWhat the pipeline of this commit executed, as it was executed: each notebook with its "
            "parameters, its curves and its checks. Outputs carry no times; a second run gives the same bytes.\n\n"
@@ -343,8 +390,9 @@ def runs_list(root: Path, shown: list[Path]) -> str: # Markdown
            "(_site/stages.png)\n"]
     for stage in stages:
         if not of(stage): continue
-        named = lambda p: " ".join(p.parts[2:-1]) or head_of(root/p)[0]
-        out += [f"## {stage}\n", "\n".join(f"- [{named(p)}]({p.as_posix()})" for p in of(stage)),
+        def named(p): return " ".join(p.parts[2:-1]) or head_of(root/p)[0]
+        out += [f"## {stage}\n",
+                "\n".join(f"- [{named(p)}]({p.as_posix()})" for p in of(stage)),
                 "\n" + toctree(of(stage), stage, named)]
     return "\n".join(out)
 
@@ -352,9 +400,10 @@ def runs_list(root: Path, shown: list[Path]) -> str: # Markdown
 def mistakes_table(path: Path) -> str: # Markdown, "" without the file
     "The mistakes that the tests make on purpose, by family: what was done, what is answered, what helps."
     if not path.exists(): return ""
-    shy = lambda m: f"&#{ord(m[0])};"
+    def shy(m): return f"&#{ord(m[0])};"
     def code(text):
-        lines = (re.sub(r"[|*_`\\\[\]<>&]", shy, " ".join(x.split())) for x in str(text).strip().splitlines())
+        lines = (re.sub(r"[|*_`\\\[\]<>&]", shy, " ".join(x.split()))
+                 for x in str(text).strip().splitlines())
         return "<br>".join(f"<code>{x}</code>" for x in lines)
     def row(c):
         how = f"<details><summary>how</summary>{code(c['first'])}</details>" if "first" in c else ""
@@ -380,7 +429,8 @@ def site_words(root: Path, found: list[Path], params) -> dict: # see `render`
     tutorials = [p for p in found if p.parts[:2] == ("nbs", "tutorials")]
     return dict(experiments=list(params.experiments), mistakes="<!--mistakes-->",
                 cards=toctree(cards, "Model cards", lambda p: " ".join(p.parts[2:-1])),
-                tutorials=[(p.relative_to("nbs").as_posix(), *head_of(root/p)) for p in tutorials],
+                tutorials=[(p.relative_to("nbs").as_posix(), *head_of(root/p))
+                           for p in tutorials],
                 tutorial_tree=toctree([*tutorials, *(p for p in found if p == Path("nbs/lab.ipynb"))], "Tutorials"))
 
 def site_texts(root: Path, found: list[Path], claims: dict, words: dict) -> dict[Path, str]: # page -> Markdown
@@ -390,7 +440,9 @@ def site_texts(root: Path, found: list[Path], claims: dict, words: dict) -> dict
         if not p.is_relative_to(SITE): continue
         texts[p] = render(texts[p], claims, root, **words)
         if said := check_text(texts[p], claims, root): raise LabError(f"{p}: {said[0]}")
-        texts[p] = texts[p].replace("<!--mistakes-->", mistakes_table(root/"nbs/mistakes.yaml")) # numbers as typed
+        texts[p] = texts[p].replace("<!--mistakes-->",
+                                    # numbers as typed
+                                    mistakes_table(root/"nbs/mistakes.yaml"))
     return texts
 
 # %% ../nbs/77_site.ipynb #53a11d7c
@@ -398,9 +450,10 @@ def level(made: Path, # as it should be
           to: Path # as it is; may not be there
          ) -> list[Path]: # what was written or removed, relative to `to`
     "Make a folder equal to another one; only what differs is touched."
-    files = lambda top: {p.relative_to(top) for p in top.rglob("*") if p.is_file()}
+    def files(top): return {p.relative_to(top) for p in top.rglob("*") if p.is_file()}
     wanted, there = files(made), files(to)
-    differ = [p for p in wanted if p not in there or (to/p).read_bytes() != (made/p).read_bytes()]
+    differ = [p for p in wanted if p not in there
+              or (to/p).read_bytes() != (made/p).read_bytes()]
     for p in there - wanted: (to/p).unlink()
     for p in sorted(to.rglob("*"), reverse=True):
         if p.is_dir() and not any(p.iterdir()): p.rmdir()
@@ -410,16 +463,20 @@ def level(made: Path, # as it should be
     return sorted({*differ, *(there - wanted)})
 
 # %% ../nbs/77_site.ipynb #c74ded5c
-def _pages_and_files(root: Path, to: Path, texts: dict[Path, str], found: list[Path], made: set[Path]):
+def _pages_and_files(root: Path, to: Path, texts: dict[Path, str], found: list[Path],
+                     made: set[Path]):
     "Pages as the site shows them, and the files that they offer as downloads."
     shown, wanted = {*found, *made}, set()
-    for p, text in texts.items(): # those that are made are written as they lie among the sources
-        write_text(to/placed(p), text if p in made else _markdown(text, p, root, shown, wanted))
+    # those that are made are written as they lie among the sources
+    for p, text in texts.items():
+        write_text(to/placed(p),
+                   text if p in made else _markdown(text, p, root, shown, wanted))
     for p in found:
         if p.suffix != ".ipynb": continue
         page = library_page(nbformat.read(root/p, 4), p.as_posix())
         for c in page.cells:
-            if c.cell_type == "markdown": c.source = _markdown(c.source, p, root, shown, wanted)
+            if c.cell_type == "markdown":
+                c.source = _markdown(c.source, p, root, shown, wanted)
         write_text(to/p, nbformat.writes(page))
     for p in wanted:
         (to/placed(p)).parent.mkdir(parents=True, exist_ok=True)
@@ -434,7 +491,8 @@ def _shows(root: Path, to: Path):
     (to/"_extra").mkdir()
     slides(root/"nbs/tutorials/walkthrough.ipynb", to/"_extra"/"slides.html")
     film_of(root).save(to/"_extra"/"timelapse.gif")
-    stage_figure(stage_graph(root/"dvc.yaml")).savefig(to/"_site/stages.png", dpi=150, metadata={"Software": None})
+    stage_figure(stage_graph(root/"dvc.yaml")).savefig(to/"_site/stages.png", dpi=150,
+                                                       metadata={"Software": None})
 
 # %% ../nbs/77_site.ipynb #bb429b19
 def write_sources(root: str | Path, # top of the repository
@@ -446,7 +504,8 @@ def write_sources(root: str | Path, # top of the repository
     claims, found = load_claims(root/"nbs/claims.yaml", params, classes), pages(root)
     texts = site_texts(root, found, claims, site_words(root, found, params))
     stated = {p: t for p, t in texts.items() if p.parts[0] != "runs"}
-    made = {Path(SITE)/"claims.md": claims_page(claims, root, stated), Path(SITE)/"runs.md": runs_list(root, found),
+    made = {Path(SITE)/"claims.md": claims_page(claims, root, stated),
+            Path(SITE)/"runs.md": runs_list(root, found),
             Path(SITE)/"library.md": library_list(root, found)}
     with tempfile.TemporaryDirectory() as folder:
         _pages_and_files(root, Path(folder), texts | made, found, set(made))
@@ -455,7 +514,8 @@ def write_sources(root: str | Path, # top of the repository
     return sorted(placed(p) for p in {*found, *made})
 
 # %% ../nbs/77_site.ipynb #803ba7ff
-NEEDED = {"sphinx": "sphinx", "myst_nb": "myst-nb", "pydata_sphinx_theme": "pydata-sphinx-theme",
+NEEDED = {"sphinx": "sphinx", "myst_nb": "myst-nb",
+          "pydata_sphinx_theme": "pydata-sphinx-theme",
           "sphinx_revealjs": "sphinx-revealjs"}
 
 def build_site(out: str | Path = "_docs", # folder of the finished site
@@ -475,10 +535,13 @@ def build_site(out: str | Path = "_docs", # folder of the finished site
     print(f"{n} pages", flush=True)
     if sources_only: return src/"index.md"
     with atomic_folder(out) as made:
-        done = subprocess.run([sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-j", "auto",
+        done = subprocess.run([sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W",
+                               "--keep-going", "-j", "auto",
                                str(src), str(made/"html")])
-        if done.returncode: raise LabError(f"Sphinx had the complaints above about the pages in {src}")
-        for rest in (made/"jupyter_execute", made/"html"/".doctrees", made/"html"/"_sources", made/"html"/".buildinfo"):
+        if done.returncode:
+            raise LabError(f"Sphinx had the complaints above about the pages in {src}")
+        for rest in (made/"jupyter_execute", made/"html"/".doctrees", made/"html"/"_sources",
+                     made/"html"/".buildinfo"):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink(missing_ok=True)
         for p in (made/"html").iterdir(): p.rename(made/p.name)
         (made/"html").rmdir()

@@ -10,9 +10,11 @@ __all__ = ['PROPERTIES', 'LEVELS', 'FEW', 'grey_of', 'mean_var', 'laplacian', 'c
 # %% ../nbs/33_slices.ipynb #7804386c
 from functools import cache
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
+
 from .core import LabError, nearest
 from .metrics import PARTS, predicted, wilson_interval
 from .repro import atomic_write
@@ -28,7 +30,8 @@ def grey_of(images: np.ndarray # uint8 (n, h, w, 3)
 def mean_var(x: np.ndarray # whole numbers (n, ...)
             ) -> tuple[np.ndarray, np.ndarray]: # (n,) each
     "Mean and variance of each picture from exact sums."
-    x = x.reshape(len(x), -1); n = x.shape[1]
+    x = x.reshape(len(x), -1)
+    n = x.shape[1]
     s, q = x.sum(1), (x*x).sum(1)
     return s/n, (q - s/n*s)/n
 
@@ -36,13 +39,15 @@ def mean_var(x: np.ndarray # whole numbers (n, ...)
 def laplacian(grey: np.ndarray # (n, h, w)
              ) -> np.ndarray: # (n, h-2, w-2)
     "Difference of each inner pixel from its four neighbours."
-    return (grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4*grey[:, 1:-1, 1:-1])
+    return (grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+            - 4*grey[:, 1:-1, 1:-1])
 
 def colourfulness(images: np.ndarray # uint8 (n, h, w, 3)
                  ) -> np.ndarray: # (n,), 0 is grey, 100 is very colourful
     "How colourful people find a picture."
     r, g, b = np.moveaxis(images.astype(np.int64), -1, 0)
-    (m1, v1), (m2, v2) = mean_var(r - g), mean_var(r + g - 2*b) # the second is twice yellow minus blue
+    # the second is twice yellow minus blue
+    (m1, v1), (m2, v2) = mean_var(r - g), mean_var(r + g - 2*b)
     return np.sqrt(v1 + v2/4) + .3*np.sqrt(m1**2 + m2**2/4)
 
 # %% ../nbs/33_slices.ipynb #4c72b65f
@@ -50,13 +55,15 @@ def _measure(images):
     "Properties of a few pictures, (n, 4)."
     grey = grey_of(images)
     mean, var = mean_var(grey)
-    return np.stack([mean/1e3, np.sqrt(var.clip(0))/1e3, colourfulness(images), mean_var(laplacian(grey))[1]/1e6],
+    return np.stack([mean/1e3, np.sqrt(var.clip(0))/1e3, colourfulness(images),
+                     mean_var(laplacian(grey))[1]/1e6],
                     axis=1)
 
 def properties(images # uint8 (n, h, w, 3), an array or rows of a cache
               ) -> pd.DataFrame: # PROPERTIES, one row a picture, six decimals
     "Measure pictures, a few at a time."
-    blocks = [_measure(np.asarray(images[np.arange(i, min(i + 32, len(images)))])) for i in range(0, len(images), 32)]
+    blocks = [_measure(np.asarray(images[np.arange(i, min(i + 32, len(images)))]))
+              for i in range(0, len(images), 32)]
     return pd.DataFrame(np.concatenate(blocks or [np.zeros((0, 4))]), columns=PROPERTIES).round(6)
 
 # %% ../nbs/33_slices.ipynb #ddad2fe9
@@ -65,7 +72,8 @@ LEVELS = ("low", "middle", "high")
 def cut_points(train # uint8 (n, h, w, 3), pictures of the training part
               ) -> pd.DataFrame: # two rows, columns PROPERTIES
     "Where the lowest third ends and the highest begins."
-    if not len(train): raise LabError("no training pictures: nothing says what is low and what is high")
+    if not len(train):
+        raise LabError("no training pictures: nothing says what is low and what is high")
     return properties(train).quantile([1/3, 2/3]).round(6)
 
 def levels(props: pd.DataFrame, # of `properties`
@@ -74,7 +82,8 @@ def levels(props: pd.DataFrame, # of `properties`
     "The third of each value."
     low, high = cuts.to_numpy()
     x = props[list(PROPERTIES)].to_numpy()
-    return pd.DataFrame(np.array(LEVELS, object)[1 + (x > high) - (x < low)], columns=PROPERTIES)
+    return pd.DataFrame(np.array(LEVELS, object)[1 + (x > high) - (x < low)],
+                        columns=PROPERTIES)
 
 # %% ../nbs/33_slices.ipynb #160ee8fb
 _COLUMNS = ["id", "part", *PROPERTIES]
@@ -86,7 +95,8 @@ def slices_of(train, # uint8 (n, h, w, 3), pictures of the training part
     cuts = cut_points(train)
     rows = [pd.concat([pd.DataFrame(dict(id=list(r.id), part=part)), levels(properties(ims), cuts)], axis=1)
             for part, (ims, _, r) in parts.items()]
-    return pd.concat(rows).astype(str).sort_values(["part", "id"], kind="stable", ignore_index=True)
+    return pd.concat(rows).astype(str).sort_values(["part", "id"], kind="stable",
+                                                   ignore_index=True)
 
 def write_slices(path: str | Path, # usually slices.csv
                  slices: pd.DataFrame # of `slices_of`
@@ -103,13 +113,16 @@ def _problem(slices):
     if list(slices) != _COLUMNS: return f"the columns have to be {', '.join(_COLUMNS)}"
     if slices.duplicated(["part", "id"]).any(): return "a picture occurs twice in one part"
     for c, known in [("part", PARTS), *((p, LEVELS) for p in PROPERTIES)]:
-        if odd := sorted(set(slices[c]) - set(known)): return f"{c} {odd[0]!r} is none of {', '.join(known)}"
+        if odd := sorted(set(slices[c]) - set(known)):
+            return f"{c} {odd[0]!r} is none of {', '.join(known)}"
 
 def read_slices(path: str | Path) -> pd.DataFrame: # all columns are text
     "Read what `write_slices` wrote."
     try: slices = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise LabError(f"{path}: no such file; the evaluate stage writes it") from None
-    except ValueError as e: raise LabError(f"{path}: no table of slices: {str(e).strip()}") from None
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such file; the evaluate stage writes it") from None
+    except ValueError as e:
+        raise LabError(f"{path}: no table of slices: {str(e).strip()}") from None
     if problem := _problem(slices): raise LabError(f"{path}: {problem}; evaluate again")
     return slices
 
@@ -147,14 +160,17 @@ def fisher(k: int, n: int, k2: int, n2: int) -> float: # p-value, two-sided
 def holm(p: np.ndarray) -> np.ndarray:
     "Holm's p-values, as of statsmodels, which collects garbage at every call and is slow where tables are many."
     order = np.argsort(p, kind="stable")
-    out = np.empty(len(p)); out[order] = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)).clip(max=1)
+    out = np.empty(len(p))
+    out[order] = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)).clip(max=1)
     return out
 
 def _row(right, inside):
     "One slice: n, accuracy, low, high, accuracy of the rest, p; nan where too few."
-    k, n, k2, n2 = (int(x) for side in (right[inside], right[~inside]) for x in (side.sum(), len(side)))
+    k, n, k2, n2 = (int(x) for side in (right[inside], right[~inside])
+                    for x in (side.sum(), len(side)))
     numbers = [k/n, *wilson_interval(k, n)] if n >= FEW else [np.nan]*3
-    return [n, *numbers, k2/n2 if n2 >= FEW else np.nan, fisher(k, n, k2, n2) if min(n, n2) >= FEW else np.nan]
+    return [n, *numbers, k2/n2 if n2 >= FEW else np.nan,
+            fisher(k, n, k2, n2) if min(n, n2) >= FEW else np.nan]
 
 def slice_table(preds: pd.DataFrame, # predictions table
                 slices: pd.DataFrame, # of `read_slices`
@@ -163,9 +179,12 @@ def slice_table(preds: pd.DataFrame, # predictions table
                ) -> pd.DataFrame: # slice, level, n, accuracy, low, high, rest (its accuracy), p (Holm's), differs
     "Accuracy in each slice, the worst first; `differs` is worse, better or empty."
     rows = joined(preds, slices, part)
-    keys = [(p, l) for p in PROPERTIES if rows[p].nunique() > 1 for l in LEVELS if (rows[p] == l).any()]
-    table = pd.DataFrame([(*k, *_row(rows.right.to_numpy(), slice_mask(rows, *k))) for k in keys],
-                         columns=["slice", "level", "n", "accuracy", "low", "high", "rest", "p"])
+    keys = [(p, level) for p in PROPERTIES if rows[p].nunique() > 1
+            for level in LEVELS if (rows[p] == level).any()]
+    table = pd.DataFrame([(*k, *_row(rows.right.to_numpy(), slice_mask(rows, *k)))
+                          for k in keys],
+                         columns=["slice", "level", "n", "accuracy", "low", "high", "rest",
+                                  "p"])
     asked = table.p.notna()
     table.loc[asked, "p"] = holm(table.p[asked].to_numpy())
     worse = np.where(table.accuracy < table.rest, "worse", "better")
@@ -176,6 +195,6 @@ def slice_table(preds: pd.DataFrame, # predictions table
 def shown_slices(table: pd.DataFrame # of `slice_table`
                 ) -> pd.DataFrame: # text, ready to be read
     "For reading: numbers with three decimals, a dash where there are too few pictures."
-    text = lambda x: "–" if pd.isna(x) else f"{x:.3f}"
+    def text(x): return "–" if pd.isna(x) else f"{x:.3f}"
     cells = {c: table[c].map(text) for c in ("accuracy", "low", "high", "rest", "p")}
     return table.assign(**cells).replace({"p": {"0.000": "<0.001"}})

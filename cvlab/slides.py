@@ -7,12 +7,15 @@ __all__ = ['TAGS', 'PARTS', 'LOOK', 'DECK', 'PAGE', 'FETCHED', 'slide_type', 're
            'slides', 'main']
 
 # %% ../nbs/76_slides.ipynb #45f7ae39
-import json, os, re
+import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from bs4 import BeautifulSoup
+
 import nbformat
+from bs4 import BeautifulSoup
 from nbconvert.exporters import SlidesExporter
+
 from .core import LabError
 from .repro import repo_root, write_text
 
@@ -33,10 +36,12 @@ def read_slides(
     "The notebook with its tags translated; `LabError` names what is wrong."
     try: nb = nbformat.read(notebook, as_version=4)
     except FileNotFoundError: raise LabError(f"{notebook}: no such notebook") from None
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, UnicodeDecodeError):
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError,
+            UnicodeDecodeError):
         raise LabError(f"{notebook}: not a notebook") from None
     for cell in nb.cells:
-        kind = slide_type(cell); cell.metadata["slideshow"] = {"slide_type": kind}
+        kind = slide_type(cell)
+        cell.metadata["slideshow"] = {"slide_type": kind}
         if cell.cell_type != "code" or kind == "skip": continue
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         if any(o.output_type == "error" for o in cell.outputs) or not cell.outputs:
@@ -62,7 +67,8 @@ def reveal_parts() -> dict[str, str]: # a key of PARTS -> text
     if package is None or not all((folder/f).exists() for f in PARTS.values()):
         raise LabError("slides take reveal.js, which the extra `docs` brings: "
                        "pip install --require-hashes -r requirements-docs.txt")
-    return {k: (folder/f).read_text(encoding="utf-8").replace("</script", r"<\/script") for k, f in PARTS.items()}
+    return {k: (folder/f).read_text(encoding="utf-8").replace("</script", r"<\/script")
+            for k, f in PARTS.items()}
 
 # %% ../nbs/76_slides.ipynb #6184f08e
 LOOK = """
@@ -132,10 +138,13 @@ def _spell_out(soup, folder, root):
         place = os.path.relpath((folder/path).resolve(), root)
         a.name, a.attrs = "span", {}
         if place not in a.get_text():
-            code = soup.new_tag("code", attrs={"class": "file"}); code.string = place
-            a.append(" "); a.append(code)
+            code = soup.new_tag("code", attrs={"class": "file"})
+            code.string = place
+            a.append(" ")
+            a.append(code)
 
-FETCHED = {"script": "src", "link": "href", "img": "src", "source": "srcset", "iframe": "src", "video": "src",
+FETCHED = {"script": "src", "link": "href", "img": "src", "source": "srcset", "iframe": "src",
+           "video": "src",
            "audio": "src", "object": "data", "embed": "src"}
 
 def fetched(
@@ -143,8 +152,10 @@ def fetched(
 ) -> list[str]: # addresses
     "What a browser would fetch when it opens the page."
     soup = BeautifulSoup(page, "html.parser")
-    found = [t[a] for tag, a in FETCHED.items() for t in soup.select(f"{tag}[{a}]") if not t[a].startswith("data:")]
-    css = " ".join([*(t.get_text() for t in soup.select("style")), *(t["style"] for t in soup.select("[style]"))])
+    found = [t[a] for tag, a in FETCHED.items()
+             for t in soup.select(f"{tag}[{a}]") if not t[a].startswith("data:")]
+    css = " ".join([*(t.get_text() for t in soup.select("style")),
+                    *(t["style"] for t in soup.select("[style]"))])
     return found + re.findall(r"@import[^;]*", css) + re.findall(r"url\(\s*[\"']?(?!data:|#)([^)\"']+)", css)
 
 # %% ../nbs/76_slides.ipynb #46fa14cd
@@ -157,14 +168,18 @@ def slides(
     folder = notebook.resolve().parent
     try: root = repo_root(folder)
     except LabError: root = folder
-    exporter = SlidesExporter(raw_template=PAGE, embed_images=True, exclude_input=True, exclude_input_prompt=True,
+    exporter = SlidesExporter(raw_template=PAGE, embed_images=True, exclude_input=True,
+                              exclude_input_prompt=True,
                               exclude_output_prompt=True, exclude_anchor_links=True)
-    page, _ = exporter.from_notebook_node(nb, {"talk": title_of(nb, notebook.stem), "metadata": {"path": str(folder)}})
-    soup = BeautifulSoup(page, "html.parser"); _spell_out(soup, folder, root)
+    page, _ = exporter.from_notebook_node(nb, {"talk": title_of(nb, notebook.stem),
+                                               "metadata": {"path": str(folder)}})
+    soup = BeautifulSoup(page, "html.parser")
+    _spell_out(soup, folder, root)
     page = str(soup)
     if missing := fetched(page):
         raise LabError(f"{notebook}: {missing[0][:80]} would be fetched when a slide is shown; embed it")
-    for name, text in {**parts, "own": LOOK, "deck": DECK}.items(): page = page.replace(f"/*{name}*/", text, 1)
+    for name, text in {**parts, "own": LOOK, "deck": DECK}.items():
+        page = page.replace(f"/*{name}*/", text, 1)
     write_text(out, page)
     return Path(out)
 

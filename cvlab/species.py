@@ -11,15 +11,41 @@ __all__ = ['OUTLINES', 'PETALS', 'COLOURS', 'ORANGE', 'WINE', 'GREEN', 'SPECIES'
            'make_species', 'check_species']
 
 # %% ../nbs/08_species.ipynb #2dd2e125
-import json, math, os, shutil, sys, tempfile
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
+
 import numpy as np
 from PIL import Image
-from .meadow import (RANGES, Camera, Light, Scene, Sketch, Thing, backdrop, blades, develop, meadow_digest, paint,
-                          ribbons, scale_at, shade, shrink, smooth, tone, trapezoids, unit)
+
+from cvlab.meadow import (
+    RANGES,
+    Camera,
+    Light,
+    Scene,
+    Sketch,
+    Thing,
+    backdrop,
+    blades,
+    develop,
+    meadow_digest,
+    paint,
+    ribbons,
+    scale_at,
+    shade,
+    shrink,
+    smooth,
+    tone,
+    trapezoids,
+    unit,
+)
 
 # %% ../nbs/08_species.ipynb #c4512dc9
 @dataclass(frozen=True)
@@ -36,20 +62,28 @@ class Tilt:
 
 # %% ../nbs/08_species.ipynb #2f5110b3
 OUTLINES = dict( # stations from 0 to 1 along the axis, and the width at each
-    strap=((0, .75, 1), (.5, 1, .72)), square=((0, .9, 1), (.6, 1, 1)), thread=((0, 1), (1, .8)),
-    broad=((0, .3, .62, .88, 1), (.25, .78, 1, .78, .3)), point=((0, .4, 1), (.5, 1, 0)), wedge=((0, 1), (.3, 1)),
+    strap=((0, .75, 1), (.5, 1, .72)), square=((0, .9, 1), (.6, 1, 1)),
+                thread=((0, 1), (1, .8)),
+    broad=((0, .3, .62, .88, 1), (.25, .78, 1, .78, .3)), point=((0, .4, 1), (.5, 1, 0)),
+                wedge=((0, 1), (.3, 1)),
     lobe=((0, .5, .82, 1), (.7, 1, .85, .3)), oval=((0, .2, .5, .8, 1), (.2, .8, 1, .75, .1)),
     lance=((0, .25, .6, 1), (.3, 1, .8, 0)), blade=((0, .5, 1), (.8, 1, 0)),
     round=((0, .06, .3, .65, .9, 1), (.35, .72, 1, .95, .55, .15)),
     toothed=((0, .2, .3, .45, .53, .68, .76, .9, 1), (.2, .6, .25, .9, .35, 1.1, .5, .9, 0)),
-    bowl=((0, .08, .3, .7, 1), (.25, .62, .88, 1, 1.2)), tube=((0, .1, .6, .85, 1), (.4, .8, 1, 1, 1.25)),
+    bowl=((0, .08, .3, .7, 1), (.25, .62, .88, 1, 1.2)),
+                tube=((0, .1, .6, .85, 1), (.4, .8, 1, 1, 1.25)),
     keel=((0, .35, .7, 1), (.4, 1, 1, .4)))
-PETALS = dict( # strips: from, to (along the petal), sideways at both ends, width (in half widths), outline
-    strap=[(0, 1, 0, 0, 1, 'strap')], square=[(0, 1, 0, 0, 1, 'square')], broad=[(0, 1, 0, 0, 1, 'broad')],
-    thread=[(0, 1, 0, 0, 1, 'thread')],
-    notched=[(0, .6, 0, 0, .66, 'wedge'), (.3, 1, -.2, -.52, .46, 'lobe'), (.3, 1, .2, .52, .46, 'lobe')],
-    ragged=[(0, .5, 0, 0, .34, 'wedge')] + [(.4, 1, .2*k, k, .13, 'strap') for k in (-1.1, -.4, .4, 1.1)],
-    trumpet=[(0, .7, 0, 0, .72, 'wedge')] + [(.55, 1, .5*k, k, .26, 'point') for k in (-.95, -.35, .35, .95)])
+# strips: from, to (along the petal), sideways at both ends, width (in half widths), outline
+PETALS = dict(
+    strap=[(0, 1, 0, 0, 1, "strap")], square=[(0, 1, 0, 0, 1, "square")],
+    broad=[(0, 1, 0, 0, 1, "broad")],
+    thread=[(0, 1, 0, 0, 1, "thread")],
+    notched=[(0, .6, 0, 0, .66, "wedge"), (.3, 1, -.2, -.52, .46, "lobe"),
+             (.3, 1, .2, .52, .46, "lobe")],
+    ragged=[(0, .5, 0, 0, .34, "wedge")]
+    + [(.4, 1, .2*k, k, .13, "strap") for k in (-1.1, -.4, .4, 1.1)],
+    trumpet=[(0, .7, 0, 0, .72, "wedge")]
+    + [(.55, 1, .5*k, k, .26, "point") for k in (-.95, -.35, .35, .95)])
 
 # %% ../nbs/08_species.ipynb #3474ef98
 def petals(sk,     # a `Sketch`
@@ -68,7 +102,8 @@ def petals(sk,     # a `Sketch`
         x = x0 + (x1 - x0)*along                                         # (m,) along the petal
         out = inner + (np.reshape(outer, (-1, 1)) - inner)*x             # (n, m) radii
         left, right = (wide*(y0 + (y1 - y0)*along + e*w*widths) for e in (-1, 1))
-        a, b = (at(d[..., 0]*out - d[..., 1]*s, d[..., 1]*out + d[..., 0]*s, rise*x*x) for s in (left, right))
+        a, b = (at(d[..., 0]*out - d[..., 1]*s, d[..., 1]*out + d[..., 0]*s, rise*x*x)
+                for s in (left, right))
         quads = np.stack([a[:, :-1], a[:, 1:], b[:, 1:], b[:, :-1]], 2)  # (n, m-1, 4, 2)
         rgb = np.repeat(colour[:, None], quads.shape[1], 1)
         if base is not None:
@@ -88,7 +123,8 @@ class Species:
     heads: tuple = (1, 1)    # least and most heads on a plant
     view: tuple = (.5, .95)  # how obliquely a head is seen: 1 is full face
     stalk: float = .008      # half width of the stem, fraction of the frame at scale 1
-    petal: str = 'strap'     # a key of `PETALS`, for bells of `OUTLINES`; of umbels open, closed or flat
+    # a key of `PETALS`, for bells of `OUTLINES`; of umbels open, closed or flat
+    petal: str = "strap"
     crowns: tuple = ()       # each: how many petals, from, to, half width, rise of the tips
     base: tuple|None = None  # colour at the root of a petal, and how far it reaches
     eye: tuple = ()          # the centre: radius, height, colour
@@ -97,62 +133,95 @@ class Species:
     parts: tuple = ()        # their measures: see each form
 
 COLOURS = dict( # colour, and what a tint of 1 adds to it
-    yellow=((246, 202, 26), (6, 16, 12)), white=((240, 240, 234), (8, 8, 10)), blue=((104, 98, 206), (26, -4, 6)),
-    pink=((206, 88, 160), (14, 18, 14)), red=((212, 46, 26), (14, 18, 8)), brown=((112, 92, 56), (14, 12, 8)))
+    yellow=((246, 202, 26), (6, 16, 12)), white=((240, 240, 234), (8, 8, 10)),
+               blue=((104, 98, 206), (26, -4, 6)),
+    pink=((206, 88, 160), (14, 18, 14)), red=((212, 46, 26), (14, 18, 8)),
+               brown=((112, 92, 56), (14, 12, 8)))
 
 # %% ../nbs/08_species.ipynb #0d955c40
 ORANGE, WINE, GREEN = (236, 172, 14), (66, 18, 44), (98, 134, 62)
 SPECIES = dict( # from the common to the rare
-    dandelion=Species('star', 'yellow', .145, 'toothed', .36, stalk=.012, base=(ORANGE, .4), eye=(.22, .05, ORANGE),
-                      crowns=((24, .3, 1., .1, -.05), (21, .2, .8, .09, .1), (15, .1, .56, .075, .2),
+    dandelion=Species("star", "yellow", .145, "toothed", .36, stalk=.012, base=(ORANGE, .4),
+                      eye=(.22, .05, ORANGE),
+                      crowns=((24, .3, 1., .1, -.05), (21, .2, .8, .09, .1),
+                              (15, .1, .56, .075, .2),
                               (9, 0, .34, .07, .2))),
-    cow_parsley=Species('umbel', 'white', .2, 'fern', .46, view=(.35, .65), petal='open', n=(8, 13),
+    cow_parsley=Species("umbel", "white", .2, "fern", .46, view=(.35, .65), petal="open",
+                        n=(8, 13),
                         parts=(.22, .05, .12)),
-    red_clover=Species('globe', 'pink', .105, 'trefoil', .4, (1, 2), base=((226, 150, 190), .5)),
-    buttercup=Species('star', 'yellow', .105, 'divided', .46, (1, 3), stalk=.005, petal='broad',
+    red_clover=Species("globe", "pink", .105, "trefoil", .4, (1, 2),
+                       base=((226, 150, 190), .5)),
+    buttercup=Species("star", "yellow", .105, "divided", .46, (1, 3), stalk=.005,
+                      petal="broad",
                       crowns=((5, .06, 1., .46, .25),), eye=(.2, .1, (178, 176, 40))),
-    oxeye_daisy=Species('star', 'white', .14, 'spoon', .46, (1, 2), crowns=((21, .2, 1., .12, .06),),
+    oxeye_daisy=Species("star", "white", .14, "spoon", .46, (1, 2),
+                        crowns=((21, .2, 1., .12, .06),),
                         eye=(.36, .06, (238, 188, 28))),
-    plantain=Species('spike', 'brown', .085, 'ribwort', .42, (1, 3), stalk=.005, parts=(.42,)),
-    yarrow=Species('umbel', 'white', .165, 'feather', .42, view=(.3, .6), stalk=.01, n=(15, 7), parts=(.2, .085, .04),
-                   petal='flat'),
-    cowslip=Species('cluster', 'yellow', .135, 'wrinkled', .36, n=(8, 11), parts=(.4, .21, .42), stalk=.009),
-    meadow_cranesbill=Species('star', 'blue', .12, 'palmate', .44, (1, 3), petal='broad', stalk=.006,
+    plantain=Species("spike", "brown", .085, "ribwort", .42, (1, 3), stalk=.005, parts=(.42,)),
+    yarrow=Species("umbel", "white", .165, "feather", .42, view=(.3, .6), stalk=.01, n=(15, 7),
+                   parts=(.2, .085, .04),
+                   petal="flat"),
+    cowslip=Species("cluster", "yellow", .135, "wrinkled", .36, n=(8, 11),
+                    parts=(.4, .21, .42), stalk=.009),
+    meadow_cranesbill=Species("star", "blue", .12, "palmate", .44, (1, 3), petal="broad",
+                              stalk=.006,
                               crowns=((5, .05, 1., .46, .2),), base=((92, 60, 168), .4),
                               eye=(.12, .2, (150, 120, 190))),
-    knapweed=Species('star', 'pink', .115, 'lance', .44, (1, 2), (.3, .7), petal='thread', bulb=(.46, (92, 70, 44)),
-                     crowns=((30, .2, 1., .05, .3), (26, .15, .78, .045, .5), (16, .05, .5, .045, .6))),
-    white_clover=Species('globe', 'white', .1, 'trefoil', .36, (1, 2), base=((196, 160, 140), .5)),
-    ragged_robin=Species('star', 'pink', .125, 'narrow', .46, (1, 3), petal='ragged', stalk=.005,
-                         crowns=((5, .08, 1., .42, .1),), eye=(.1, .05, (150, 60, 100)), bulb=(.2, (120, 60, 60))),
-    tufted_vetch=Species('raceme', 'blue', .15, 'ladder', .4, stalk=.006, petal='keel', n=(15, 19),
+    knapweed=Species("star", "pink", .115, "lance", .44, (1, 2), (.3, .7), petal="thread",
+                     bulb=(.46, (92, 70, 44)),
+                     crowns=((30, .2, 1., .05, .3), (26, .15, .78, .045, .5),
+                             (16, .05, .5, .045, .6))),
+    white_clover=Species("globe", "white", .1, "trefoil", .36, (1, 2),
+                         base=((196, 160, 140), .5)),
+    ragged_robin=Species("star", "pink", .125, "narrow", .46, (1, 3), petal="ragged",
+                         stalk=.005,
+                         crowns=((5, .08, 1., .42, .1),), eye=(.1, .05, (150, 60, 100)),
+                         bulb=(.2, (120, 60, 60))),
+    tufted_vetch=Species("raceme", "blue", .15, "ladder", .4, stalk=.006, petal="keel",
+                         n=(15, 19),
                          parts=(.46, .085, .3)),
-    bluebell=Species('raceme', 'blue', .15, 'strap', .42, stalk=.009, petal='tube', n=(6, 9), parts=(.52, .15, .75)),
-    poppy=Species('star', 'red', .155, 'divided', .48, petal='broad', stalk=.005, crowns=((4, .03, 1., .66, .35),),
+    bluebell=Species("raceme", "blue", .15, "strap", .42, stalk=.009, petal="tube", n=(6, 9),
+                     parts=(.52, .15, .75)),
+    poppy=Species("star", "red", .155, "divided", .48, petal="broad", stalk=.005,
+                  crowns=((4, .03, 1., .66, .35),),
                   base=((48, 22, 26), .36), eye=(.17, .2, (72, 84, 52))),
-    chamomile=Species('star', 'white', .13, 'feather', .44, (1, 3), stalk=.006, crowns=((14, .25, 1., .12, -.4),),
+    chamomile=Species("star", "white", .13, "feather", .44, (1, 3), stalk=.006,
+                      crowns=((14, .25, 1., .12, -.4),),
                       eye=(.36, .5, (226, 180, 30))),
-    wild_carrot=Species('umbel', 'white', .18, 'feather', .46, view=(.35, .7), n=(24, 9), parts=(.21, .055, .2),
-                        petal='closed'),
-    cornflower=Species('star', 'blue', .125, 'lance', .48, (1, 2), (.35, .8), petal='trumpet', stalk=.006,
-                       crowns=((9, .2, 1., .24, .2), (14, .1, .48, .045, .4)), bulb=(.3, (92, 108, 60)),
+    wild_carrot=Species("umbel", "white", .18, "feather", .46, view=(.35, .7), n=(24, 9),
+                        parts=(.21, .055, .2),
+                        petal="closed"),
+    cornflower=Species("star", "blue", .125, "lance", .48, (1, 2), (.35, .8), petal="trumpet",
+                       stalk=.006,
+                       crowns=((9, .2, 1., .24, .2), (14, .1, .48, .045, .4)),
+                       bulb=(.3, (92, 108, 60)),
                        eye=(.2, .2, (84, 40, 130))),
-    red_campion=Species('star', 'pink', .11, 'paired', .44, (1, 3), petal='notched', stalk=.006,
-                        crowns=((5, .08, 1., .5, .08),), eye=(.12, .05, (236, 190, 214)), bulb=(.28, (120, 60, 60))),
-    marsh_marigold=Species('star', 'yellow', .12, 'round', .38, (1, 3), stalk=.01, petal='broad',
+    red_campion=Species("star", "pink", .11, "paired", .44, (1, 3), petal="notched",
+                        stalk=.006,
+                        crowns=((5, .08, 1., .5, .08),), eye=(.12, .05, (236, 190, 214)),
+                        bulb=(.28, (120, 60, 60))),
+    marsh_marigold=Species("star", "yellow", .12, "round", .38, (1, 3), stalk=.01,
+                           petal="broad",
                            crowns=((5, .06, 1., .42, .12),), eye=(.36, .1, (222, 168, 20))),
-    hawkbit=Species('star', 'yellow', .13, 'scales', .44, (1, 3), stalk=.004, petal='square', base=(ORANGE, .25),
-                    crowns=((14, .15, 1., .1, 0.), (9, .05, .6, .09, .15)), eye=(.16, .05, ORANGE)),
-    harebell=Species('bell', 'blue', .1, 'grassy', .46, (1, 3), stalk=.0035, parts=(1.25, .56), petal='bowl'),
-    wood_cranesbill=Species('star', 'blue', .11, 'palmate', .44, (1, 3), petal='broad', stalk=.006,
+    hawkbit=Species("star", "yellow", .13, "scales", .44, (1, 3), stalk=.004, petal="square",
+                    base=(ORANGE, .25),
+                    crowns=((14, .15, 1., .1, 0.), (9, .05, .6, .09, .15)),
+                    eye=(.16, .05, ORANGE)),
+    harebell=Species("bell", "blue", .1, "grassy", .46, (1, 3), stalk=.0035, parts=(1.25, .56),
+                     petal="bowl"),
+    wood_cranesbill=Species("star", "blue", .11, "palmate", .44, (1, 3), petal="broad",
+                            stalk=.006,
                             crowns=((5, .05, 1., .42, .2),), base=((228, 222, 236), .44),
                             eye=(.1, .15, (150, 120, 190))),
-    oxlip=Species('cluster', 'yellow', .135, 'wrinkled', .36, n=(6, 9), parts=(.26, .34, .9), stalk=.009))
+    oxlip=Species("cluster", "yellow", .135, "wrinkled", .36, n=(6, 9), parts=(.26, .34, .9),
+                  stalk=.009))
 
 # %% ../nbs/08_species.ipynb #bd8b7c91
-PAIRS = (('dandelion', 'hawkbit'), ('buttercup', 'marsh_marigold'), ('oxeye_daisy', 'chamomile'), ('cowslip', 'oxlip'),
-         ('red_clover', 'white_clover'), ('cow_parsley', 'wild_carrot'), ('meadow_cranesbill', 'wood_cranesbill'),
-         ('ragged_robin', 'red_campion'), ('bluebell', 'harebell'))
+PAIRS = (("dandelion", "hawkbit"), ("buttercup", "marsh_marigold"),
+         ("oxeye_daisy", "chamomile"), ("cowslip", "oxlip"),
+         ("red_clover", "white_clover"), ("cow_parsley", "wild_carrot"),
+         ("meadow_cranesbill", "wood_cranesbill"),
+         ("ragged_robin", "red_campion"), ("bluebell", "harebell"))
 
 # %% ../nbs/08_species.ipynb #1a9caaaf
 def bend(stalk, # (3, 2) foot, control point and top
@@ -164,7 +233,8 @@ def bend(stalk, # (3, 2) foot, control point and top
 def draw_stalk(sk, stalk, wide, rgb, n=6): # n pieces, `wide` is half the width
     "A bent stem."
     p = bend(stalk, np.arange(n + 1)/n)
-    sk.add(ribbons(p[:-1], p[1:] - p[:-1], np.full(n, wide), (0, 1), (1, .97)), tone(rgb, .78 + .26*np.arange(n)/n),
+    sk.add(ribbons(p[:-1], p[1:] - p[:-1], np.full(n, wide), (0, 1), (1, .97)),
+           tone(rgb, .78 + .26*np.arange(n)/n),
            False, .95)
 
 # %% ../nbs/08_species.ipynb #7c0c3886
@@ -174,35 +244,45 @@ class Leaf:
     at: tuple              # places on the stem from 0 to 1; sides alternate
     length: float          # fraction of the frame at scale 1
     outline: str           # a key of `OUTLINES`
-    parts: tuple           # leaflets: place on the midrib, turn, length, half width, relative to the leaf
+    # leaflets: place on the midrib, turn, length, half width, relative to the leaf
+    parts: tuple
     splay: tuple = (.1, .2) # angle from the upright, in turns
     rgb: tuple = (78, 124, 52)
 
 # %% ../nbs/08_species.ipynb #2bb47b42
 def _pairs(n, first, last, turn, long, short, wide): # leaflets on both sides, from `long` at the foot to `short`
-    return tuple((first + (last - first)*i/(n - 1), e*turn, long + (short - long)*i/(n - 1), wide)
+    return tuple((first + (last - first)*i/(n - 1), e*turn, long + (short - long)*i/(n - 1),
+                  wide)
                  for i in range(n) for e in (-1, 1))
 
-_foot, _fan = (0,)*7, ((0, 0, 1, .13), (0, .07, .85, .11), (0, -.07, .85, .11), (0, .14, .6, .1), (0, -.14, .6, .1))
-_cut = tuple((.4, t, f, .05) for t, f in ((0, .6), (.07, .55), (-.07, .55), (.16, .4), (-.16, .4)))
+_foot, _fan = (0,)*7, ((0, 0, 1, .13), (0, .07, .85, .11), (0, -.07, .85, .11),
+                       (0, .14, .6, .1), (0, -.14, .6, .1))
+_cut = tuple((.4, t, f, .05)
+             for t, f in ((0, .6), (.07, .55), (-.07, .55), (.16, .4), (-.16, .4)))
 LEAVES = dict(
-    toothed=Leaf(_foot, .3, 'toothed', ((0, 0, 1, .13),), (.03, .2)),
-    scales=Leaf((.3, .55, .7), .05, 'lance', ((0, 0, 1, .1),)),
-    divided=Leaf((.2, .3, .5, .62), .17, 'lance', _cut),
-    round=Leaf((0, .05, .1, .4, .55), .19, 'round', ((.35, 0, .65, .36),), (.1, .22), (64, 122, 46)),
-    spoon=Leaf((.1, .25, .4, .55, .7), .11, 'oval', ((0, 0, 1, .13),), (.06, .12)),
-    feather=Leaf((.15, .3, .42, .55, .68), .17, 'thread', _pairs(8, .15, .95, .14, .3, .12, .02), (.08, .16)),
-    fern=Leaf((.12, .28, .45, .62), .21, 'oval', _pairs(6, .3, .95, .16, .46, .1, .09), (.11, .19)),
-    trefoil=Leaf((.2, .45, .6, .82), .11, 'oval', ((.4, 0, .6, .19), (.4, .22, .56, .19), (.4, -.22, .56, .19))),
-    palmate=Leaf((.1, .3, .5, .66), .16, 'oval', _fan, (.12, .2)),
-    narrow=Leaf((.3, .3, .55, .55, .75, .75), .1, 'lance', ((0, 0, 1, .07),), (.08, .14)),
-    paired=Leaf((.3, .3, .55, .55, .75, .75), .11, 'oval', ((0, 0, 1, .2),), (.12, .2)),
-    lance=Leaf((.1, .25, .4, .52, .64, .76), .15, 'lance', ((0, 0, 1, .08),), (.06, .13), (98, 130, 78)),
-    ladder=Leaf((.15, .3, .45, .58), .2, 'oval', _pairs(8, .15, .95, .2, .2, .14, .045), (.12, .2)),
-    strap=Leaf((0,)*6, .34, 'blade', ((0, 0, 1, .04),), (.02, .13), (66, 116, 56)),
-    grassy=Leaf((.1, .25, .4, .5), .12, 'blade', ((0, 0, 1, .025),), (.05, .1)),
-    wrinkled=Leaf(_foot, .22, 'oval', ((0, 0, 1, .18),), (.05, .22), (92, 138, 62)),
-    ribwort=Leaf(_foot, .3, 'lance', ((0, 0, 1, .075),), (.02, .17), (80, 122, 54)))
+    toothed=Leaf(_foot, .3, "toothed", ((0, 0, 1, .13),), (.03, .2)),
+    scales=Leaf((.3, .55, .7), .05, "lance", ((0, 0, 1, .1),)),
+    divided=Leaf((.2, .3, .5, .62), .17, "lance", _cut),
+    round=Leaf((0, .05, .1, .4, .55), .19, "round", ((.35, 0, .65, .36),), (.1, .22),
+               (64, 122, 46)),
+    spoon=Leaf((.1, .25, .4, .55, .7), .11, "oval", ((0, 0, 1, .13),), (.06, .12)),
+    feather=Leaf((.15, .3, .42, .55, .68), .17, "thread",
+                 _pairs(8, .15, .95, .14, .3, .12, .02), (.08, .16)),
+    fern=Leaf((.12, .28, .45, .62), .21, "oval", _pairs(6, .3, .95, .16, .46, .1, .09),
+              (.11, .19)),
+    trefoil=Leaf((.2, .45, .6, .82), .11, "oval",
+                 ((.4, 0, .6, .19), (.4, .22, .56, .19), (.4, -.22, .56, .19))),
+    palmate=Leaf((.1, .3, .5, .66), .16, "oval", _fan, (.12, .2)),
+    narrow=Leaf((.3, .3, .55, .55, .75, .75), .1, "lance", ((0, 0, 1, .07),), (.08, .14)),
+    paired=Leaf((.3, .3, .55, .55, .75, .75), .11, "oval", ((0, 0, 1, .2),), (.12, .2)),
+    lance=Leaf((.1, .25, .4, .52, .64, .76), .15, "lance", ((0, 0, 1, .08),), (.06, .13),
+               (98, 130, 78)),
+    ladder=Leaf((.15, .3, .45, .58), .2, "oval", _pairs(8, .15, .95, .2, .2, .14, .045),
+                (.12, .2)),
+    strap=Leaf((0,)*6, .34, "blade", ((0, 0, 1, .04),), (.02, .13), (66, 116, 56)),
+    grassy=Leaf((.1, .25, .4, .5), .12, "blade", ((0, 0, 1, .025),), (.05, .1)),
+    wrinkled=Leaf(_foot, .22, "oval", ((0, 0, 1, .18),), (.05, .22), (92, 138, 62)),
+    ribwort=Leaf(_foot, .3, "lance", ((0, 0, 1, .075),), (.02, .17), (80, 122, 54)))
 
 # %% ../nbs/08_species.ipynb #7391ee8a
 def draw_leaf(sk,      # a `Sketch`
@@ -215,8 +295,11 @@ def draw_leaf(sk,      # a `Sketch`
     d, long = unit(turn), math.sqrt(ax[0]*ax[0] + ax[1]*ax[1])
     to = (ax*d[:, :1] + np.array([-ax[1], ax[0]])*d[:, 1:])*far[:, None]
     shades = tone(kind.rgb, bright*(.9 + .2*np.arange(len(at))/len(at)))
-    if len(at) > 1 or at[0]: sk.add(ribbons(root, ax[None]*.9, [.012*long + .001], (0, 1), (1, .7)), kind.rgb, False)
-    sk.add(ribbons(root + ax*at[:, None], to, wide*long, *OUTLINES[kind.outline]), shades, False, .86)
+    if len(at) > 1 or at[0]:
+        sk.add(ribbons(root, ax[None]*.9, [.012*long + .001], (0, 1), (1, .7)), kind.rgb,
+               False)
+    sk.add(ribbons(root + ax*at[:, None], to, wide*long, *OUTLINES[kind.outline]), shades,
+           False, .86)
     if len(at) == 1 and wide[0] > .1: # a paler midrib
         vein = tone(kind.rgb, [1.35*bright])
         sk.add(ribbons(root + ax*at[0], to*.9, [.012*long], (0, 1), (1, .4)), vein, False, .9)
@@ -228,10 +311,12 @@ def draw_leaves(sk, rng, stalk, kind, scale): # as `draw_leaf`; scale: 1/depth
     long, bright = kind.length*scale*(.75 + .4*rng.random(n)), .74 + .4*rng.random(n)
     flip = 1 if rng.random() < .5 else -1
     d = unit(flip*turn - .25)
-    for root, ax, b in zip(bend(stalk, kind.at), d*long[:, None], bright): draw_leaf(sk, root, ax, kind, b)
+    for root, ax, b in zip(bend(stalk, kind.at), d*long[:, None], bright):
+        draw_leaf(sk, root, ax, kind, b)
 
 # %% ../nbs/08_species.ipynb #258481f5
-STAGES = dict(young=(.82, .35), full=(1., 0.), old=(.97, -.16)) # reach of the petals, and what is added to their rise
+# reach of the petals, and what is added to their rise
+STAGES = dict(young=(.82, .35), full=(1., 0.), old=(.97, -.16))
 
 def _rgb(k, o): # the colour of this plant
     rgb, more = COLOURS[k.colour]
@@ -239,7 +324,8 @@ def _rgb(k, o): # the colour of this plant
 
 def _glow(rng, turns, light, dull=.84): # brightness of petals: some chance, and more towards the sun
     d = unit(turns)
-    return (dull + .18*rng.random(len(turns)))*(1 + .12*(d[:, 0]*light.side + d[:, 1]*light.height))
+    return (dull + .18*rng.random(len(turns)))*(1 + .12*(d[:, 0]*light.side
+                                                         + d[:, 1]*light.height))
 
 def _golden(n, first=0.): # n points spread evenly over the unit disc: (n, 2) and their squared radius
     rr = (np.arange(n) + .5)/n
@@ -255,7 +341,8 @@ def draw_eye(sk, rng, at, radius, height, rgb): # at: a `Tilt`; radius and heigh
     "The centre of a flower: a dome of four discs, strewn with dots."
     for z in (0, .35, .65, .9):
         w = radius*math.sqrt(1 - z*z)*at.r
-        sk.disc(at(0., 0., z*height), w, w*max(at.squash, .3), np.array(rgb)*(.8 + .2*z), fall=.85)
+        sk.disc(at(0., 0., z*height), w, w*max(at.squash, .3), np.array(rgb)*(.8 + .2*z),
+                fall=.85)
     p, rr = _golden(22, rng.random())
     q = at(p[:, 0]*radius*.9, p[:, 1]*radius*.9, height*np.sqrt(1 - rr*.9))
     _dots(sk, q, radius*.13*at.r, tone(rgb, .8 + .32*rng.random(22)))
@@ -274,16 +361,17 @@ def draw_star(sk, rng, k, o, light, at): # k: a `Species`; o: a `Thing`; at: a `
     root = at(0., 0., -.45)
     sk.add(ribbons(root, (at.c - root)[None], [.15*at.r], (0, 1), (.4, 1)), GREEN, False)
     t = (np.arange(7) + .5*rng.random(7))/7
-    petals(sk, at, t, (.1, .62, .1, -.12), 'strap', tone(GREEN, .75 + .3*rng.random(7)), None, False)
+    petals(sk, at, t, (.1, .62, .1, -.12), "strap", tone(GREEN, .75 + .3*rng.random(7)), None,
+           False)
     if k.bulb: draw_bulb(sk, rng, at, *k.bulb)
     for n, inner, outer, wide, rise in k.crowns:
         t = o.turn + outer*.37 + (np.arange(n) + (.25 if n < 8 else .5)*rng.random(n))/n
-        t = t[rng.random(n) < (.86 if o.stage == 'old' and n > 7 else 1.)]
-        t = t[np.argsort(-unit(t)[:, 1], kind='stable')]                 # far ones first
+        t = t[rng.random(n) < (.86 if o.stage == "old" and n > 7 else 1.)]
+        t = t[np.argsort(-unit(t)[:, 1], kind="stable")]                 # far ones first
         far = reach*outer*((.94 if n < 8 else .86) + (.1 if n < 8 else .18)*rng.random(len(t)))
-        glow = _glow(rng, t, light)*(.94 if o.stage == 'old' else 1.)*np.where(np.arange(len(t)) % 2, 1, .93)
+        glow = _glow(rng, t, light)*(.94 if o.stage == "old" else 1.)*np.where(np.arange(len(t)) % 2, 1, .93)
         rgb = tone(_rgb(k, o), glow)
-        petal = 'thread' if k.petal == 'trumpet' and outer < .6 else k.petal
+        petal = "thread" if k.petal == "trumpet" and outer < .6 else k.petal
         petals(sk, at, t, (inner, far, wide, rise + lift), petal, rgb, k.base)
     if k.eye: draw_eye(sk, rng, at, *k.eye)
 
@@ -297,47 +385,55 @@ def draw_globe(sk, rng, k, o, light, at): # as `draw_star`
     up = np.array([0., -.16*r])
     a = at.c + p*r*(.62 + .2*rr[:, None]) + up
     tip = at.c + p*r*(.98 + .14*rng.random(n))[:, None]*(1, .98) + up*(1.2 - .7*rr[:, None])
-    old = smooth((p[:, 1] - {'young': .75, 'full': .45, 'old': .1}[o.stage])*3)[:, None] # low in the picture
+    # low in the picture
+    old = smooth((p[:, 1] - {"young": .75, "full": .45, "old": .1}[o.stage])*3)[:, None]
     rgb = _rgb(k, o)*(1 - old) + np.array(k.base[0])*.86*old
     glow = (.72 + .34*rng.random(n))*(1 + .14*(p[:, 0]*light.side - p[:, 1]*light.height))
     rgb = np.minimum(rgb*glow[:, None], 255)
-    sk.add(ribbons(a, tip - a + up*.4, np.full(n, .085*r), *OUTLINES['keel']), rgb, fall=.86)
+    sk.add(ribbons(a, tip - a + up*.4, np.full(n, .085*r), *OUTLINES["keel"]), rgb, fall=.86)
 
 # %% ../nbs/08_species.ipynb #d1195ea8
 def draw_umbel(sk, rng, k, o, light, at): # as `draw_star`
     "A flat or domed head of tufts."
     (m, f), (tuft, floret, dome) = k.n, k.parts
     p, rr = _golden(m, o.turn)
-    p = p*(.92 + .16*rng.random((m, 1)))*{'young': .84, 'full': 1., 'old': 1.06}[o.stage]
+    p = p*(.92 + .16*rng.random((m, 1)))*{"young": .84, "full": 1., "old": 1.06}[o.stage]
     h = dome*(1 - rr)
     root, tops = at(0., 0., -.75), at(p[:, 0], p[:, 1], h)
     green = tone((132, 156, 88), .7 + .3*rng.random(m))
     sk.add(ribbons(root, tops - root, np.full(m, .017*at.r), (0, 1), (1.2, .8)), green, False)
-    if k.petal == 'closed': _collar(sk, rng, root, at)
+    if k.petal == "closed": _collar(sk, rng, root, at)
     j, jj = _golden(f)
-    far = np.argsort(-p[:, 1], kind='stable')
+    far = np.argsort(-p[:, 1], kind="stable")
     u, v = ((p[far, i, None] + tuft*j[:, i]*(.9 + .2*rng.random((m, f)))) for i in (0, 1))
     q = at(u, v, h[far, None] + .35*tuft*(1 - jj)).reshape(-1, 2)
     glow = ((.88 + .16*rng.random((m, f)))*(1 - .14*jj)*(1 - .06*u*light.side)).ravel()
-    sk.add(ribbons(tops[far] + (0, .35*tuft*at.r), np.tile([[0., -.5*tuft*at.r]], (m, 1)), np.full(m, .8*tuft*at.r),
-                   (0, .5, 1), (.4, 1, .8)), (150, 164, 122))            # the shaded side of the tufts
+    sk.add(ribbons(tops[far] + (0, .35*tuft*at.r), np.tile([[0., -.5*tuft*at.r]], (m, 1)),
+                   np.full(m, .8*tuft*at.r),
+                   # the shaded side of the tufts
+                   (0, .5, 1), (.4, 1, .8)), (150, 164, 122))
     _dots(sk, q, floret*at.r, tone(_rgb(k, o), glow))
-    if k.petal == 'flat': _dots(sk, q, .34*floret*at.r, tone((206, 196, 140), glow))
-    if k.petal == 'closed': sk.disc(at(0., 0., dome + .1), .085*at.r, .085*at.r*max(at.squash, .6), WINE)
+    if k.petal == "flat": _dots(sk, q, .34*floret*at.r, tone((206, 196, 140), glow))
+    if k.petal == "closed":
+        sk.disc(at(0., 0., dome + .1), .085*at.r, .085*at.r*max(at.squash, .6), WINE)
 
 def _collar(sk, rng, root, at): # the feathery bracts of a wild carrot
     d = unit(np.arange(9)/9 + .05*rng.random(9))*(.62, .3)*at.r
-    sk.add(ribbons(root, d + (0, .16*at.r), np.full(9, .025*at.r), (0, 1), (1, .5)), GREEN, False)
+    sk.add(ribbons(root, d + (0, .16*at.r), np.full(9, .025*at.r), (0, 1), (1, .5)), GREEN,
+           False)
 
 # %% ../nbs/08_species.ipynb #67d0bb39
 def draw_bell(sk, rng, p, ax, wide, k, rgb, light): # p: (2,) where it hangs; ax: (2,) direction and length
     "One bell: tube, a lit side, and tips that bend out."
-    side = np.array([-ax[1], ax[0]]); side = side*wide/math.sqrt(ax[0]*ax[0] + ax[1]*ax[1])
+    side = np.array([-ax[1], ax[0]])
+    side = side*wide/math.sqrt(ax[0]*ax[0] + ax[1]*ax[1])
     sun = side*(-.4 if light.side*side[0] < 0 else .4)
     sk.add(ribbons(p, ax[None], [wide], *OUTLINES[k.petal]), rgb*.86, fall=.94)
-    sk.add(ribbons(p + sun + ax*.1, ax[None]*.85, [.42*wide], *OUTLINES[k.petal]), np.minimum(rgb*1.1, 255), fall=.94)
+    sk.add(ribbons(p + sun + ax*.1, ax[None]*.85, [.42*wide], *OUTLINES[k.petal]),
+           np.minimum(rgb*1.1, 255), fall=.94)
     s = np.array([-.85, 0, .85])[:, None]
-    tips = ribbons(p + ax*.86 + side*s, ax*.3 + side*.6*s, np.full(3, .5*wide), *OUTLINES['point'])
+    tips = ribbons(p + ax*.86 + side*s, ax*.3 + side*.6*s, np.full(3, .5*wide),
+                   *OUTLINES["point"])
     sk.add(tips, tone(rgb, [.8, 1.02, .9]))
     sk.add(ribbons(p - ax*.06, ax[None]*.2, [.4*wide], (0, 1), (.6, 1)), GREEN, False)
 
@@ -348,7 +444,8 @@ def draw_harebell(sk, rng, k, o, light, at): # as `draw_star`
     hook = at.c + np.array([.4*e, -.16])*at.r
     sk.add(ribbons(at.c, (hook - at.c)[None], [.03*at.r], (0, 1), (1, 1)), GREEN, False)
     ax = np.array([e*(.1 + .5*rng.random()), 1.])*length*at.r*STAGES[o.stage][0]
-    draw_bell(sk, rng, hook, ax, wide*at.r*(.85 + .2*rng.random()), k, _rgb(k, o)*(.94 + .08*rng.random()), light)
+    draw_bell(sk, rng, hook, ax, wide*at.r*(.85 + .2*rng.random()), k,
+              _rgb(k, o)*(.94 + .08*rng.random()), light)
 
 # %% ../nbs/08_species.ipynb #5741b216
 def draw_raceme(sk, rng, k, o, light, at): # as `draw_star`
@@ -365,7 +462,7 @@ def draw_raceme(sk, rng, k, o, light, at): # as `draw_star`
         s = 1 - .5*t[i]
         out = np.array([sides[i]*(.75 + .3*rng.random()), .55 + .4*rng.random()])*length*r*s
         rgb = _rgb(k, o)*(.84 + .22*rng.random())
-        if k.petal == 'tube': # bells hang from short stalks
+        if k.petal == "tube": # bells hang from short stalks
             p = root + out*(.35, -.05)
             sk.add(ribbons(root, (p - root)[None], [.02*r], (0, 1), (1, 1)), GREEN, False)
             draw_bell(sk, rng, p, out*(.75, 1.1), wide*r*(.6 + .4*s), k, rgb, light)
@@ -373,7 +470,8 @@ def draw_raceme(sk, rng, k, o, light, at): # as `draw_star`
 
 def _vetchling(sk, p, ax, wide, k, rgb): # a small flower of the pea family: keel and a paler banner
     sk.add(ribbons(p, ax[None], [wide], *OUTLINES[k.petal]), rgb*.85, fall=.95)
-    banner = ribbons(p + ax*.55, ax[None]*.5 + (0, -.6*wide), [.7*wide], (0, .5, 1), (.6, 1, .5))
+    banner = ribbons(p + ax*.55, ax[None]*.5 + (0, -.6*wide), [.7*wide], (0, .5, 1),
+                     (.6, 1, .5))
     sk.add(banner, np.minimum(rgb*1.14 + 8, 255))
 
 # %% ../nbs/08_species.ipynb #a7f4176a
@@ -381,45 +479,52 @@ def draw_cluster(sk, rng, k, o, light, at): # as `draw_star`
     "Flowers on short stalks from one point."
     (lo, hi), (calyx, face, look), r = k.n, k.parts, at.r
     n = lo + int((hi + 1 - lo)*rng.random())
-    t = ((np.arange(n) + .3 + .4*rng.random(n))/n)*.62 - .56              # from the left over the top to the right
+    # from the left over the top to the right
+    t = ((np.arange(n) + .3 + .4*rng.random(n))/n)*.62 - .56
     d = unit(t)
-    long = np.where(np.arange(n) % 3 == 1, .28, .56) + .14*rng.random(n)   # every third stands in front
+    # every third stands in front
+    long = np.where(np.arange(n) % 3 == 1, .28, .56) + .14*rng.random(n)
     root = at.c + (0, .3*r)
-    for i in np.argsort(-long, kind='stable'):
+    for i in np.argsort(-long, kind="stable"):
         bow = root + d[i]*long[i]*r
-        sk.add(ribbons(root, (bow - root)[None], [.03*r], (0, 1), (1, 1)), (140, 160, 90), False)
+        sk.add(ribbons(root, (bow - root)[None], [.03*r], (0, 1), (1, 1)), (140, 160, 90),
+               False)
         out = .45 if i % 3 == 1 else 1.
         ax = (d[i]*(out, .5*out) + (0, .45 + .3*rng.random()))*calyx*r
         pale = tone((184, 198, 134), [.84 + .2*rng.random()])
         sk.add(ribbons(bow, ax[None], [.13*r], (0, .35, .8, 1), (.5, 1, .95, .8)), pale, False)
         cup, yellow = ax*(.18/calyx), tone(_rgb(k, o), [.8 + .12*rng.random()])
-        if look < .5: sk.add(ribbons(bow + ax*.9, 1.3*cup[None], [.19*r], *OUTLINES['bowl']), yellow)
+        if look < .5:
+            sk.add(ribbons(bow + ax*.9, 1.3*cup[None], [.19*r], *OUTLINES["bowl"]), yellow)
         f = Tilt(bow + ax*.9 + cup, face*r, look*(.8 + .2*rng.random()), np.array([0., -1]))
         t5 = rng.random() + np.arange(5)/5
         rgb = tone(_rgb(k, o), _glow(rng, t5, light, .88))
-        petals(sk, f, t5, (0., 1., .5, .1), 'notched' if look > .5 else 'broad', rgb, (ORANGE, .38))
+        petals(sk, f, t5, (0., 1., .5, .1), "notched" if look > .5 else "broad", rgb,
+               (ORANGE, .38))
 
 # %% ../nbs/08_species.ipynb #7374b9a3
 def draw_spike(sk, rng, k, o, light, at): # as `draw_star`; parts: half width
     "A dense dark spike with a ring of anthers."
     r, w = at.r, k.parts[0]*at.r
-    sk.add(ribbons(at.c + (0, r), np.array([[0., -2*r]]), [w], *OUTLINES['oval']), _rgb(k, o)*.8, fall=.8)
+    sk.add(ribbons(at.c + (0, r), np.array([[0., -2*r]]), [w], *OUTLINES["oval"]),
+           _rgb(k, o)*.8, fall=.8)
     n = 40
     y = -1 + 2*(np.arange(n) + .5)/n
     p = at.c + np.stack([w*.9*np.sqrt(1 - y*y)*(2*rng.random(n) - 1), .95*r*y], -1)
     _dots(sk, p, .09*r, tone(_rgb(k, o), .6 + .8*rng.random(n)))
     m = 18
-    c = at.c + (0, {'young': .45, 'full': .05, 'old': -.5}[o.stage]*r)
+    c = at.c + (0, {"young": .45, "full": .05, "old": -.5}[o.stage]*r)
     d = unit((np.arange(m) + rng.random(m))/m)*(1.7*w, .24*r)*(.8 + .4*rng.random((m, 1)))
     sk.add(ribbons(c + .3*d, .7*d, np.full(m, .02*r), (0, 1), (1, 1)), (190, 184, 146))
     _dots(sk, c + d, .08*r, tone((230, 224, 186), .76 + .24*rng.random(m)))
 
-FORMS = dict(star=draw_star, globe=draw_globe, umbel=draw_umbel, bell=draw_harebell, raceme=draw_raceme,
+FORMS = dict(star=draw_star, globe=draw_globe, umbel=draw_umbel, bell=draw_harebell,
+             raceme=draw_raceme,
              cluster=draw_cluster, spike=draw_spike)
 
 # %% ../nbs/08_species.ipynb #da515f6b
 def head_tilt(rng, c, r, k): # a `Tilt` for a head at c of radius r; its axis leans to a side, that of an umbel little
-    d = unit(.75 + (.12 if k.form == 'umbel' else .3)*(rng.random() - .5))
+    d = unit(.75 + (.12 if k.form == "umbel" else .3)*(rng.random() - .5))
     return Tilt(c, r, k.view[0] + (k.view[1] - k.view[0])*rng.random(), d)
 
 def side_heads(rng, stalk, n, o): # yields (3, 2) stalks of n side heads
@@ -436,7 +541,8 @@ def draw_plant(o,     # a `Thing`, its species a key of `SPECIES`
               ):      # quadrilaterals (n, 4, 2) in fractions of the frame, colours (n, 2, 3), is it head (n,)
     "One plant from foot to head."
     k, sk, scale = SPECIES[o.species], Sketch(), 1/o.depth
-    foot = np.array([o.x + .16*(rng.random() - .5)*scale, o.y]); top = np.array([o.x, o.y - o.height])
+    foot = np.array([o.x + .16*(rng.random() - .5)*scale, o.y])
+    top = np.array([o.x, o.y - o.height])
     stalk = np.stack([foot, (foot + top)/2 + (.12*(rng.random() - .5)*scale, 0), top])
     draw_leaves(sk, rng, stalk, LEAVES[k.leaf], scale)
     green = tone((112, 146, 70), [.9 + .2*rng.random()])[0]
@@ -444,12 +550,14 @@ def draw_plant(o,     # a `Thing`, its species a key of `SPECIES`
     n = k.heads[0] - 1 + int((k.heads[1] - k.heads[0] + 1)*rng.random())
     for side in side_heads(rng, stalk, n, o):
         draw_stalk(sk, side, .8*k.stalk*scale, green)
-        FORMS[k.form](sk, rng, k, o, light, head_tilt(rng, side[2], o.size*(.62 + .3*rng.random()), k))
+        FORMS[k.form](sk, rng, k, o, light,
+                      head_tilt(rng, side[2], o.size*(.62 + .3*rng.random()), k))
     FORMS[k.form](sk, rng, k, o, light, head_tilt(rng, top, o.size, k))
     return sk.done()
 
 # %% ../nbs/08_species.ipynb #d1d211d9
-FRAME = dict(across=(.36, .64), foot=(.86, 1.06), near=(.85, 1.4), sharp=(.86, 1.18)) # besides the meadow's `RANGES`
+# besides the meadow's `RANGES`
+FRAME = dict(across=(.36, .64), foot=(.86, 1.06), near=(.85, 1.4), sharp=(.86, 1.18))
 
 def grow(rng,     # a numpy Generator
          species, # a key of `SPECIES`
@@ -458,8 +566,9 @@ def grow(rng,     # a numpy Generator
         )->Thing:
     "One plant, of any age: always the same random numbers, whatever the species."
     k, s, u = SPECIES[species], float(scale_at(y, camera)), rng.random(6)
-    stage = 'young' if u[0] < .2 else 'old' if u[0] > .8 else 'full'
-    return Thing(species, stage, x, y, size=k.size*s*(.84 + .32*u[1]), height=k.lift*s*(.86 + .28*u[2]), depth=1/s,
+    stage = "young" if u[0] < .2 else "old" if u[0] > .8 else "full"
+    return Thing(species, stage, x, y, size=k.size*s*(.84 + .32*u[1]),
+                 height=k.lift*s*(.86 + .28*u[2]), depth=1/s,
                  squash=u[3], turn=u[4], tint=2*u[5] - 1)
 
 def neighbours(rng, camera, foot): # foot: height in the frame where the plant of the picture stands
@@ -468,7 +577,9 @@ def neighbours(rng, camera, foot): # foot: height in the frame where the plant o
     for _ in range(int(rng.random()*3.6)):
         species, edge, u = names[int(rng.random()*len(names))], rng.random(), rng.random()
         x = -.04 + .2*u if edge < .5 else .84 + .2*u
-        y = max(camera.horizon + .1, .15) + rng.random()*max(foot - .12 - max(camera.horizon + .1, .15), 0)
+        y = max(camera.horizon + .1, .15) + rng.random()*max(foot - .12
+                                                             - max(camera.horizon + .1, .15),
+                                                             0)
         yield grow(rng, species, x, y, camera)
 
 # %% ../nbs/08_species.ipynb #00252e13
@@ -477,15 +588,19 @@ def sample_portrait(seed:int,    # any integer
                     **ranges,    # other (low, high) than in `RANGES` and `FRAME`
                    )->Scene:
     "Decide where a plant stands, what is around it, from where and in which light it is seen."
-    if species not in SPECIES: raise ValueError(f'species {species!r}: one of {", ".join(SPECIES)}')
-    if extra := set(ranges) - set(RANGES) - set(FRAME): raise TypeError(f'unknown range {sorted(extra)}')
+    if species not in SPECIES:
+        raise ValueError(f'species {species!r}: one of {", ".join(SPECIES)}')
+    if extra := set(ranges) - set(RANGES) - set(FRAME):
+        raise TypeError(f"unknown range {sorted(extra)}")
     rng = np.random.default_rng([seed, 8])
     v = {k: lo + (hi - lo)*rng.random() for k, (lo, hi) in (RANGES | FRAME | ranges).items()}
-    v['focus'] = v['near']*v['sharp']
-    v['zoom'] = v['near']*(1 - v['horizon'])/(v['foot'] - v['horizon']) # so that the scale at the foot is `near`
-    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)}) for cls in (Camera, Light))
-    around = list(neighbours(rng, camera, v['foot']))
-    plant = grow(rng, species, v['across'], v['foot'], camera)
+    v["focus"] = v["near"]*v["sharp"]
+    # so that the scale at the foot is `near`
+    v["zoom"] = v["near"]*(1 - v["horizon"])/(v["foot"] - v["horizon"])
+    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)})
+                     for cls in (Camera, Light))
+    around = list(neighbours(rng, camera, v["foot"]))
+    plant = grow(rng, species, v["across"], v["foot"], camera)
     return Scene(seed, 0, species, camera, light, sorted([*around, plant], key=lambda o: o.y))
 
 # %% ../nbs/08_species.ipynb #cb230be5
@@ -495,13 +610,14 @@ def arrange(scene, # a `Scene`
            ):      # trapezoids (n, 6) in canvas pixels, colours (n, 2, 3), ids (n,): 2i+1 head, 2i+2 stem and leaves
     "All shapes of a picture in the order of painting."
     traps, rgb, key = blades(rng, scene.camera, scene.light)
-    drawn = [draw_plant(o, np.random.default_rng([scene.seed, 10, i]), scene.light) for i, o in enumerate(scene.things)]
+    drawn = [draw_plant(o, np.random.default_rng([scene.seed, 10, i]), scene.light)
+             for i, o in enumerate(scene.things)]
     quads, c, head = (np.concatenate(v) for v in zip(*drawn))
     n = [len(d[0]) for d in drawn]
     ids = np.repeat(2*np.arange(len(n)) + 2, n) - head
     front = np.repeat([o.y + .04/o.depth for o in scene.things], 3*np.array(n))
     traps, rgb = (np.concatenate(v) for v in zip((traps, rgb), trapezoids(quads, c)))
-    order = np.argsort(np.concatenate([key, front]), kind='stable')       # far ones first
+    order = np.argsort(np.concatenate([key, front]), kind="stable")       # far ones first
     return traps[order]*px, rgb[order], np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order]
 
 def render_portrait(scene:Scene,  # from `sample_portrait`
@@ -532,7 +648,8 @@ def species_counts(most:int=300, # pictures of the commonest species
                    least:int=3,  # and of the rarest
                   )->dict:       # {species: pictures in the training part}
     "How many of each: a geometric fall over the order of `SPECIES`."
-    if not 1 <= least <= most: raise ValueError(f'counts from {most} to {least}: at least 1, and falling')
+    if not 1 <= least <= most:
+        raise ValueError(f"counts from {most} to {least}: at least 1, and falling")
     return {n: round(most*(least/most)**(i/(len(SPECIES) - 1))) for i, n in enumerate(SPECIES)}
 
 # %% ../nbs/08_species.ipynb #e59d66b8
@@ -543,19 +660,24 @@ def _shot(job): # one picture, in a process of the pool
 def species_jobs(folder, most=300, least=3, test=20, size=128, seed=0): # as `make_species`
     "Which picture goes into which file."
     parts = dict(train=species_counts(most, least), test=dict.fromkeys(SPECIES, test))
-    files = [(n, f'{part}/{n}/{i:04}.png') for part in parts for n, k in parts[part].items() for i in range(k)]
-    return [(str(folder), seed*1_000_003 + i, n, name, size) for i, (n, name) in enumerate(files)]
+    files = [(n, f"{part}/{n}/{i:04}.png") for part in parts for n, k in parts[part].items()
+             for i in range(k)]
+    return [(str(folder), seed*1_000_003 + i, n, name, size)
+            for i, (n, name) in enumerate(files)]
 
 # %% ../nbs/08_species.ipynb #43f80ed3
 def is_species(folder, **recipe)->bool: # recipe: as `make_species`
     "Is this dataset there, whole, and what the code would draw today?"
     folder = Path(folder)
-    try: card = json.loads((folder/'species.json').read_text())
+    try: card = json.loads((folder/"species.json").read_text())
     except (OSError, ValueError): return False
-    if {k: card.get(k) for k in recipe} != recipe or card.get('digest') != meadow_digest(folder): return False
+    if {k: card.get(k) for k in recipe} != recipe or card.get("digest") != meadow_digest(folder):
+        return False
     with tempfile.TemporaryDirectory() as tmp:
-        jobs = [j for j in species_jobs(tmp, **recipe) if j[3] == f'train/{j[2]}/0000.png']
-        for j in jobs: (Path(tmp)/j[3]).parent.mkdir(parents=True); _shot(j)
+        jobs = [j for j in species_jobs(tmp, **recipe) if j[3] == f"train/{j[2]}/0000.png"]
+        for j in jobs:
+            (Path(tmp)/j[3]).parent.mkdir(parents=True)
+            _shot(j)
         return all((Path(tmp)/j[3]).read_bytes() == (folder/j[3]).read_bytes() for j in jobs)
 
 # %% ../nbs/08_species.ipynb #4d285998
@@ -568,42 +690,48 @@ def make_species(folder,           # where to; made whole or not at all
                  workers:int=None, # processes; None: one a core. The bytes do not depend on it
                 )->str:            # the digest of the folder
     "Draw the dataset, unless it is there: train/<species>/0000.png..., test/<species>/0000.png... and species.json."
-    folder, recipe = Path(folder), dict(most=most, least=least, test=test, size=size, seed=seed)
-    if test < 1: raise ValueError(f'test={test}: at least 1')
-    species_jobs('', **recipe)                                            # raises before anything is written
+    folder, recipe = Path(folder), dict(most=most, least=least, test=test, size=size,
+                                        seed=seed)
+    if test < 1: raise ValueError(f"test={test}: at least 1")
+    # raises before anything is written
+    species_jobs("", **recipe)
     if is_species(folder, **recipe): return meadow_digest(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder/'species.json').exists():
-        raise FileExistsError(f'{folder} holds something else than this dataset: not touched')
+    if folder.exists() and any(folder.iterdir()) and not (folder/"species.json").exists():
+        raise FileExistsError(f"{folder} holds something else than this dataset: not touched")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        new = tmp/'new'
-        for part in ('train', 'test'):
+        new = tmp/"new"
+        for part in ("train", "test"):
             for n in SPECIES: (new/part/n).mkdir(parents=True)
         _shoot(species_jobs(new, **recipe), workers)
         digest = meadow_digest(new)
-        (new/'species.json').write_text(json.dumps(recipe | dict(digest=digest)) + '\n', newline='\n')
-        if folder.exists(): os.replace(folder, tmp/'old')
+        (new/"species.json").write_text(json.dumps(recipe | dict(digest=digest)) + "\n",
+                                        newline="\n")
+        if folder.exists(): os.replace(folder, tmp/"old")
         os.replace(new, folder)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return digest
 
 def _shoot(jobs, workers): # forked on Linux, spawned by the installed module elsewhere
     "All pictures, in a pool of processes where that is safe."
-    linux = sys.platform == 'linux'
-    workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs))
-    if workers < 2 or not (linux or __name__ != '__main__'): return [_shot(j) for j in jobs]
-    context = get_context('fork' if linux else 'spawn')
-    with ProcessPoolExecutor(workers, mp_context=context) as ex: return list(ex.map(_shot, jobs, chunksize=8))
+    linux = sys.platform == "linux"
+    workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1),
+                  len(jobs))
+    if workers < 2 or not (linux or __name__ != "__main__"): return [_shot(j) for j in jobs]
+    context = get_context("fork" if linux else "spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as ex:
+        return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../nbs/08_species.ipynb #5dd5ba89
-SPECIES_DIGEST = '0d5a46e9c39cb938f404924fe3f63be17c4ce9cb3b12a9bcb43b1276635aae9a' # of make_species(folder)
+# of make_species(folder)
+SPECIES_DIGEST = "0d5a46e9c39cb938f404924fe3f63be17c4ce9cb3b12a9bcb43b1276635aae9a"
 
 def check_species(folder,                      # a folder of `make_species`
                   expected:str=SPECIES_DIGEST, # its digest elsewhere
                  )->str:                       # '' if equal
     "One line if this is not the dataset that the stated figures come from."
     d = meadow_digest(folder)
-    if d == expected: return ''
-    return (f'{folder}: species {d[:12]} instead of {expected[:12]}, '
-            'expect figures that differ a little from the stated ones')
+    if d == expected: return ""
+    return (f"{folder}: species {d[:12]} instead of {expected[:12]}, "
+            "expect figures that differ a little from the stated ones")

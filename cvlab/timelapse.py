@@ -6,17 +6,22 @@
 __all__ = ['COLUMNS', 'FRAMES', 'read_history', 'read_histories', 'Timelapse', 'timelapse', 'film_of', 'main']
 
 # %% ../nbs/37_timelapse.ipynb #82050fdf
-import base64, html, io, sys, textwrap
+import base64
+import html
+import io
+import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
-from .core import LabError, resolve
 
+from .core import LabError, resolve
 from .plots import GREY, PALETTE, _epochs, _figure, use_lab_style
 from .repro import atomic_write, repo_root
 
@@ -29,8 +34,10 @@ def read_history(
     "One run's history; `LabError` names what is wrong with it."
     try: h = pd.read_csv(path)
     except FileNotFoundError: raise LabError(f"{path}: no such file; train first") from None
-    except (ValueError, UnicodeDecodeError): raise LabError(f"{path}: no table; train again") from None
-    if missing := [c for c in COLUMNS if c not in h]: raise LabError(f"{path}: no column {', '.join(missing)}")
+    except (ValueError, UnicodeDecodeError):
+        raise LabError(f"{path}: no table; train again") from None
+    if missing := [c for c in COLUMNS if c not in h]:
+        raise LabError(f"{path}: no column {', '.join(missing)}")
     h = h[COLUMNS].apply(pd.to_numeric, errors="coerce").sort_values("epoch", ignore_index=True)
     if not len(h) or not np.isfinite(h.epoch).all() or h.epoch.duplicated().any():
         raise LabError(f"{path}: epochs have to be different numbers, one at least; is this the table of one training?")
@@ -54,13 +61,16 @@ _LOOKS = [dict(color=c, ls=ls, marker=m) for c, ls, m in zip(
 def _axes(histories, n_classes):
     "Figure and three empty panels with fixed limits, legend and chance."
     whole = pd.concat([h for hs in histories.values() for h in hs]).replace([np.inf, -np.inf], np.nan)
-    fig, axes = _figure(9.6, 3.5, 1, 3); fig.set_dpi(100)
+    fig, axes = _figure(9.6, 3.5, 1, 3)
+    fig.set_dpi(100)
     loss = whole.train_loss[whole.train_loss > 0].dropna()
     peaks = [h.lr.max() for hs in histories.values() for h in hs if h.lr.max() > 0]
-    for ax, name, ends in zip(axes, ["training loss (log scale)", "validation accuracy", "learning rate (log scale)"], [
-            (loss.min()/1.5, loss.max()*1.5) if len(loss) else (.1, 10), (-.03, 1.03),
-            (min(peaks)/30, max(peaks)*2) if peaks else (.1, 10)]):
-        _epochs(ax, name); ax.set(xlim=(.5, max(whole.epoch.max(), 2) + .5), ylim=ends)
+    for ax, name, ends in zip(axes,
+                              ["training loss (log scale)", "validation accuracy", "learning rate (log scale)"], [
+      (loss.min()/1.5, loss.max()*1.5) if len(loss) else (.1, 10), (-.03, 1.03),
+      (min(peaks)/30, max(peaks)*2) if peaks else (.1, 10)]):
+        _epochs(ax, name)
+        ax.set(xlim=(.5, max(whole.epoch.max(), 2) + .5), ylim=ends)
     for ax, chance in zip(axes, (np.log(n_classes), 1/n_classes)):
         ax.axhline(chance, color=GREY, ls=(0, (1, 2)), lw=1.2)
     for ax in (axes[0], axes[2]): ax.set_yscale("log")
@@ -73,18 +83,23 @@ def _lines(axes, histories):
     for (name, hs), look in zip(histories.items(), _LOOKS):
         for h in hs:
             for ax, column in zip(axes, COLUMNS[1:]):
-                line, = ax.plot(h.epoch, h[column], lw=1.5, ms=4.5, **look); lines.append((h, column, line))
+                line, = ax.plot(h.epoch, h[column], lw=1.5, ms=4.5, **look)
+                lines.append((h, column, line))
         line.set_label(f"{name} (largest rate {max(h.lr.max() for h in hs):.2g}, seeds: {len(hs)})")
     handles, names = axes[2].get_legend_handles_labels()
-    axes[0].figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)), handlelength=3.4)
+    axes[0].figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)),
+                          handlelength=3.4)
     return lines
 
 def _words(histories, epoch):
     "What the accuracies are at an epoch."
     said = []
     for name, hs in histories.items():
-        now = [h.val_accuracy[h.epoch <= epoch].iloc[-1] for h in hs if (h.epoch <= epoch).any()]
-        if now: said.append(f"{name} {min(now):.2f}" + (f" to {max(now):.2f}" if max(now) - min(now) >= .005 else ""))
+        now = [h.val_accuracy[h.epoch <= epoch].iloc[-1]
+               for h in hs if (h.epoch <= epoch).any()]
+        if now:
+            said.append(f"{name} {min(now):.2f}"
+                        + (f" to {max(now):.2f}" if max(now) - min(now) >= .005 else ""))
     return "validation accuracy: " + ", ".join(said)
 
 # %% ../nbs/37_timelapse.ipynb #140482e1
@@ -106,12 +121,17 @@ def _frames(histories, n_classes):
     fig, axes = _axes(histories, n_classes)
     canvas, lines = FigureCanvasAgg(fig), _lines(axes, histories)
     last = int(max(h.epoch.max() for hs in histories.values() for h in hs))
-    words = lambda e: textwrap.fill(f"Epoch {e} of {last}; {_words(histories, e)}", 100)
-    title = fig.suptitle(words(last)); canvas.draw(); fig.set_layout_engine("none") # the longest text has its room
-    for artist in (title, *(l for *_, l in lines)): artist.set_animated(True)
-    canvas.draw(); empty, pictures = canvas.copy_from_bbox(fig.bbox), []
+    def words(e): return textwrap.fill(f"Epoch {e} of {last}; {_words(histories, e)}", 100)
+    title = fig.suptitle(words(last)) # the longest text has its room
+    canvas.draw()
+    fig.set_layout_engine("none")
+    for artist in (title, *(line for *_, line in lines)): artist.set_animated(True)
+    canvas.draw()
+    empty, pictures = canvas.copy_from_bbox(fig.bbox), []
     for epoch in _shown(last):
-        canvas.restore_region(empty); title.set_text(words(epoch)); fig.draw_artist(title)
+        canvas.restore_region(empty)
+        title.set_text(words(epoch))
+        fig.draw_artist(title)
         for h, column, line in lines: _grow(line, h, column, epoch)
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     plt.close(fig)
@@ -128,7 +148,8 @@ def _indexed(picture, palette):
     "The picture with each colour replaced by the nearest of a palette (n, 3)."
     colours, _, which = _colours(picture)
     nearest = ((colours[:, None] - palette)**2).sum(-1).argmin(1).astype(np.uint8)
-    small = Image.fromarray(nearest[which]); small.putpalette(palette.ravel().tolist())
+    small = Image.fromarray(nearest[which])
+    small.putpalette(palette.ravel().tolist())
     return small
 
 def _gif(pictures):
@@ -137,7 +158,8 @@ def _gif(pictures):
     palette = colours[np.argsort(-counts, kind="stable")[:16]] # the commonest
     frames = [_indexed(p, palette) for p in pictures]
     film, still = io.BytesIO(), io.BytesIO()
-    frames[0].save(film, "GIF", save_all=True, append_images=frames[1:], duration=[330]*(len(frames) - 1) + [4000],
+    frames[0].save(film, "GIF", save_all=True, append_images=frames[1:],
+                   duration=[330]*(len(frames) - 1) + [4000],
                    disposal=1, optimize=True)
     frames[-1].save(still, "PNG", optimize=True)
     return film.getvalue(), still.getvalue()
@@ -153,7 +175,8 @@ class Timelapse:
     def save(self, path:str|Path) -> Path: # `path`
         "Write the film, and the still beside it as `.png`; `LabError` where the name does not end in .gif."
         path = Path(path)
-        if path.suffix != ".gif": raise LabError(f"{path}: a time-lapse is a GIF; give it a name that ends in .gif")
+        if path.suffix != ".gif":
+            raise LabError(f"{path}: a time-lapse is a GIF; give it a name that ends in .gif")
         for p, data in ((path, self.gif), (path.with_suffix(".png"), self.still)):
             with atomic_write(p) as tmp: tmp.write_bytes(data)
         return path
@@ -171,12 +194,14 @@ def timelapse(
     n_classes:int # for the lines of chance
 ) -> Timelapse: # 960 pixels wide
     "Film the histories of several trainings at once; equal histories give equal bytes."
-    if not histories or not all(histories.values()): raise LabError("timelapse: needs an experiment with a history")
+    if not histories or not all(histories.values()):
+        raise LabError("timelapse: needs an experiment with a history")
     if len(histories) > len(_LOOKS):
         raise LabError(f"timelapse: {len(histories)} experiments; {len(_LOOKS)} can be told apart")
     if n_classes < 2: raise LabError(f"timelapse: needs two or more classes, got {n_classes}")
     with matplotlib.rc_context():
-        use_lab_style(100); pictures, last = _frames(histories, n_classes)
+        use_lab_style(100)
+        pictures, last = _frames(histories, n_classes)
     peaks = ", ".join(f"{e} {max(h.lr.max() for h in hs):.2g}" for e, hs in histories.items())
     alt = (f"Training loss, validation accuracy and learning rate of {sum(map(len, histories.values()))} trainings, "
            f"growing over {last} epochs. At the end {_words(histories, last)}. Largest learning rate: {peaks}.")

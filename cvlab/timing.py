@@ -7,12 +7,17 @@ __all__ = ['QUIET', 'KNOWN', 'processor_seconds', 'timed', 'take_turns', 'quiet_
            'machine']
 
 # %% ../nbs/06_timing.ipynb #f70860c3
-import os, platform, re, threading, time
+import os
+import platform
+import re
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
-import numpy as np
+
 import pandas as pd
 import psutil
+
 from .core import LabError
 from .repro import cpu_name
 
@@ -20,14 +25,18 @@ from .repro import cpu_name
 def processor_seconds() -> tuple[float, float]: # (ours and our children's, everybody's)
     "Processor time since some moment in the past."
     t, c = os.times(), psutil.cpu_times()
-    everybody = sum(getattr(c, k, 0.) for k in ("user", "nice", "system", "irq", "softirq", "steal"))
+    everybody = sum(getattr(c, k, 0.)
+                    for k in ("user", "nice", "system", "irq", "softirq", "steal"))
     return t.user + t.system + t.children_user + t.children_system, everybody
 
 def timed(f, at_least: float = .2 # seconds; a short job is repeated until they have passed
          ) -> tuple[float, float]: # seconds of one call, processors that others kept busy meanwhile
     "Time a function without arguments."
-    own, everybody = processor_seconds(); start, n = time.perf_counter(), 0
-    while (wall := time.perf_counter() - start) < at_least or not n: f(); n += 1
+    own, everybody = processor_seconds()
+    start, n = time.perf_counter(), 0
+    while (wall := time.perf_counter() - start) < at_least or not n:
+        f()
+        n += 1
     own_now, everybody_now = processor_seconds()
     return wall/n, max(0., (everybody_now - everybody) - (own_now - own))/wall
 
@@ -43,7 +52,8 @@ def take_turns(variants: dict, # name: function without arguments; all do the sa
     rows, names = [], list(variants)
     for k in range(rounds):
         first = k % len(names)
-        for name in names[first:] + names[:first]: rows.append((name, k, *timed(variants[name], at_least)))
+        for name in names[first:] + names[:first]:
+            rows.append((name, k, *timed(variants[name], at_least)))
     return pd.DataFrame(rows, columns=["variant", "round", "seconds", "others"])
 
 # %% ../nbs/06_timing.ipynb #331dcb00
@@ -58,11 +68,14 @@ def ratio(turns: pd.DataFrame, # see `take_turns`
           a: str, b: str # variants
          ) -> dict: # a, b: best seconds; ratio a/b; low, high: the rounds'; rounds; others: busiest turn that counts
     "How many times as long as `b` does `a` take?"
-    if odd := {a, b} - set(turns.variant): raise LabError(f"no turn of {', '.join(sorted(odd))} in this table")
+    if odd := {a, b} - set(turns.variant):
+        raise LabError(f"no turn of {', '.join(sorted(odd))} in this table")
     here = quiet_turns(turns[turns.variant.isin([a, b])])
-    best, each = here.groupby("variant").seconds.min(), turns.pivot(index="round", columns="variant", values="seconds")
+    best, each = here.groupby("variant").seconds.min(), turns.pivot(index="round",
+                                                                    columns="variant", values="seconds")
     each = each[a]/each[b]
-    return dict(a=best[a], b=best[b], ratio=best[a]/best[b], low=each.min(), high=each.max(), rounds=len(each),
+    return dict(a=best[a], b=best[b], ratio=best[a]/best[b], low=each.min(), high=each.max(),
+                rounds=len(each),
                 others=here.others.max())
 
 # %% ../nbs/06_timing.ipynb #d2dba654
@@ -79,12 +92,16 @@ def peak_memory(every: float = .01): # seconds; yields a dict that gets own and 
     def watch():
         while not done.wait(every):
             for k, v in zip(peak, resident()): peak[k] = max(peak[k], v)
-    thread = threading.Thread(target=watch, daemon=True); thread.start()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try: yield peak
-    finally: done.set(); thread.join()
+    finally:
+        done.set()
+        thread.join()
 
 # %% ../nbs/06_timing.ipynb #d5719e0e
-KNOWN = "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "neon", "bf16" # what makes a processor fast here
+# what makes a processor fast here
+KNOWN = "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "neon", "bf16"
 
 def machine() -> dict[str, str]:
     "What a stranger has to know about this machine to compare."
@@ -94,5 +111,7 @@ def machine() -> dict[str, str]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"processor": cpu_name(), "cores": str(psutil.cpu_count()),
             "instructions": " ".join(k for k in KNOWN if k in flags),
-            "memory": f"{psutil.virtual_memory().total/2**30:.0f} GiB", "GPU": ", ".join(gpus) or "none",
-            "threads": str(torch.get_num_threads()), "torch": torch.__version__, "system": platform.system()}
+            "memory": f"{psutil.virtual_memory().total/2**30:.0f} GiB",
+            "GPU": ", ".join(gpus) or "none",
+            "threads": str(torch.get_num_threads()), "torch": torch.__version__,
+            "system": platform.system()}

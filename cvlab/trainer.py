@@ -8,18 +8,33 @@ __all__ = ['COLUMNS', 'BY_CLASS', 'LOADER', 'seed_loader', 'SeedEpoch', 'precisi
            'precision_of', 'n_plateaus', 'warm', 'schedule', 'is_out_of_memory', 'train']
 
 # %% ../nbs/40_trainer.ipynb #a124f60e
-import math, random
+import math
+import random
+
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn, Tensor
-from .core import LabError
-from fastai.callback.core import (Callback, CancelBatchException, CancelEpochException, CancelFitException,
-                                  CancelStepException, TrainEvalCallback)
-from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, combine_scheds, combined_cos
+from fastai.callback.core import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    TrainEvalCallback,
+)
+from fastai.callback.schedule import (
+    ParamScheduler,
+    SchedCos,
+    SchedLin,
+    combine_scheds,
+    combined_cos,
+)
 from fastai.data.core import DataLoaders
 from fastai.learner import CastToTensor, Learner
 from fastai.optimizer import OptimWrapper
+from torch import Tensor, nn
+
+from .core import LabError
 from .models import freeze, frozen_modules, rates
 from .optim import name_of, optimizer
 from .repro import derive_seed, seed_everything
@@ -28,9 +43,11 @@ from .repro import derive_seed, seed_everything
 def seed_loader(dl, seed: int, epoch: int):
     "Make the next pass over a loader a function of (seed, epoch), whoever wrote it."
     if hasattr(dl, "set_epoch"): dl.set_epoch(epoch)
-    if isinstance(getattr(dl, "rng", None), random.Random): dl.rng = random.Random(derive_seed(seed, epoch)) # fastai's
+    if isinstance(getattr(dl, "rng", None), random.Random):
+        dl.rng = random.Random(derive_seed(seed, epoch)) # fastai's
     for owner in (dl, getattr(dl, "sampler", None)): # torch's
-        if isinstance(g := getattr(owner, "generator", None), torch.Generator): g.manual_seed(derive_seed(seed, epoch))
+        if isinstance(g := getattr(owner, "generator", None), torch.Generator):
+            g.manual_seed(derive_seed(seed, epoch))
 
 class SeedEpoch(Callback):
     "Seed everything from (seed, epoch), the training loader included."
@@ -65,10 +82,12 @@ COLUMNS = "epoch", "train_loss", "val_loss", "val_accuracy", "lr"
 def by_class(confusion: Tensor # (classes, classes), rows are truth
             ) -> dict[str, float]:
     "Balanced accuracy and macro F1 over the classes that occur."
-    right, said, true = (t.double().cpu() for t in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
+    right, said, true = (t.double().cpu()
+                         for t in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
     here = true > 0
     recall, f1 = right/true, 2*right/(said + true)
-    return dict(val_balanced_accuracy=recall[here].mean().item(), val_macro_f1=f1[here].mean().item())
+    return dict(val_balanced_accuracy=recall[here].mean().item(),
+                val_macro_f1=f1[here].mean().item())
 
 class History(Callback):
     "Collect a row an epoch in `rows`: COLUMNS, and what was asked for besides."
@@ -82,17 +101,20 @@ class History(Callback):
         self.n = {True: 0, False: 0} # pictures
         self.confusion, self.more = None, {} # what other callbacks add to the row
     def after_loss(self):
-        y, guess = self.y.argmax(1) if self.y.ndim == 2 else self.y, self.pred.argmax(1) # mixed: the larger share
-        self.number = self.y.is_floating_point() and self.y.ndim == 1 # a number is not right or wrong, but off
+        # mixed: the larger share
+        y, guess = self.y.argmax(1) if self.y.ndim == 2 else self.y, self.pred.argmax(1)
+        # a number is not right or wrong, but off
+        self.number = self.y.is_floating_point() and self.y.ndim == 1
         right = (self.pred[:, 0] - self.y).abs().sum().detach() if self.number else (guess == y).sum()
-        self.sums[self.training] += torch.stack([self.loss_grad.detach().float()*len(y), right])
+        self.sums[self.training] += torch.stack([self.loss_grad.detach().float()*len(y),
+                                                 right])
         self.n[self.training] += len(y)
         if self.by_class and not self.training: self.count(y, guess, self.pred.shape[1])
     def count(self, y: Tensor, guess: Tensor, k: int):
         if self.confusion is None: self.confusion = torch.zeros(k*k, device=y.device)
         self.confusion.index_add_(0, y*k + guess, torch.ones_like(y, dtype=torch.float32))
     def after_epoch(self):
-        (tl, tr), (vl, vr), tn, vn = self.sums[True].tolist(), self.sums[False].tolist(), self.n[True], self.n[False]
+        (tl, _), (vl, vr), tn, vn = self.sums[True].tolist(), self.sums[False].tolist(), self.n[True], self.n[False]
         if self.by_class: self.more |= by_class(self.confusion.view(self.pred.shape[1], -1))
         what = "val_mae" if self.number else "val_accuracy"
         self.add(dict(epoch=self.epoch + 1, train_loss=tl/tn, val_loss=vl/vn, **{what: vr/vn},
@@ -118,7 +140,8 @@ class KeepBest(Callback):
     def __init__(self, monitor: str = "val_loss"): # a column of History: *_loss is minimised, *_accuracy maximised
         self.monitor, self.state, self.last, self.epoch_of_best = monitor, None, None, None
     def after_epoch(self):
-        self.last = {k: v.detach().cpu().clone() for k, v in self.learn.model.state_dict().items()}
+        self.last = {k: v.detach().cpu().clone()
+                     for k, v in self.learn.model.state_dict().items()}
         *before, now = self.history.scores(self.monitor)
         if now > max(before, default=-math.inf): # False for NaN
             self.epoch_of_best, self.state = self.epoch + 1, self.last
@@ -136,7 +159,8 @@ class StopOnNaN(Callback):
     def after_loss(self):
         loss = self.loss_grad.detach().float()
         now = torch.stack([torch.full_like(loss, self.iter), loss])
-        self.first_bad = torch.where((self.first_bad[0] < 0) & ~torch.isfinite(loss), now, self.first_bad)
+        self.first_bad = torch.where((self.first_bad[0] < 0) & ~torch.isfinite(loss), now,
+                                     self.first_bad)
         if (self.iter + 1) % self.pace == 0 or self.iter + 1 == self.n_iter: self.look()
     def look(self):
         i, loss = self.first_bad.tolist()
@@ -171,15 +195,21 @@ class Step(Callback):
     def before_backward(self):
         first, loss = self.iter//self.accumulate*self.accumulate, self.loss_grad
         if self.l1: # the history has the loss without it
-            weights = [p for p in self.learn.model.parameters() if p.requires_grad and p.ndim > 1]
+            weights = [p for p in self.learn.model.parameters() if p.requires_grad
+                       and p.ndim > 1]
             loss = loss + self.l1*sum(p.abs().sum() for p in weights)
         loss = loss/min(self.accumulate, self.n_iter - first)
         self.learn.loss_grad = self.scaler.scale(loss) if self.scaler else loss
     def before_step(self):
-        if (self.iter + 1) % self.accumulate and self.iter + 1 < self.n_iter: raise CancelBatchException()
+        if (self.iter + 1) % self.accumulate and self.iter + 1 < self.n_iter:
+            raise CancelBatchException()
         if self.scaler: self.scaler.unscale_(self.opt.opt)
-        if self.clip: nn.utils.clip_grad_norm_([p for g in self.opt.opt.param_groups for p in g["params"]], self.clip)
-        if self.scaler: self.scaler.step(self.opt.opt); self.scaler.update(); raise CancelStepException()
+        if self.clip:
+            nn.utils.clip_grad_norm_([p for g in self.opt.opt.param_groups for p in g["params"]], self.clip)
+        if self.scaler:
+            self.scaler.step(self.opt.opt)
+            self.scaler.update()
+            raise CancelStepException()
 
 # %% ../nbs/40_trainer.ipynb #42628378
 class LabLearner(Learner):
@@ -191,7 +221,8 @@ class LabLearner(Learner):
         finally:
             if hasattr(self, "precision"): self.precision.leave()
     def _do_fit(self):
-        for self.epoch in range(self.start, self.n_epoch):
+        for epoch in range(self.start, self.n_epoch):
+            self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
 # %% ../nbs/40_trainer.ipynb #7c00b5ce
@@ -219,38 +250,47 @@ def create_learner(train_dl, # yields (xb, yb); its `set_epoch` is called where 
                   ) -> Learner: # with .history, .keep_best, .stop_on_na_n and .step
     "Put a training together; `train` runs it."
     device = torch.device(device)
-    model = model.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    model = model.to(device, memory_format=torch.channels_last if channels_last
+                     else torch.contiguous_format)
     freeze(model, "none" if thaw_every else frozen)
     groups = rates(model, 1., decay)
     dtype = precision_dtype(precision)
-    step = Step(accumulate, clip, torch.amp.GradScaler(device.type) if precision == "fp16" else None, l1)
-    cbs = [SeedEpoch(seed), StopOnNaN(), KeepFrozen(), step, History(log, monitor in BY_CLASS), KeepBest(monitor),
-           *([Precision(dtype)] if dtype else []), *([Thaw(frozen, thaw_every)] if thaw_every else []), *cbs]
+    step = Step(accumulate, clip,
+                torch.amp.GradScaler(device.type) if precision == "fp16" else None, l1)
+    cbs = [SeedEpoch(seed), StopOnNaN(), KeepFrozen(), step, History(log, monitor in BY_CLASS),
+           KeepBest(monitor),
+           *([Precision(dtype)] if dtype else []),
+           *([Thaw(frozen, thaw_every)] if thaw_every else []), *cbs]
     # fastai's Recorder is left out: it waits for the device in every step, and History has what it would tell
     cbs = [TrainEvalCallback(), CastToTensor(), *cbs]
-    learn = LabLearner(DataLoaders(train_dl, val_dl, device=device), model, wd=wd, cbs=cbs, default_cbs=False,
+    learn = LabLearner(DataLoaders(train_dl, val_dl, device=device), model, wd=wd, cbs=cbs,
+                       default_cbs=False,
                        loss_func=(loss_func or nn.CrossEntropyLoss()).to(device),
                        opt_func=lambda _, lr: OptimWrapper(opt=optimizer(groups, opt, wd, mom)))
     learn.rates = np.array([r for _, r in groups])
     return learn
 
 # %% ../nbs/40_trainer.ipynb #3063ab76
-LOADER = [("train", "bs"), ("train", "sampler"), ("data", "size"), ("model", "normalise"), ("augment", "hflip"),
+LOADER = [("train", "bs"), ("train", "sampler"), ("data", "size"), ("model", "normalise"),
+          ("augment", "hflip"),
           ("augment", "vflip")]
 
 def measured(learn: Learner) -> dict: # dotted key of params.yaml -> value
     "The parameters that a learner, its optimiser and its loaders hold now."
     groups, dl, step = learn.opt.opt.param_groups, learn.dls.train, learn.step
-    return {"optim.name": name_of(learn.opt.opt), "optim.wd": groups[-1]["weight_decay"], "optim.l1": step.l1,
+    return {"optim.name": name_of(learn.opt.opt), "optim.wd": groups[-1]["weight_decay"],
+            "optim.l1": step.l1,
             "optim.clip": step.clip, "optim.accumulate": step.accumulate,
-            **{f"loss.{k}": getattr(learn.loss_func, k) for k in ("label_smoothing", "gamma", "tau")
+            **{f"loss.{k}": getattr(learn.loss_func, k)
+               for k in ("label_smoothing", "gamma", "tau")
                if hasattr(learn.loss_func, k)},
             "train.thaw_every": learn.thaw.every if hasattr(learn, "thaw") else 0,
             "train.monitor": learn.keep_best.monitor,
             "train.threads": torch.get_num_threads(), "train.precision": precision_of(learn),
             "train.grow_from": learn.grow.start if hasattr(learn, "grow") else 0,
             "train.frozen_once": hasattr(learn, "shortened"),
-            **({"train.channels_last": dl.layout == torch.channels_last} if hasattr(dl, "layout") else {}),
+            **({"train.channels_last": dl.layout == torch.channels_last}
+               if hasattr(dl, "layout") else {}),
             **{f"{s}.{k}": getattr(dl, k) for s, k in LOADER if hasattr(dl, k)}}
 
 def precision_of(learn: Learner) -> str: # fp32 | bf16 | fp16
@@ -281,13 +321,15 @@ def schedule(name: str, # one_cycle | cosine | step | exponential | cyclic | pla
             ) -> dict: # hyper-parameter -> function of the position in [0, 1]
     "fastai schedulers for the learning rate (and for one_cycle the momentum)."
     if name == "one_cycle":
-        return {"lr": combined_cos(warmup, lr/25, lr, lr/1e5), "mom": combined_cos(warmup, .95, .85, .95)}
+        return {"lr": combined_cos(warmup, lr/25, lr, lr/1e5),
+                "mom": combined_cos(warmup, .95, .85, .95)}
     if name == "cosine": return {"lr": warm(SchedCos(lr, 0*lr), warmup, lr)}
-    epoch = lambda pos: int(pos*epochs + 1e-6)
-    drops = {"step": lambda pos: epoch(pos)//every, "exponential": epoch, "cyclic": lambda pos: epoch(pos)//every,
+    def epoch(pos): return int(pos*epochs + 1e-6)
+    drops = {"step": lambda pos: epoch(pos)//every, "exponential": epoch,
+             "cyclic": lambda pos: epoch(pos)//every,
              "plateau": lambda pos: n_plateaus(scores(), every)}[name]
     if name == "cyclic": # a warm-up would spoil the first triangle
-        height = lambda pos: 1 - abs(2*(pos*epochs/every % 1) - 1) # 0, 1, 0
+        def height(pos): return 1 - abs(2*(pos*epochs/every % 1) - 1) # 0, 1, 0
         return {"lr": lambda pos: lr*(.1 + .9*height(pos)*gamma**drops(pos))}
     rise = warm(lambda pos: lr, warmup, lr)
     return {"lr": lambda pos: rise(pos)*gamma**drops(pos)}
@@ -303,9 +345,10 @@ def train(learn: Learner, epochs: int, lr: float, # the largest rate, of the hea
          ) -> pd.DataFrame: # the history
     """Train with a schedule; `learn` then holds the weights of the best epoch, `learn.keep_best.last` those of the
     last that was completed. Raises `LabError` when none was."""
-    scores = lambda: learn.history.scores(learn.keep_best.monitor)
+    def scores(): return learn.history.scores(learn.keep_best.monitor)
     sched = schedule(name, lr*learn.rates, warmup, epochs, every, gamma, scores)
-    for cb in learn.cbs: getattr(cb, "check", lambda: None)() # fastai dresses up what is raised later
+    for cb in learn.cbs:
+        getattr(cb, "check", lambda: None)() # fastai dresses up what is raised later
     try:
         with learn.no_bar(), learn.no_logging():
             if learn.start < epochs: learn.fit(epochs, lr=lr, cbs=ParamScheduler(sched))
@@ -314,7 +357,8 @@ def train(learn: Learner, epochs: int, lr: float, # the largest rate, of the hea
         raise LabError("out of memory; lower train.bs (optim.accumulate makes up for it) or data.size, or use "
                        "train.precision: bf16") from None
     if learn.stop_on_na_n.reason: learn.history.log(f"stopped: {learn.stop_on_na_n.reason}")
-    if learn.keep_best.state is None: raise LabError(f"no epoch was completed: {learn.stop_on_na_n.reason}")
+    if learn.keep_best.state is None:
+        raise LabError(f"no epoch was completed: {learn.stop_on_na_n.reason}")
     learn.model.load_state_dict(learn.keep_best.state)
     learn.seed_epoch.begin(epochs)
     return learn.history.frame

@@ -8,6 +8,7 @@ __all__ = ['batches_of', 'network_of', 'callbacks_of', 'learner_of', 'train_by']
 # %% ../nbs/52_training.ipynb #6e44c2fa
 import pandas as pd
 from torch import nn
+
 from .augment import augmenter
 from .callbacks import EarlyStop, Ema, Grow, Mix
 from .core import Params
@@ -25,15 +26,19 @@ def batches_of(p: Params, split: pd.DataFrame, # id, label, part
     "A loader of one part."
     ims, targets, _ = part_of(split, images, part)
     normalise = normalisation(p.model.name, p.model.weights, p.model.normalise, STATS)
-    how = dict(size=p.data.size, normalise=normalise, device=device, channels_last=p.train.channels_last)
+    how = dict(size=p.data.size, normalise=normalise, device=device,
+               channels_last=p.train.channels_last)
     if part != "train": return Batches(ims, targets, 2*p.train.bs, **how)
-    a = p.augment.model_dump(exclude={"mixup", "cutmix"}); flips = {k: a.pop(k) for k in ("hflip", "vflip")}
-    return Batches(ims, targets, p.train.bs, **how, train=True, seed=seed, **flips, augment=augmenter(**a),
+    a = p.augment.model_dump(exclude={"mixup", "cutmix"})
+    flips = {k: a.pop(k) for k in ("hflip", "vflip")}
+    return Batches(ims, targets, p.train.bs, **how, train=True, seed=seed, **flips,
+                   augment=augmenter(**a),
                    sampler=p.train.sampler)
 
 def network_of(p: Params, n_classes: int, seed: int = 0) -> nn.Module:
     "The network with its first weights, a function of the seed."
-    seed_everything(seed); use_threads(p.train.threads)
+    seed_everything(seed)
+    use_threads(p.train.threads)
     m = p.model
     return create_model(m.name, n_classes, m.weights, m.dropout, m.head, p.data.size)
 
@@ -46,12 +51,15 @@ def callbacks_of(p: Params, n_classes: int) -> list:
     if t.grow_from: cbs.append(Grow(t.grow_from))
     return cbs
 
-def learner_of(p: Params, train_dl: Batches, val_dl: Batches, model: nn.Module, classes: list[str],
+def learner_of(p: Params, train_dl: Batches, val_dl: Batches, model: nn.Module,
+               classes: list[str],
                seed: int = 0, device="cpu", log=print, cbs: list = ()):
     "A learner; what is counted for the loss is counted in the training loader."
     o, t = p.optim, p.train
-    return create_learner(train_dl, val_dl, model, o.name, o.wd, o.mom, o.decay, p.model.frozen, t.thaw_every,
-                          loss_of(p.loss, train_dl.targets.numpy(), classes), o.l1, o.clip, o.accumulate, t.precision,
+    return create_learner(train_dl, val_dl, model, o.name, o.wd, o.mom, o.decay,
+                          p.model.frozen, t.thaw_every,
+                          loss_of(p.loss, train_dl.targets.numpy(), classes), o.l1, o.clip,
+                          o.accumulate, t.precision,
                           t.channels_last, t.monitor, seed, device, log, cbs)
 
 def train_by(p: Params, learn) -> pd.DataFrame: # the history

@@ -16,23 +16,44 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'READERS', 'PROBABILITY', '
            'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
 
 # %% ../nbs/71_verify.ipynb #2ab5457b
-import ast, base64, io, json, re, shutil, subprocess, sys, tempfile
+import ast
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image
+
 from .baselines import majority_baseline
-from .claims import (MARKED, check_links, check_text, guessed, guesses_of, leaking_ids, load_claims, lr_found,
-                          over_splits, notebook_markdown, pairs_of)
+from cvlab.claims import (
+    MARKED,
+    check_links,
+    check_text,
+    guessed,
+    guesses_of,
+    leaking_ids,
+    load_claims,
+    lr_found,
+    notebook_markdown,
+    over_splits,
+    pairs_of,
+)
 from .confusion_plots import plot_confusions
 from .core import LabError, nearest, plain, read_yaml, resolve
 from .data import data_hash, read_split, split_hash
+from .effects import calibration
 from .leaks import accuracy_without, across, counts, group_leaks, list_findings
 from .ledger import read_ledger
 from .metrics import check_judged, evaluate, predicted, probabilities, read_predictions
-from .effects import calibration
 from .plots import figure_png, plot_history, plot_reliability, use_lab_style
 from .repro import folder_digest, json_hash, read_json, write_text
 from .runs import STAGES, in_effect, question
@@ -58,7 +79,8 @@ class Verdict:
 def compare_predictions(old, new) -> Verdict: # two predictions tables
     "Differences in numbers, judged by `TOLERANCE`."
     if (old.columns.tolist() != new.columns.tolist() or old.id.tolist() != new.id.tolist()
-        or old.label.tolist() != new.label.tolist()): return Verdict("different", np.nan, np.nan, np.nan)
+        or old.label.tolist() != new.label.tolist()):
+        return Verdict("different", np.nan, np.nan, np.nan)
     acc = evaluate(new)["accuracy"] - evaluate(old)["accuracy"]
     cols = [c for c in old if c.startswith("logit_")]
     logits, prob = (float(np.abs(new[cols].to_numpy() - old[cols].to_numpy()).max()),
@@ -69,7 +91,8 @@ def compare_predictions(old, new) -> Verdict: # two predictions tables
 # %% ../nbs/71_verify.ipynb #1c737856
 def committed(path: Path, root: Path) -> bytes | None: # None when it is not in the last commit
     "A file as the last commit has it."
-    old = subprocess.run(["git", "-C", str(root), "show", f"HEAD:./{path.relative_to(root).as_posix()}"],
+    old = subprocess.run(["git", "-C", str(root), "show",
+                          f"HEAD:./{path.relative_to(root).as_posix()}"],
                          capture_output=True)
     return None if old.returncode else old.stdout
 
@@ -87,11 +110,13 @@ def against_head(path: str | Path, # a predictions file in a git repository
 def locked(root: str | Path = ".") -> dict: # stage -> its entry: cmd, deps, outs
     "What dvc.lock remembers; `LabError` where it is missing, or damaged."
     path = Path(root)/"dvc.lock"
-    if not path.exists(): raise LabError(f"{path}: no such file; `git checkout dvc.lock` brings the last one back")
+    if not path.exists():
+        raise LabError(f"{path}: no such file; `git checkout dvc.lock` brings the last one back")
     said, stages = plain(read_yaml(path)), None
     if isinstance(said, dict): stages = said.get("stages")
-    whole = lambda e: isinstance(e, dict) and all(isinstance(f, dict) and {"path", "md5"} <= f.keys()
-                                                  for k in ("deps", "outs") for f in e.get(k) or [None])
+    def whole(e):
+        return isinstance(e, dict) and all(isinstance(f, dict) and {"path", "md5"} <= f.keys()
+                                        for k in ("deps", "outs") for f in e.get(k) or [None])
     if isinstance(stages, dict) and all(map(whole, stages.values())): return stages
     odd = next((s for s in stages if not whole(stages[s])), "") if isinstance(stages, dict) else ""
     raise LabError(f"{path}: {f'stage {odd} is cut off' if odd else 'no stages in it'}; `git checkout dvc.lock` "
@@ -108,7 +133,8 @@ class Lab:
         self.claims = load_claims(self.root/"nbs"/"claims.yaml", self.params, self.classes)
 
     def path(self, name: str) -> Path: return self.root/name
-    def outs(self, stage: str) -> list[str]: return [o["path"] for o in self.lock[stage]["outs"]]
+    def outs(self, stage: str) -> list[str]:
+        return [o["path"] for o in self.lock[stage]["outs"]]
     def folder(self, stage: str) -> Path: # where the stage's small results lie
         return self.path(next(o for o in self.outs(stage) if o.endswith("/params.yaml"))).parent
     def here(self, name: str) -> bool: return self.path(name).exists()
@@ -121,7 +147,8 @@ def dvc_status(root: Path) -> dict: # stage -> list of {"changed deps" or "chang
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     try:
-        with Repo(str(root)) as repo: return {stage_name(a): said for a, said in repo.status().items()}
+        with Repo(str(root)) as repo:
+            return {stage_name(a): said for a, said in repo.status().items()}
     except DvcException as e:
         raise LabError(f"dvc: {' '.join(str(e).split())}; `git diff dvc.yaml dvc.lock` shows what was "
                        "changed") from None
@@ -136,10 +163,13 @@ def is_kept_aside(path: str) -> bool:
 
 def changes(said, lab: Lab): # yields one line a change
     "An entry of `dvc status` in words; what is merely not here is no change."
-    if isinstance(said, str): yield f"dvc.yaml: the {said.removeprefix('changed ')} is not the one that ran"; return
+    if isinstance(said, str):
+        yield f"dvc.yaml: the {said.removeprefix('changed ')} is not the one that ran"
+        return
     for what, paths in said.items():
         for path, how in paths.items():
-            if isinstance(how, dict): yield from (f"{path}: {k} was {v} since the run" for k, v in how.items())
+            if isinstance(how, dict):
+                yield from (f"{path}: {k} was {v} since the run" for k, v in how.items())
             elif not lab.here(path):
                 if not is_kept_aside(path): yield f"{path}: is missing"
             elif how != "not in cache":
@@ -148,8 +178,10 @@ def changes(said, lab: Lab): # yields one line a change
 # %% ../nbs/71_verify.ipynb #c59713a9
 def lock_problems(lab: Lab) -> dict[str, list[str]]: # by stage
     "Where dvc.lock, dvc.yaml, params.yaml and the files disagree."
-    found = {s: [l for e in said for l in changes(e, lab)] for s, said in dvc_status(lab.root).items()}
-    for stage, lines in chain_problems(lab).items(): found[stage] = found.get(stage, []) + lines
+    found = {s: [line for e in said for line in changes(e, lab)]
+             for s, said in dvc_status(lab.root).items()}
+    for stage, lines in chain_problems(lab).items():
+        found[stage] = found.get(stage, []) + lines
     return found
 
 def stale_stages(root: str | Path = ".") -> list[str]:
@@ -163,7 +195,8 @@ def forget_stages(names: list[str], root: str | Path = "."):
     "Remove entries from dvc.lock; the rest stays as it is, to the byte."
     path = Path(root)/"dvc.lock"
     head, *entries = re.split(r"^(?=  \S)", path.read_text(encoding="utf-8"), flags=re.M)
-    write_text(path, head + "".join(e for e in entries if e.split(":")[0].strip() not in names))
+    write_text(path,
+               head + "".join(e for e in entries if e.split(":")[0].strip() not in names))
 
 def chain_problems(lab: Lab) -> dict[str, list[str]]:
     "What a stage read has to be what another one wrote, even where it is not here."
@@ -180,7 +213,8 @@ def chain_problems(lab: Lab) -> dict[str, list[str]]:
 
 # %% ../nbs/71_verify.ipynb #059d85f3
 def is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)
-def near(a, b) -> bool: return is_number(a) and is_number(b) and abs(a - b) <= 2e-6*max(1, abs(a))
+def near(a, b) -> bool:
+    return is_number(a) and is_number(b) and abs(a - b) <= 2e-6*max(1, abs(a))
 
 def first_difference(was, now, at: str = "") -> str | None: # such as "test.accuracy: 0.9 is written, 0.8 comes out"
     "The first place where two JSON values differ."
@@ -211,11 +245,14 @@ def figure_problem(path: Path, draw # () -> a figure
     return [f"{path.name}: is not the figure that its records give"]
 
 # %% ../nbs/71_verify.ipynb #ce6bc2f9
-CHECKS = {} # kind of stage -> (function, what it computes again, what it would take for the rest)
+# kind of stage -> (function, what it computes again, what it would take for the rest)
+CHECKS = {}
 
 def checks(kind: str, again: str, rest: str = ""):
     "Register the check of a kind of stage."
-    def put(f): CHECKS[kind] = (f, again, rest); return f
+    def put(f):
+        CHECKS[kind] = (f, again, rest)
+        return f
     return put
 
 # %% ../nbs/71_verify.ipynb #15bf7a2d
@@ -223,41 +260,53 @@ def checks(kind: str, again: str, rest: str = ""):
 def check_prepare(lab, stage, folder):
     "A split is a partition: three parts, no picture twice, no group in two of them."
     s, out = lab.split, []
-    if s.id.duplicated().any(): out.append(f"split.csv: picture {s.id[s.id.duplicated()].iloc[0]} occurs twice")
-    if odd := sorted(set(s.part) - {"train", "val", "test"}): out.append(f"split.csv: no such part, {odd[0]}")
+    if s.id.duplicated().any():
+        out.append(f"split.csv: picture {s.id[s.id.duplicated()].iloc[0]} occurs twice")
+    if odd := sorted(set(s.part) - {"train", "val", "test"}):
+        out.append(f"split.csv: no such part, {odd[0]}")
     parts = s.groupby("group").part.nunique()
-    if (parts > 1).any(): out.append(f"split.csv: group {parts.idxmax()} lies in {parts.max()} parts")
-    if missing := {"train", "val", "test"} - set(s.part): out.append(f"split.csv: no {sorted(missing)[0]} part")
+    if (parts > 1).any():
+        out.append(f"split.csv: group {parts.idxmax()} lies in {parts.max()} parts")
+    if missing := {"train", "val", "test"} - set(s.part):
+        out.append(f"split.csv: no {sorted(missing)[0]} part")
     return out
 
 # %% ../nbs/71_verify.ipynb #fa8f77bb
-def run_params(folder: Path) -> dict: return plain(read_yaml(folder/"params.yaml")) # requested, effective, hashes
+def run_params(folder: Path) -> dict: # requested, effective, hashes
+    return plain(read_yaml(folder/"params.yaml"))
 
-@checks("baseline", "metrics, the majority's predictions", "histogram.csv, probe.csv: the pictures")
+@checks("baseline", "metrics, the majority's predictions",
+        "histogram.csv, probe.csv: the pictures")
 def check_baseline(lab, stage, folder):
     "Metrics from predictions, and the majority's predictions from the split."
-    files = {p.stem: check_judged(read_predictions(p), lab.split, p.name) for p in sorted(folder.glob("*.csv"))}
-    metrics = {name: evaluate(p) | {"split": split_hash(lab.split)} for name, p in files.items()}
+    files = {p.stem: check_judged(read_predictions(p), lab.split, p.name)
+             for p in sorted(folder.glob("*.csv"))}
+    metrics = {name: evaluate(p) | {"split": split_hash(lab.split)}
+               for name, p in files.items()}
     off = compare_predictions(files["majority"], majority_baseline(lab.split)).logits
     wrong = ["majority.csv: not the majority of the split's training part"] if off > 1e-6 else []
     return same_json(folder/"metrics.json", metrics) + wrong
 
-@checks("leaks", "pairs counted, leaking pictures, findings, accuracies", "pairs.csv, probes.csv: the pictures")
+@checks("leaks", "pairs counted, leaking pictures, findings, accuracies",
+        "pairs.csv, probes.csv: the pictures")
 def check_leaks(lab, stage, folder):
     "What the certificate says, from the pairs, the probes and the predictions beside it."
     tables = read_split(folder/"split.csv"), pairs_of(folder/"pairs.csv"), pd.read_csv(folder/"probes.csv")
     again = read_json(folder/"certificate.json") | recounted(*tables)
     leak, worth = again["leaking"]["test"], pd.read_csv(folder/"accuracy.csv")
-    preds = [read_predictions(folder/f"{n}.csv").query("part == 'test'") for n in ("probe", "probe_without")]
+    preds = [read_predictions(folder/f"{n}.csv").query("part == 'test'")
+             for n in ("probe", "probe_without")]
     now = pd.concat([accuracy_without(p.id, predicted(p) == p.label, leak) for p in preds])
-    off = first_difference(worth[now.columns].fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list"))
+    off = first_difference(worth[now.columns].fillna(-1).to_dict("list"),
+                           now.fillna(-1).to_dict("list"))
     return same_json(folder/"certificate.json", again | {"findings": list_findings(again)}) + (
         [f"accuracy.csv: {off}"] if off else []) + told_again(folder)
 
 def recounted(split: pd.DataFrame, pairs: pd.DataFrame, asked: pd.DataFrame) -> dict:
     "The parts of a certificate that follow from its tables."
     return dict(n=len(split), parts=split.part.value_counts().to_dict(), pairs=counts(pairs),
-                group_leaks=group_leaks(split), leaking=leaking_ids(split, pairs), same_across=across(pairs, "part"),
+                group_leaks=group_leaks(split), leaking=leaking_ids(split, pairs),
+                same_across=across(pairs, "part"),
                 label_conflicts=across(pairs, "label"),
                 probes=asked.astype(object).where(asked.notna(), None).to_dict("records"))
 
@@ -266,7 +315,8 @@ def told_again(folder: Path) -> list[str]:
     asked, wrong = pd.read_csv(folder/"probes.csv").set_index("probe"), []
     for probe in guesses_of(folder/"guesses.csv").columns[2:]:
         now = guessed(sorted(folder.glob("*.csv")), probe)
-        if not np.allclose(asked.loc[probe, ["score", "low", "high"]].astype(float), now, atol=2e-4):
+        if not np.allclose(asked.loc[probe, ["score", "low", "high"]].astype(float), now,
+                           atol=2e-4):
             wrong.append(f"probes.csv: {probe} is said to tell {asked.score[probe]}, its guesses {now[0]}")
     return wrong
 
@@ -275,10 +325,12 @@ def check_interpret(lab, stage, folder):
     "The scores from the table of maps, a row a picture."
     from cvlab.interpret import pointing_summary
     points = pd.read_csv(folder/"pointing.csv", dtype={"id": str})
-    return same_json(folder/"pointing.json", read_json(folder/"pointing.json") | pointing_summary(points))
+    return same_json(folder/"pointing.json",
+                     read_json(folder/"pointing.json") | pointing_summary(points))
 
 # %% ../nbs/71_verify.ipynb #5059c5cc
-@checks("folds", "the folds, scores, means, effects, metrics, confusion", "oof.csv, answers.csv: the weights")
+@checks("folds", "the folds, scores, means, effects, metrics, confusion",
+        "oof.csv, answers.csv: the weights")
 def check_folds(lab, stage, folder):
     "The folds from the split, and all that follows from the out-of-fold predictions."
     from cvlab.crossval import fold_effects, fold_scores, gains, over_folds, score_ways
@@ -286,7 +338,8 @@ def check_folds(lab, stage, folder):
     p, oof = lab.params, pd.read_csv(folder/"oof.csv", dtype={"id": str})
     folds = make_folds(lab.split, p.folds.n, p.folds.repeats, p.split.seed)
     here = oof.groupby("experiment", sort=False)
-    scores = pd.concat([fold_scores(g).assign(experiment=e) for e, g in here], ignore_index=True)
+    scores = pd.concat([fold_scores(g).assign(experiment=e) for e, g in here],
+                       ignore_index=True)
     each = scores.groupby("experiment", sort=False)
     means = pd.concat({e: over_folds(g) for e, g in each}, names=["experiment", "score"])
     effects = fold_effects(oof, n_train=len(folds)//p.folds.repeats*(p.folds.n - 1)//p.folds.n)
@@ -294,15 +347,17 @@ def check_folds(lab, stage, folder):
     first = evaluate(base.drop(columns=["repeat", "fold", "experiment"]), "val")
     said = pd.read_csv(folder/"answers.csv", dtype={"id": str, "network": str}).fillna({"network": ""})
     who = [f"answers.csv: {e}, {way}: not of this split's test part" for (e, way, _), t in
-           said.groupby(["experiment", "way", "network"], sort=False) if not of_part(t, lab.split, "test")]
+           said.groupby(["experiment", "way", "network"], sort=False)
+           if not of_part(t, lab.split, "test")]
     who += not_together(said)
     placed = oof.merge(folds, on=["id", "repeat"])
     if len(oof) != len(folds)*len(p.folds.experiments) or (placed.fold_x != placed.fold_y).any():
         who.append("oof.csv: not one prediction of each picture by the network of its fold")
     tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects,
                   ways=score_ways(said), gains=gains(said))
-    confusion = lambda: plot_confusions(first["confusion_matrix"], first["classes"])
-    return [*who, *(l for name, t in tables.items() for l in same_table(folder/f"{name}.csv", t)),
+    def confusion(): return plot_confusions(first["confusion_matrix"], first["classes"])
+    return [*who, *(line for name, t in tables.items()
+                    for line in same_table(folder/f"{name}.csv", t)),
             *same_json(folder/"metrics.json", dict(oof=first, split=split_hash(lab.split))),
             *figure_problem(folder/"confusion_matrix.png", confusion)]
 
@@ -338,43 +393,55 @@ def of_part(preds: pd.DataFrame, split: pd.DataFrame, part: str) -> bool:
 def check_lr_find(lab, stage, folder):
     "The suggestion from the curves."
     found, literal = lr_found(folder/"curves.csv"), run_params(folder)["effective"]["optim"]["lr"]
-    return same_json(folder/"lr.json", dict(lr=found.lr, interval=found.interval, rates=found.rates, notes=found.notes,
+    return same_json(folder/"lr.json", dict(lr=found.lr, interval=found.interval,
+                                            rates=found.rates, notes=found.notes,
                                             literal=literal))
 
 # %% ../nbs/71_verify.ipynb #4ba3ebc2
 def best_row(history: pd.DataFrame, monitor: str) -> pd.Series:
     "The epoch whose weights were kept."
-    return history.loc[history[monitor].idxmin() if monitor.endswith("loss") else history[monitor].idxmax()]
+    return history.loc[history[monitor].idxmin() if monitor.endswith("loss")
+                       else history[monitor].idxmax()]
 
-@checks("train", "", "results.csv, weights: a training (--retrain), or the weights (--weights)")
+@checks("train", "",
+        "results.csv, weights: a training (--retrain), or the weights (--weights)")
 def check_train(lab, stage, folder):
     "The log says what the history says, epoch by epoch."
     history, p = pd.read_csv(folder/"results.csv"), run_params(folder)["effective"]["train"]
     log = (folder/"train.log").read_text(encoding="utf-8").splitlines()
-    said = np.array([re.findall(r"[-+.\de]*\d", l) for l in log if l.startswith("epoch ")], float)
+    said = np.array([re.findall(r"[-+.\de]*\d", line) for line in log if line.startswith("epoch ")], float)
     if history.epoch.tolist() != list(range(1, len(history) + 1)):
         return ["results.csv: the epochs do not count up from 1"]
-    early = p["patience"] or any(l.startswith("stopped") for l in log)
+    early = p["patience"] or any(line.startswith("stopped") for line in log)
     if len(history) > p["epochs"] or (len(history) < p["epochs"] and not early):
         return [f"results.csv: {len(history)} epochs where {p['epochs']} were asked for"]
-    if len(said) != len(history): return [f"train.log: {len(said)} epochs, results.csv has {len(history)}"]
-    printed = 6e-5 + history*np.where(history.columns == "lr", 6e-3, 1e-8) # how far the log's digits go
+    if len(said) != len(history):
+        return [f"train.log: {len(said)} epochs, results.csv has {len(history)}"]
+    # how far the log's digits go
+    printed = 6e-5 + history*np.where(history.columns == "lr", 6e-3, 1e-8)
     off = (abs(said - history) > printed).any(axis=1)
     return [f"train.log: epoch {off.argmax() + 1} is not that of results.csv"] if off.any() else []
 
 # %% ../nbs/71_verify.ipynb #a5e92333
-@checks("evaluate", "metrics, curves, confusion, reliability", "predictions.csv: the weights (--weights)")
+@checks("evaluate", "metrics, curves, confusion, reliability",
+        "predictions.csv: the weights (--weights)")
 def check_evaluate(lab, stage, folder):
     "Metrics and figures from predictions and history, and the predictions against the history."
-    preds = check_judged(read_predictions(folder/"predictions.csv"), lab.split, "predictions.csv")
-    metrics = {part: evaluate(preds, part) | {"split": split_hash(lab.split)} for part in ("val", "test")}
+    preds = check_judged(read_predictions(folder/"predictions.csv"), lab.split,
+                         "predictions.csv")
+    metrics = {part: evaluate(preds, part) | {"split": split_hash(lab.split)}
+               for part in ("val", "test")}
     train = lab.path(f"runs/train/{folder.parent.name}/{folder.name}")
     history, p = pd.read_csv(train/"results.csv"), run_params(train)["effective"]
-    curves = lambda: plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
-    confusion = lambda: plot_confusions(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
-    return [*same_json(folder/"metrics.json", metrics), *against_history(metrics["val"], history, p),
-            *figure_problem(folder/"results.png", curves), *figure_problem(folder/"confusion_matrix.png", confusion),
-            *figure_problem(folder/"reliability.png", lambda: plot_reliability(calibration(preds)))]
+    def curves(): return plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
+    def confusion():
+        return plot_confusions(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
+    return [*same_json(folder/"metrics.json", metrics),
+            *against_history(metrics["val"], history, p),
+            *figure_problem(folder/"results.png", curves),
+            *figure_problem(folder/"confusion_matrix.png", confusion),
+            *figure_problem(folder/"reliability.png",
+                            lambda: plot_reliability(calibration(preds)))]
 
 # %% ../nbs/71_verify.ipynb #80cc9313
 def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in effect
@@ -382,15 +449,18 @@ def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in ef
     "The kept epoch's validation, as the training saw it, has to be what the predictions of that part give."
     best, room = best_row(history, p["train"]["monitor"]), 1e-4 if p["train"]["precision"] == "fp32" else .02
     said = [("accuracy", val["accuracy"], best.val_accuracy)]
-    if not any(p["loss"].get(k) for k in ("label_smoothing", "alpha", "gamma")): # else it is no plain cross-entropy
+    # else it is no plain cross-entropy
+    if not any(p["loss"].get(k) for k in ("label_smoothing", "alpha", "gamma")):
         said.append(("loss", val["log_loss"], best.val_loss))
-    return [f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}" for what, now, was in said
+    return [f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}"
+            for what, now, was in said
             if abs(now - was) > room*max(1, was)]
 
 # %% ../nbs/71_verify.ipynb #c9b12111
 def aside(lab: Lab, stage: str) -> Path: # folder of the stage in a copy of runs/ made of links
     "A place where a stage can run again without touching what is there."
-    base = lab.path(".cvlab/aside"); base.mkdir(parents=True, exist_ok=True)
+    base = lab.path(".cvlab/aside")
+    base.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=base))
     own = {kind(stage), {"train": "weights", "report": "cards"}.get(kind(stage))}
     for f in lab.path("runs").iterdir():
@@ -405,7 +475,8 @@ def run_again(lab: Lab, stage: str) -> Path: # folder with what came out
     "Run a stage aside; `LabError` with its last line when it fails."
     folder, p = aside(lab, stage), run_params(lab.folder(stage))
     args = kind(stage), str(folder), p["experiment"], p["seed"]
-    done = subprocess.run([sys.executable, "-c", f"from cvlab.engine import run_stage; run_stage(*{args!r})"],
+    done = subprocess.run([sys.executable, "-c",
+                           f"from cvlab.engine import run_stage; run_stage(*{args!r})"],
                           cwd=lab.root, capture_output=True, text=True)
     if not done.returncode: return folder
     shutil.rmtree(place_of(lab, folder), ignore_errors=True)
@@ -418,13 +489,15 @@ def same_text(a: str, b: str) -> bool:
     "Equal but for the last of many digits, which another processor rounds otherwise."
     if a == b: return True
     pairs = zip(NUMBER.findall(a), NUMBER.findall(b))
-    return NUMBER.sub("#", a) == NUMBER.sub("#", b) and all(near(float(x), float(y)) for x, y in pairs)
+    return NUMBER.sub("#", a) == NUMBER.sub("#", b) and all(near(float(x), float(y))
+                                                            for x, y in pairs)
 
-def cells_of(path: Path, places: dict[str, str] = {}) -> tuple[str, list[bytes]]: # text, pictures
+def cells_of(path: Path, places: dict[str, str] | None = None) -> tuple[str, list[bytes]]: # text, pictures
     "What an executed notebook holds, but for the injected parameters, which say where it lies."
     text = path.read_text(encoding="utf-8")
-    for a, b in places.items(): text = text.replace(a, b)
-    cells = [c for c in json.loads(text)["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
+    for a, b in (places or {}).items(): text = text.replace(a, b)
+    cells = [c for c in json.loads(text)["cells"]
+             if "injected-parameters" not in c["metadata"].get("tags", [])]
     data = [o["data"] for c in cells for o in c.get("outputs", []) if "data" in o]
     pictures = [base64.b64decode(d.pop("image/png")) for d in data if "image/png" in d]
     return json.dumps(cells), pictures
@@ -446,7 +519,8 @@ def same_file(old: Path, new: Path, places: dict[str, str] # text of the new not
 
 def files_of(lab: Lab, stage: str) -> list[Path]:
     "All files that a stage wrote, those in folders included."
-    return [f for o in map(lab.path, lab.outs(stage)) for f in ([o] if o.is_file() else sorted(o.rglob("*.*")))]
+    return [f for o in map(lab.path, lab.outs(stage))
+            for f in ([o] if o.is_file() else sorted(o.rglob("*.*")))]
 
 AGAIN = ("compare", "report")
 
@@ -455,12 +529,16 @@ def check_again(lab, stage, folder):
     new = run_again(lab, stage)
     places = {str(f): "runs" for f in (new.parent.relative_to(lab.root), new.parent)}
     runs = lab.path("runs")
-    moved = lambda f: new.parent/f.relative_to(runs) if f.is_relative_to(runs) else new/f.name
-    try: return [f"{f.relative_to(lab.root)}: another one comes out when the stage is run again"
-                 for f in files_of(lab, stage) if not same_file(f, moved(f), places)]
+    def moved(f):
+        return new.parent/f.relative_to(runs) if f.is_relative_to(runs) else new/f.name
+    try:
+        return [f"{f.relative_to(lab.root)}: another one comes out when the stage is run again"
+                for f in files_of(lab, stage) if not same_file(f, moved(f), places)]
     finally: shutil.rmtree(new.parent, ignore_errors=True)
 
-for _kind in AGAIN: CHECKS[_kind] = (lambda *args: [], "run again, every output", "") # `verify` runs them side by side
+for _kind in AGAIN:
+    # `verify` runs them side by side
+    CHECKS[_kind] = (lambda *args: [], "run again, every output", "")
 
 # %% ../nbs/71_verify.ipynb #754fb6ec
 def expected_params(lab: Lab, stage: str, folder: Path, effective: dict) -> dict:
@@ -469,7 +547,8 @@ def expected_params(lab: Lab, stage: str, folder: Path, effective: dict) -> dict
     exp, seed = given.get("experiment", ""), int(given.get("seed", 0))
     asked = resolve(lab.root/"params.yaml", exp).model_dump(exclude={"experiments"})
     asked = {s: asked[s] for s in STAGES[kind(stage)] if s in asked}
-    auto = {f"{s}.{k}": effective[s][k] for s, p in asked.items() if isinstance(p, dict) for k in p if p[k] == "auto"}
+    auto = {f"{s}.{k}": effective[s][k] for s, p in asked.items() if isinstance(p, dict)
+            for k in p if p[k] == "auto"}
     return dict(experiment=exp, seed=seed, requested=asked, effective=in_effect(asked, auto),
                 data=data_hash(lab.split), split=split_hash(lab.split))
 
@@ -488,12 +567,16 @@ def notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     cells, source = read_json(path)["cells"], lambda c: (c["cell_type"], "".join(c["source"]))
     plan = [source(c) for c in read_json(lab.path(f"nbs/pipeline/{path.name}"))["cells"]]
     injected = [c for c in cells if "injected-parameters" in c["metadata"].get("tags", [])]
-    given = dict(l.split(" = ", 1) for c in injected for l in source(c)[1].splitlines() if " = " in l)
-    want = dict(experiment=said["experiment"], seed=said["seed"], out=folder.relative_to(lab.root).as_posix())
-    out = [f"was run with {k}={v}" for k, v in given.items() if k in want and ast.literal_eval(v) != want[k]]
+    given = dict(line.split(" = ", 1) for c in injected
+                 for line in source(c)[1].splitlines() if " = " in line)
+    want = dict(experiment=said["experiment"], seed=said["seed"],
+                out=folder.relative_to(lab.root).as_posix())
+    out = [f"was run with {k}={v}"
+           for k, v in given.items() if k in want and ast.literal_eval(v) != want[k]]
     if [source(c) for c in cells if c not in injected] != plan:
         out.append(f"has other cells than nbs/pipeline/{path.name}")
-    if any(o["output_type"] == "error" for c in cells for o in c.get("outputs", [])): out.append("ends in an error")
+    if any(o["output_type"] == "error" for c in cells for o in c.get("outputs", [])):
+        out.append("ends in an error")
     return [f"{path.name}: {o}" for o in out]
 
 # %% ../nbs/71_verify.ipynb #2a9341c4
@@ -504,17 +587,20 @@ def ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     if kind(stage) not in READERS: return []
     said, ledger = run_params(folder), read_ledger(lab.path("runs/ledger.csv"))
     asker = lab.path("runs/train")/folder.parent.name/folder.name if kind(stage) == "evaluate" else folder
-    want = dict(split=split_hash(lab.split)[:16], stage=kind(stage), experiment=said["experiment"], seed=said["seed"],
+    want = dict(split=split_hash(lab.split)[:16], stage=kind(stage),
+                experiment=said["experiment"], seed=said["seed"],
                 asked=json_hash(question(run_params(asker)["requested"]))[:12])
     mine = ledger[(ledger[list(want)] == pd.Series(want)).all(axis=1)]
     n = int((lab.split.part == "test").sum())
     if mine.empty: return ["runs/ledger.csv: the test part was read and no line says so"]
-    return [f"runs/ledger.csv: {k} test pictures were read, the split has {n}" for k in mine.n if k != n]
+    return [f"runs/ledger.csv: {k} test pictures were read, the split has {n}"
+            for k in mine.n if k != n]
 
 def twins(lab: Lab, stage: str, folder: Path) -> list[str]:
     "Another seed of the experiment with the very same predictions."
     if kind(stage) != "evaluate": return []
-    same = [f.parent.name for f in sorted(folder.parent.glob("seed-*/predictions.csv")) if f.parent != folder
+    same = [f.parent.name
+            for f in sorted(folder.parent.glob("seed-*/predictions.csv")) if f.parent != folder
             and f.read_bytes() == (folder/"predictions.csv").read_bytes()]
     return [f"predictions.csv: the same as those of {s}; one of the two was trained with another seed" for s in same]
 
@@ -540,7 +626,9 @@ def check_stage(lab: Lab, stage: str, problems: list[str] # those already found
     folder = lab.folder(stage)
     for f in (check, provenance_problems, notebook_problems, ledger_problems, twins):
         problems = problems + guarded(f, lab, stage, folder)
-    if problems: return [Line(stage, "drift", p.replace(f"{lab.root}/", "")) for p in dict.fromkeys(problems)]
+    if problems:
+        return [Line(stage, "drift", p.replace(f"{lab.root}/", ""))
+                for p in dict.fromkeys(problems)]
     if not again: return [Line(stage, "re-trainable", rest)]
     return [Line(stage, "verified", again + (f"; re-trainable: {rest}" if rest else ""))]
 
@@ -552,12 +640,14 @@ def check_measured(lab: Lab) -> list[Line]:
 def measured_line(recipe: Path, lab: Lab) -> Line:
     "The runs of one recipe, or one certificate."
     files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
-    problems = [f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(measured_problems, f)]
+    problems = [f"{f.relative_to(recipe)}: {p}" for f in files
+                for p in guarded(measured_problems, f)]
     what = f"{len(files)} predictions agree with their splits and histories"
     if (recipe/"guesses.csv").exists():
         problems, what = (guarded(check_guesses, recipe),
                           "the scores of its folds follow from the guesses; top-5 of its tables does not")
-        if not (recipe/"single_guesses.csv").exists(): what += ", nor do the scores of single networks on the test part"
+        if not (recipe/"single_guesses.csv").exists():
+            what += ", nor do the scores of single networks on the test part"
     if (recipe/"certificate.json").exists():
         problems, what = guarded(check_leaks, lab, "leaks", recipe), "the certificate follows from its tables"
     return Line(name, "drift", problems[0]) if problems else Line(
@@ -566,20 +656,24 @@ def measured_line(recipe: Path, lab: Lab) -> Line:
 def check_guesses(recipe: Path) -> list[str]:
     "Scores, means, effects, figures and the scores of the test part from who named what (`cvlab.crossval.keep_folds`)."
     from cvlab.crossval import SCORES, from_guesses, over_folds, plot_folds, score_guesses
-    text = lambda name: pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
+    def text(name): return pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
     oof, test, split = text("guesses.csv"), text("test_guesses.csv"), read_split(recipe/"split.csv")
     scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"ways.csv")
     single = text("single_guesses.csv") if (recipe/"single_guesses.csv").exists() else None
-    if single is None: ways = ways.query("networks == 1") # what single networks said is not there
-    score = lambda t, name: score_guesses(t.label, t[name], t[f"{name}.nll"].astype(float))
+    if single is None:
+        ways = ways.query("networks == 1") # what single networks said is not there
+    def score(t, name): return score_guesses(t.label, t[name], t[f"{name}.nll"].astype(float))
     now = [dict(repeat=int(r), fold=int(k), n=len(g), **score(g, e), experiment=e)
-           for e in scores.experiment.unique() for (r, k), g in oof.groupby(["repeat", "fold"])]
+           for e in scores.experiment.unique()
+           for (r, k), g in oof.groupby(["repeat", "fold"])]
     def of_way(e, w): # the mean of its networks
         t, names = (test, [f"{e}/{w}"]) if f"{e}/{w}" in test else (single, [
             c for c in single if c.startswith(f"{e}/{w}/") and not c.endswith(".nll")])
         return pd.DataFrame([score(t, name) for name in names]).mean()
-    of_test = pd.DataFrame([of_way(*way) for way in zip(ways.experiment, ways.way)], index=ways.index)
-    means = pd.concat({e: over_folds(g) for e, g in pd.DataFrame(now).groupby("experiment", sort=False)},
+    of_test = pd.DataFrame([of_way(*way) for way in zip(ways.experiment, ways.way)],
+                           index=ways.index)
+    means = pd.concat({e: over_folds(g)
+                       for e, g in pd.DataFrame(now).groupby("experiment", sort=False)},
                       names=["experiment", "score"])
     off = same_table(recipe/"scores.csv", pd.DataFrame(now)) + same_table(recipe/"together.csv", means.reset_index())
     worst = (of_test[list(SCORES)] - ways[list(SCORES)]).abs().max().max()
@@ -589,12 +683,15 @@ def check_guesses(recipe: Path) -> list[str]:
         if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])):
             off.append(f"{name}: not the pictures of split.csv")
     for name, t in from_guesses(recipe).items(): off += same_table(recipe/f"{name}.csv", t)
-    off += not_those_effects(scores, effects := pd.read_csv(recipe/"effects.csv"), (split.part != "test").sum())
+    off += not_those_effects(scores, effects := pd.read_csv(recipe/"effects.csv"),
+                             (split.part != "test").sum())
     first = scores.experiment.iloc[0]
     classes, base = sorted(oof.label.unique()), oof[oof.repeat == "0"]
     named = pd.crosstab(base.label, base[first]).reindex(index=classes, columns=classes, fill_value=0).to_numpy()
-    return [*off, *figure_problem(recipe/"folds.png", lambda: plot_folds(scores, effects=effects)),
-            *figure_problem(recipe/"confusion_matrix.png", lambda: plot_confusions(named, classes))]
+    return [*off,
+            *figure_problem(recipe/"folds.png", lambda: plot_folds(scores, effects=effects)),
+            *figure_problem(recipe/"confusion_matrix.png",
+                            lambda: plot_confusions(named, classes))]
 
 def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # pictures of all folds
                      ) -> list[str]:
@@ -612,15 +709,18 @@ def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # pict
 def measured_problems(preds: Path) -> list[str]:
     "Predictions against the split and the history of the same run."
     run = next(p for p in preds.parents if (p/"prepare"/"split.csv").exists())
-    table = check_judged(read_predictions(preds), read_split(run/"prepare"/"split.csv"), preds.name)
+    table = check_judged(read_predictions(preds), read_split(run/"prepare"/"split.csv"),
+                         preds.name)
     train = run/"train"/preds.parent.relative_to(run/"evaluate")
-    return against_history(evaluate(table, "val"), pd.read_csv(train/"results.csv"), run_params(train)["effective"])
+    return against_history(evaluate(table, "val"), pd.read_csv(train/"results.csv"),
+                           run_params(train)["effective"])
 
 # %% ../nbs/71_verify.ipynb #071adf18
 def pages(lab: Lab) -> list[Path]:
     "What people read: the pages at the top, the prose of pipeline and tutorial notebooks (cards: notebook 72)."
     return [lab.path("README.md"), lab.path("TRAINING_RESULTS.md"),
-            *sorted(lab.path("nbs/pipeline").glob("*.ipynb")), *sorted(lab.path("nbs/tutorials").glob("*.ipynb"))]
+            *sorted(lab.path("nbs/pipeline").glob("*.ipynb")),
+            *sorted(lab.path("nbs/tutorials").glob("*.ipynb"))]
 
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Numbers, links and figures of one page."
@@ -644,15 +744,18 @@ def verify(root: str | Path = ".") -> list[Line]: # the problems first
     lab = Lab(root)
     with ThreadPoolExecutor(2) as pool: # each stage that runs again is another process
         found = pool.submit(lock_problems, lab)
-        again = {s: pool.submit(guarded, check_again, lab, s, lab.folder(s)) for s in AGAIN if s in lab.lock}
+        again = {s: pool.submit(guarded, check_again, lab, s, lab.folder(s))
+                 for s in AGAIN if s in lab.lock}
         stale = stale_stages(lab.root)
         lines = [Line(s, "drift", "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it") for s in stale]
-        lines += [l for s in lab.lock if s not in {*again, *stale}
-                  for l in check_stage(lab, s, found.result().get(s, []))]
-        for s, f in again.items(): lines += check_stage(lab, s, found.result().get(s, []) + f.result())
-    lines += [Line(s, "drift", p) for s, problems in found.result().items() if s not in lab.lock for p in problems]
-    lines += check_measured(lab) + [l for p in pages(lab) for l in check_page(lab, p)]
-    return sorted(lines, key=lambda l: l.state != "drift")
+        lines += [item for s in lab.lock if s not in {*again, *stale}
+                  for item in check_stage(lab, s, found.result().get(s, []))]
+        for s, f in again.items():
+            lines += check_stage(lab, s, found.result().get(s, []) + f.result())
+    lines += [Line(s, "drift", p)
+              for s, problems in found.result().items() if s not in lab.lock for p in problems]
+    lines += check_measured(lab) + [line for p in pages(lab) for line in check_page(lab, p)]
+    return sorted(lines, key=lambda label: label.state != "drift")
 
 # %% ../nbs/71_verify.ipynb #f9a27f01
 def check_data(lab: Lab) -> list[Line]:
@@ -662,19 +765,22 @@ def check_data(lab: Lab) -> list[Line]:
     from cvlab.runs import cache_folder
     source, p, again = lab.path(lab.params.data.path), lab.params.split, lab.path(".cvlab/aside/split.csv")
     if not source.exists():
-        return [Line("data", "unverifiable", f"{source.name} is not here; `make data` draws the meadow")]
+        return [Line("data", "unverifiable",
+                     f"{source.name} is not here; `make data` draws the meadow")]
     split = split_samples(open_data(source, cache_folder()).samples, p.val, p.test, p.seed)
     write_split(again, split)
     if again.read_bytes() == lab.path("runs/prepare/split.csv").read_bytes():
         return [Line("data", "verified",
                      f"{len(split)} pictures divided again: the same split, {split_hash(split)[:16]}")]
-    key = lambda s: set(s[["id", "label", "part"]].itertuples(index=False, name=None))
+    def key(s): return set(s[["id", "label", "part"]].itertuples(index=False, name=None))
     gone = sorted(key(lab.split) - key(split)) or sorted(key(split) - key(lab.split))
-    return [Line("data", "drift", f"dividing {source.name} again gives another split: {len(gone)} rows are not in "
+    return [Line("data", "drift",
+                 f"dividing {source.name} again gives another split: {len(gone)} rows are not in "
                                   f"both, such as {gone[0] if gone else 'none; the paths or groups differ'}")]
 
 # %% ../nbs/71_verify.ipynb #d9166995
-PROBABILITY = 1e-3 # largest difference of a probability; 0 on the processor that predicted, between two not measured
+# largest difference of a probability; 0 on the processor that predicted, between two not measured
+PROBABILITY = 1e-3
 
 def check_weights(lab: Lab) -> list[Line]:
     "Predict again, a line an evaluation."
@@ -682,15 +788,19 @@ def check_weights(lab: Lab) -> list[Line]:
 
 def weights_line(lab: Lab, stage: str) -> Line:
     "The predictions of one training's weights against those that are stored."
-    folder = lab.folder(stage); weights = lab.path("runs/weights")/folder.parent.name/folder.name
+    folder = lab.folder(stage)
+    weights = lab.path("runs/weights")/folder.parent.name/folder.name
     if not (weights/"best.safetensors").exists():
-        return Line(stage, "unverifiable", f"{weights.relative_to(lab.root)} is not here; `make repro` trains it")
+        return Line(stage, "unverifiable",
+                    f"{weights.relative_to(lab.root)} is not here; `make repro` trains it")
     stored, now = read_predictions(folder/"predictions.csv"), predict_again(lab, weights)
     if stored.iloc[:, :3].values.tolist() != now.iloc[:, :3].values.tolist() or list(stored) != list(now):
-        return Line(stage, "drift", "the weights are about other pictures or classes than predictions.csv")
+        return Line(stage, "drift",
+                    "the weights are about other pictures or classes than predictions.csv")
     off = float(np.abs(probabilities(stored) - probabilities(now)).max())
     if off <= PROBABILITY:
-        return Line(stage, "verified", f"{len(now)} pictures predicted again, probabilities within {off:.1g}")
+        return Line(stage, "verified",
+                    f"{len(now)} pictures predicted again, probabilities within {off:.1g}")
     return Line(stage, "drift",
                 f"the weights give other predictions, a probability {off:.3f} apart ({PROBABILITY} is allowed)")
 
@@ -701,9 +811,11 @@ def predict_again(lab: Lab, weights: Path) -> pd.DataFrame: # a predictions tabl
     from cvlab.predict import logits_of, predictions
     from cvlab.runs import cache_folder
     model, info = load_model(weights)
-    images = picture_cache(lab.path(lab.params.data.path), lab.split, info["side"], cache_folder())
+    images = picture_cache(lab.path(lab.params.data.path), lab.split, info["side"],
+                           cache_folder())
     parts = [part_of(lab.split, images, p, lambda rows: None) for p in ("val", "test")]
-    table = pd.concat([predictions(rows, logits_of(model, ims, info), info["classes"]) for ims, _, rows in parts])
+    table = pd.concat([predictions(rows, logits_of(model, ims, info), info["classes"])
+                       for ims, _, rows in parts])
     return table.sort_values(["part", "id"], kind="stable", ignore_index=True)
 
 # %% ../nbs/71_verify.ipynb #c6f9e27b
@@ -711,7 +823,8 @@ def numbers_of(path: Path) -> dict[str, float]: # by place
     "Every number of a CSV or JSON file, by where it stands."
     if path.suffix == ".json": return dict(leaves(read_json(path)))
     t = pd.read_csv(path, keep_default_na=False)
-    t = t.set_index([c for c in t if not pd.api.types.is_numeric_dtype(t[c])] or [t.columns[0]])
+    t = t.set_index([c for c in t if not pd.api.types.is_numeric_dtype(t[c])]
+                    or [t.columns[0]])
     return {f"{i} {c}": float(v) for c in t for i, v in t[c].items()}
 
 def leaves(value, at: str = ""): # yields (place, number)
@@ -724,10 +837,13 @@ def compare_numbers(old: Path, new: Path) -> str: # byte-equal | within toleranc
     "Two files of one output, number by number."
     if not new.exists(): return "different: it was not made"
     if old.read_bytes() == new.read_bytes(): return "byte-equal"
-    if old.name == "predictions.csv": return str(compare_predictions(read_predictions(old), read_predictions(new)))
-    if old.suffix not in (".csv", ".json"): return "other bytes; no table, it follows from those"
+    if old.name == "predictions.csv":
+        return str(compare_predictions(read_predictions(old), read_predictions(new)))
+    if old.suffix not in (".csv", ".json"):
+        return "other bytes; no table, it follows from those"
     a, b = numbers_of(old), numbers_of(new)
-    if a.keys() != b.keys(): return f"different: {len(a.keys() ^ b.keys())} numbers have no counterpart"
+    if a.keys() != b.keys():
+        return f"different: {len(a.keys() ^ b.keys())} numbers have no counterpart"
     off = {k: abs(a[k] - b[k])/max(1, abs(a[k])) for k in a}
     worst = max(off, key=off.get, default="")
     near = "within tolerance" if not off or off[worst] <= TOLERANCE["accuracy"] else "different"
@@ -745,11 +861,13 @@ def check_known(lab: Lab, stage: str):
 
 def retrain(stage: str, root: str | Path = ".") -> list[Line]: # a line an output
     "Run one stage aside and compare what comes out."
-    lab = Lab(root); check_known(lab, stage)
+    lab = Lab(root)
+    check_known(lab, stage)
     new, old = run_again(lab, stage), lab.folder(stage)
     try:
         found = {f: compare_numbers(f, new/f.relative_to(old)) for f in files_of(lab, stage)
                  if f.is_relative_to(old) and f.suffix != ".ipynb"}
-        return [Line(f.relative_to(lab.root).as_posix(), "drift" if a.startswith("different") else "verified", a)
+        return [Line(f.relative_to(lab.root).as_posix(),
+                     "drift" if a.startswith("different") else "verified", a)
                 for f, a in found.items()]
     finally: shutil.rmtree(place_of(lab, new), ignore_errors=True)

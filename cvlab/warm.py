@@ -7,14 +7,26 @@ __all__ = ['INLINE', 'LIBRARIES', 'load_libraries', 'become', 'message', 'serve'
            'warm']
 
 # %% ../nbs/07_warm.ipynb #710a7a82
-import gc, importlib, json, os, runpy, select, shutil, signal, socket, subprocess, sys, tempfile, time
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
+
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 # %% ../nbs/07_warm.ipynb #dfe8763c
-INLINE = "module://matplotlib_inline.backend_inline" # where a kernel draws, unless it is told otherwise
+# where a kernel draws, unless it is told otherwise
+INLINE = "module://matplotlib_inline.backend_inline"
 LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner
 fastai.callback.schedule matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model
 statsmodels.api captum.attr pydantic ruamel.yaml papermill nbclient ipykernel.kernelapp ipykernel.inprocess
@@ -31,13 +43,17 @@ def load_libraries(): # a generator: one library a step
         try: importlib.import_module(name)
         except Exception: pass
         yield
-    gc.collect(); gc.freeze() # what was imported is shared, and stays so
+    gc.collect() # what was imported is shared, and stays so
+    gc.freeze()
 
 def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
     "What a copy does: be the process that `cmd` would have started."
-    os.setsid(); os.chdir(cwd)
-    os.environ.clear(); os.environ.update(env, JPY_PARENT_PID=str(os.getppid())) # for what it starts
-    if "matplotlib" in sys.modules: sys.modules["matplotlib"].rcParams["backend"] = env.get("MPLBACKEND") or INLINE
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear() # for what it starts
+    os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
+    if "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].rcParams["backend"] = env.get("MPLBACKEND") or INLINE
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv, sys.path[0] = cmd[cmd.index("-m") + 1:], cwd
@@ -45,8 +61,12 @@ def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         status = 0
-    except SystemExit as e: status = e.code if isinstance(e.code, int) else int(e.code is not None)
-    finally: sys.stdout.flush(); sys.stderr.flush(); os._exit(status)
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 # %% ../nbs/07_warm.ipynb #af536b0b
 def message(conn: socket.socket) -> dict | None: # None: nobody is there any more
@@ -75,13 +95,15 @@ def serve(server: socket.socket, # listening
                 if not (pid := os.fork()):
                     for c in (server, new, *copies): c.close()
                     become(**asked)
-                copies[new] = pid; new.sendall(f"{json.dumps(dict(pid=pid))}\n".encode())
+                copies[new] = pid
+                new.sendall(f"{json.dumps(dict(pid=pid))}\n".encode())
             else: _end(copies.pop(conn))
         for conn, pid in list(copies.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 del copies[conn]
-                try: conn.sendall(f"{json.dumps(dict(status=os.waitstatus_to_exitcode(status)))}\n".encode())
+                try:
+                    conn.sendall(f"{json.dumps(dict(status=os.waitstatus_to_exitcode(status)))}\n".encode())
                 except OSError: pass # nobody wants to know
                 conn.close()
     for pid in copies.values(): _end(pid)
@@ -98,7 +120,8 @@ class Copy:
     "A copy, as `subprocess.Popen` would describe it."
     stdin = stdout = stderr = returncode = None
     def __init__(self, path: str, cmd: list[str], cwd: str, env: dict[str, str]):
-        self.conn = socket.socket(socket.AF_UNIX); self.conn.connect(path)
+        self.conn = socket.socket(socket.AF_UNIX)
+        self.conn.connect(path)
         self.conn.sendall(f"{json.dumps(dict(cmd=cmd, cwd=cwd, env=env))}\n".encode())
         answer = message(self.conn)
         if not answer: raise ConnectionError("the process that waits has gone")
@@ -121,14 +144,16 @@ class WarmProvisioner(LocalProvisioner):
         env, cwd = kw.get("env") or dict(os.environ), str(kw.get("cwd") or os.getcwd())
         try: self.process = Copy(os.environ["CVLAB_WARM"], cmd, cwd, env)
         except (OSError, KeyError): return await super().launch_kernel(cmd, **kw)
-        self.pid = self.pgid = self.process.pid; self.cwd = cwd
+        self.pid = self.pgid = self.process.pid
+        self.cwd = cwd
         return self.connection_info
 
 # %% ../nbs/07_warm.ipynb #c9021462
 @contextmanager
 def asked_first():
     "Let this process ask our provisioner; its children read the environment."
-    factory = KernelProvisionerFactory.instance(); before = factory.default_provisioner_name
+    factory = KernelProvisionerFactory.instance()
+    before = factory.default_provisioner_name
     factory.default_provisioner_name = "cvlab"
     try: yield
     finally: factory.default_provisioner_name = before
@@ -136,16 +161,25 @@ def asked_first():
 @contextmanager
 def warm(at_once: bool = False): # import now, not when the first kernel is asked for
     "Kernels that start while the block runs have their libraries already."
-    if sys.platform != "linux": yield; return
-    folder = tempfile.mkdtemp(prefix="cvlab-"); path = f"{folder}/warm"
-    with socket.socket(socket.AF_UNIX) as door: # who asks before the process has begun, waits at it
-        door.bind(path); door.listen()
-        command = [sys.executable, "-m", "cvlab.warm", str(door.fileno()), *["at once"]*at_once]
+    if sys.platform != "linux":
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="cvlab-")
+    path = f"{folder}/warm"
+    # who asks before the process has begun, waits at it
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(path)
+        door.listen()
+        command = [sys.executable, "-m", "cvlab.warm", str(door.fileno()),
+                   *["at once"]*at_once]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[door.fileno()])
     try:
         asks = dict(CVLAB_WARM=path, JUPYTER_DEFAULT_PROVISIONER_NAME="cvlab")
         with asked_first(), patch.dict(os.environ, asks): yield
-    finally: server.stdin.close(); server.wait(); shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        server.stdin.close()
+        server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 if __name__ == "__main__" and "__file__" in globals(): # in a notebook there is no file
     serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:] == ["at once"])

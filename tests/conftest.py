@@ -1,5 +1,9 @@
 "Shared helpers: run pipeline notebooks in this process, and clones of the repository in temporary folders."
-import json, os, shutil, subprocess, sys
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +23,8 @@ def code_cells(stage):
 
 def run_inline(stage, out, overrides=(), experiment="", seed=0):
     "The very code of a pipeline notebook, without a kernel: a second instead of ten."
-    names = dict(experiment=experiment, seed=seed, out=str(out), overrides=list(overrides), display=lambda *a: None)
+    names = dict(experiment=experiment, seed=seed, out=str(out), overrides=list(overrides),
+                 display=lambda *a: None)
     for source in code_cells(stage): exec(compile(source, f"{stage}.ipynb", "exec"), names)
     return names
 
@@ -28,12 +33,14 @@ def environ(clone):
     "The environment of a person who works in the clone with this environment's programs."
     # `make test` may have started us
     known = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    return {**known, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(clone), "MPLBACKEND": "Agg"}
+    return {**known, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(clone), "MPLBACKEND": "Agg"}
 
 
 def sh(clone, *command, check=True):
     "Run a command in a clone; its output is part of the failure."
-    done = subprocess.run([str(c) for c in command], cwd=clone, env=environ(clone), capture_output=True, text=True)
+    done = subprocess.run([str(c) for c in command], cwd=clone, env=environ(clone),
+                          capture_output=True, text=True)
     if check and done.returncode:
         raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done
@@ -43,9 +50,13 @@ def clone_into(clone):
     "A repository of its own, with the files git would give a stranger."
     for f in subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=TOP,
                             capture_output=True, text=True, check=True).stdout.split("\0"):
-        if f and (TOP/f).is_file(): (clone/f).parent.mkdir(parents=True, exist_ok=True); shutil.copy2(TOP/f, clone/f)
-    sh(clone, "git", "init", "-q"); sh(clone, "git", "add", ".")
-    sh(clone, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "as published")
+        if f and (TOP/f).is_file():
+            (clone/f).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TOP/f, clone/f)
+    sh(clone, "git", "init", "-q")
+    sh(clone, "git", "add", ".")
+    sh(clone, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm",
+       "as published")
     return clone
 
 
@@ -56,7 +67,8 @@ def top(): return TOP
 @pytest.fixture(scope="session")
 def chromium():
     "A browser without a window; where there is none, tests that need it are skipped by name."
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install --require-hashes "
+    api = pytest.importorskip("playwright.sync_api",
+                              reason="playwright is missing: pip install --require-hashes "
                                                             "-r requirements-docs.txt")
     with api.sync_playwright() as p:
         try:

@@ -1,6 +1,6 @@
 "Each network of the list is built small, with a head of another size, and takes a step."
 import pytest
-import torch
+
 from cvlab.architectures import ARCHITECTURES, describe, try_out
 from cvlab.core import LabError
 from cvlab.models import classifiers, create_model
@@ -24,8 +24,10 @@ def test_it_trains(name):
                for c in classifiers(model))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_tiny_patch16_224", "convnext_atto", "densenet121",
-                                  "regnetx_004", "swin_tiny_patch4_window7_224", "efficientnet_b0",
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_tiny_patch16_224", "convnext_atto",
+                                  "densenet121",
+                                  "regnetx_004", "swin_tiny_patch4_window7_224",
+                                  "efficientnet_b0",
                                   "mobilenetv3_small_100"])
 def test_its_head_can_be_replaced(name): try_out(name, n_classes=3, head="deep")
 
@@ -33,7 +35,8 @@ def test_its_head_can_be_replaced(name): try_out(name, n_classes=3, head="deep")
 def test_what_is_described_is_what_is_built():
     for name in ("mobilenetv3_small_100", "densenet121", "squeezenet1_0"):
         model = create_model(name, 10, size=64)
-        assert describe(name, 10, 64)["parameters"] == sum(p.numel() for p in model.parameters())
+        assert describe(name, 10, 64)["parameters"] == sum(p.numel()
+                                                           for p in model.parameters())
 
 
 def test_an_unknown_one_names_its_neighbours():

@@ -1,12 +1,13 @@
 "README.md and TRAINING_RESULTS.md say what the committed files say."
+import re
+
 import pytest
 from conftest import TOP
+
 from cvlab.claims import check_text, load_claims
 from cvlab.core import read_yaml, resolve
 from cvlab.data import read_split
-from cvlab.metrics import over_seeds, evaluate, read_predictions
-from pathlib import Path
-import re
+from cvlab.metrics import evaluate, over_seeds, read_predictions
 
 PAGES = ["README.md", "TRAINING_RESULTS.md"]
 
@@ -38,15 +39,17 @@ def cells(row): return row.strip().strip("|").count("|")
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_tables(page):
     "Each row under its header with as many cells, and blank lines around: a lost newline melts a table into one line."
-    blocks = [b.splitlines() for b in re.split(r"\n\s*\n", re.sub(r"(?s)```.*?```", "", (TOP/page).read_text()))]
-    tables = [b for b in blocks if any("|" in l for l in b)]
+    blocks = [b.splitlines() for b in re.split(r"\n\s*\n", re.sub(r"(?s)```.*?```", "",
+                                                                  (TOP/page).read_text()))]
+    tables = [b for b in blocks if any("|" in item for item in b)]
     assert len(tables) >= 2
     for header, rule, *rows in tables:
         assert re.fullmatch(r"\|(---\|)+", rule) and rows, header
         assert {cells(r) for r in (rule, *rows)} == {cells(header)} and all(r[0] == r[-1] == "|" for r in rows), header
 
 
-def links(text): return [l for l in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in l]
+def links(text):
+    return [item for item in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in item]
 
 
 def leads_somewhere(link, page):
@@ -60,14 +63,15 @@ def leads_somewhere(link, page):
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (TOP/page).read_text()
-    assert links(text) and not (dead := [l for l in links(text) if not leads_somewhere(l, page)]), dead
+    assert links(text) and not (dead := [line for line in links(text) if not leads_somewhere(line, page)]), dead
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_come_from_a_finished_pipeline(page):
     "The page is the one that dvc.lock's report stage wrote."
     import hashlib
-    out = next(o for o in read_yaml(TOP/"dvc.lock")["stages"]["report"]["outs"] if o["path"] == page)
+    out = next(o for o in read_yaml(TOP/"dvc.lock")["stages"]["report"]["outs"]
+               if o["path"] == page)
     assert hashlib.md5((TOP/page).read_bytes()).hexdigest() == out["md5"]
 
 

@@ -32,10 +32,13 @@ def test_words_are_what_is_read():
 
 
 def test_a_command_is_typed_once():
-    assert way(PAGE) == [("git clone", "not on the page"), ("make install", ""), ("source .venv/bin/activate", ""),
-                         ("cvlab data check ~/photos", ""), ("cvlab train --data ~/photos --out ~/run", "")]
+    assert way(PAGE) == [("git clone", "not on the page"), ("make install", ""),
+                         ("source .venv/bin/activate", ""),
+                         ("cvlab data check ~/photos", ""),
+                         ("cvlab train --data ~/photos --out ~/run", "")]
     assert said(PAGE, "make docs") == ""
-    with pytest.raises(SystemExit, match="no block of commands trains"): way(PAGE.replace("~/photos", "~/x"))
+    with pytest.raises(SystemExit, match="no block of commands trains"):
+        way(PAGE.replace("~/photos", "~/x"))
 
 
 def test_the_record_is_of_this_readme():

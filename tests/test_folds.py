@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TOP, run_inline
-from cvlab import crossval, folds as folds_module
+
+from cvlab import crossval
+from cvlab import folds as folds_module
 from cvlab.cli import check_folds
 from cvlab.core import LabError, resolve
 from cvlab.data import find_samples, read_split, split_samples
@@ -22,7 +24,8 @@ TWO = ["folds.experiments=[default, augmented]", "folds.n=3"]
 def lab(tmp_path_factory):
     "A tiny lab, cross-validated once."
     made, overrides = smoke_root("folds")
-    root = tmp_path_factory.mktemp("folds")/"lab"; shutil.move(made, root)
+    root = tmp_path_factory.mktemp("folds")/"lab"
+    shutil.move(made, root)
     overrides = [*(o.replace(str(made), str(root)) for o in overrides), *TWO]
     run_inline("folds", root/"folds", overrides)
     return root, overrides
@@ -30,7 +33,8 @@ def lab(tmp_path_factory):
 
 def test_every_picture_is_judged_once_by_each(lab):
     root, _ = lab
-    split = read_split(root/"prepare"/"split.csv"); oof = pd.read_csv(root/"folds"/"oof.csv", dtype={"id": str})
+    split = read_split(root/"prepare"/"split.csv")
+    oof = pd.read_csv(root/"folds"/"oof.csv", dtype={"id": str})
     for e in ("default", "augmented"):
         assert sorted(oof.id[oof.experiment == e]) == sorted(split.id[split.part != "test"])
     folds = [g.set_index("id").fold.to_dict() for _, g in oof.groupby("experiment")]
@@ -57,7 +61,8 @@ def test_what_is_finished_stays(lab):
 
 def test_another_parameter_trains_again(lab, tmp_path):
     root, overrides = lab
-    copy = tmp_path/"lab"; shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".lock"))
+    copy = tmp_path/"lab"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".lock"))
     overrides = [o for o in overrides if not o.startswith("folds.experiments")]
     with patch.object(crossval, "_train", wraps=crossval._train) as trained:
         run_inline("folds", copy/"folds", [*overrides, "optim.wd=0.5"])
@@ -72,11 +77,13 @@ def test_a_class_smaller_than_the_folds_is_refused(lab, tmp_path):
         run_inline("folds", tmp_path/"folds", [*overrides, "folds.n=40"])
 
 
-@pytest.mark.parametrize("option", ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted",
-                                    "train.sampler=over"])
+@pytest.mark.parametrize("option",
+                         ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted",
+                          "train.sampler=over"])
 def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
     "With other labels and pixels in a fold its weights are the same, byte for byte; with others outside they are not."
-    split = split_samples(find_samples(tiny_folder(tmp_path/"tiny", 48))); folds = make_folds(split, 3)
+    split = split_samples(find_samples(tiny_folder(tmp_path/"tiny", 48)))
+    folds = make_folds(split, 3)
     images = np.array(picture_cache(tmp_path/"tiny", split, 32, tmp_path/"cache"))
     p = resolve(TOP/"params.yaml", "", [*SMOKE, "train.threads=1", option])
     part = crossval.fold_split(split, folds, 0, 0, p.split.val, p.split.seed).set_index("id").part
@@ -86,7 +93,8 @@ def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
         pixels = np.where(here.to_numpy()[:, None, None, None], 255 - images, images)
         lab = crossval.Lab(p, split.assign(label=split.label.where(~here, split.label.map(other))), pixels, folds,
                            tmp_path/name, {}, tmp_path/"cache", log=lambda line: None)
-        crossval.train_fold(lab, 0, 0); return (tmp_path/name/"fold-0-0.safetensors").read_bytes()
+        crossval.train_fold(lab, 0, 0)
+        return (tmp_path/name/"fold-0-0.safetensors").read_bytes()
     plain = weights("plain", [])
     assert weights("fold", part.index[part == "fold"]) == plain
     assert weights("test", split.id[split.part == "test"]) == plain
@@ -102,7 +110,7 @@ def test_one_experiment_has_nothing_to_compare_with(lab):
 def test_all_repeats_are_asked_before_anything_starts(lab):
     "A batch that fits the first repeat and not another is refused; so is one too large for what undersampling leaves."
     split = read_split(lab[0]/"prepare"/"split.csv")
-    asked = lambda *o: resolve(TOP/"params.yaml", "", [*SMOKE, "folds.n=3", *o])
+    def asked(*o): return resolve(TOP/"params.yaml", "", [*SMOKE, "folds.n=3", *o])
     with patch.object(folds_module, "fold_split", wraps=folds_module.fold_split) as seen:
         check_folds(split, asked("folds.repeats=4"))
     assert {c.args[2] for c in seen.call_args_list} == {0, 1, 2, 3}

@@ -1,10 +1,20 @@
 "Each mistake of nbs/mistakes.yaml is made, and answered in a line that says what to do: no traceback, nothing changed."
-import contextlib, ctypes, importlib.util, io, os, re, shlex, shutil, subprocess, sys, traceback
-from pathlib import Path
+import contextlib
+import ctypes
+import importlib.util
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
 from unittest.mock import patch
 
 import pytest
 from conftest import TOP, clone_into, environ
+
 from cvlab.core import plain, read_yaml
 from cvlab.data import find_samples, split_samples, write_split
 from cvlab.fixtures import tiny_folder
@@ -14,7 +24,7 @@ from cvlab.runs import open_run
 FAMILIES = plain(read_yaml(TOP/"nbs"/"mistakes.yaml"))
 CASES = [(f["family"], i, c) for f in FAMILIES for i, c in enumerate(f["cases"], 1)]
 KEYS = {"did", "first", "say", "told", "do", "code", "xfail", "needs", "without", "elsewhere"}
-here = lambda module: importlib.util.find_spec(module) is not None
+def here(module): return importlib.util.find_spec(module) is not None
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +42,8 @@ def template(tmp_path_factory):
         where = home/"run"/stage/("seed-0" if stage == "train" else "")
         open_run(stage, "", 0, str(where), own).lock.release()
     write_split(home/"run"/"prepare"/"split.csv", split_samples(find_samples(home/"photos")))
-    info = dict(name="small_cnn", classes=["disc", "square"], size=32, side=32, normalise="half", head="linear")
+    info = dict(name="small_cnn", classes=["disc", "square"], size=32, side=32,
+                normalise="half", head="linear")
     # nobody asks here how well it was trained
     save_model(home/"run"/"weights"/"seed-0", create_model("small_cnn", 2), info)
     return home
@@ -51,43 +62,60 @@ def home(template, tmp_path):
 @contextlib.contextmanager
 def as_anybody():
     "Root may read and write all; a person may not (Linux: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH are laid down)."
-    if os.geteuid() or sys.platform != "linux": yield; return
+    if os.geteuid() or sys.platform != "linux":
+        yield
+        return
     libc, header, caps = ctypes.CDLL(None), (ctypes.c_uint32*2)(0x20080522, 0), (ctypes.c_uint32*6)()
-    libc.capget(header, caps); before = caps[0]
-    caps[0] &= ~0b110; libc.capset(header, caps)
+    libc.capget(header, caps)
+    before = caps[0]
+    caps[0] &= ~0b110
+    libc.capset(header, caps)
     try: yield
-    finally: caps[0] = before; libc.capset(header, caps)
+    finally:
+        caps[0] = before
+        libc.capset(header, caps)
 
 
 @contextlib.contextmanager
 def blocked(package):
     "As if a package were not installed, for commands in this process. Other imports stay: torch bears no second time."
-    if not package: yield; return
-    known = {m: sys.modules[m] for m in [*sys.modules] if m == package or m.startswith(f"{package}.")}
+    if not package:
+        yield
+        return
+    known = {m: sys.modules[m]
+             for m in [*sys.modules] if m == package or m.startswith(f"{package}.")}
     sys.modules.update(dict.fromkeys([*known, package]))
     try: yield
-    finally: del sys.modules[package]; sys.modules.update(known)
+    finally:
+        del sys.modules[package]
+        sys.modules.update(known)
 
 
 def in_process(words, cwd, home):
     "`cvlab ...` without a process of its own: exit status, standard output, standard error."
     from cvlab.cli import main
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+               for _ in range(2)]
     def no_stage(stage, *a, **kw): raise AssertionError(f"stage {stage} was begun")
     code = 0
-    with (contextlib.chdir(cwd), patch.object(sys, "argv", ["cvlab", *words]), patch.dict(os.environ, HOME=str(home)),
-          as_anybody(), patch("cvlab.engine.run_stage", no_stage), contextlib.redirect_stdout(streams[0]),
+    with (contextlib.chdir(cwd), patch.object(sys, "argv", ["cvlab", *words]),
+          patch.dict(os.environ, HOME=str(home)),
+          as_anybody(), patch("cvlab.engine.run_stage", no_stage),
+          contextlib.redirect_stdout(streams[0]),
           contextlib.redirect_stderr(streams[1])):
         try: main()
         except SystemExit as e:
             if isinstance(e.code, str): print(e.code, file=sys.stderr)
             code = 1 if isinstance(e.code, str) else e.code or 0
-        except BaseException: traceback.print_exc(); code = 1
+        except BaseException:
+            traceback.print_exc()
+            code = 1
     return code, *(s.buffer.getvalue().decode() for s in streams)
 
 
 def in_shell(say, cwd, home, lab):
-    done = subprocess.run(["bash", "-c", say], cwd=cwd, env={**environ(lab), "HOME": str(home)}, capture_output=True,
+    done = subprocess.run(["bash", "-c", say], cwd=cwd,
+                          env={**environ(lab), "HOME": str(home)}, capture_output=True,
                           text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
@@ -105,7 +133,8 @@ def say_it(case, lab, home):
 
 def files(folder):
     "Names, sizes and times of all files but hidden ones: locks, and what libraries keep in a home."
-    seen = (p for p in folder.rglob("*") if not any(n[0] == "." for n in p.relative_to(folder).parts) and p.is_file())
+    seen = (p for p in folder.rglob("*")
+            if not any(n[0] == "." for n in p.relative_to(folder).parts) and p.is_file())
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in seen}
 
 
@@ -116,26 +145,31 @@ def git_says(lab):
 def pattern(told): return ".*".join(map(re.escape, told.split("...")))
 
 
-@pytest.mark.parametrize("family, i, case", CASES, ids=[f"{f.split()[0].lower()}-{i}" for f, i, _ in CASES])
+@pytest.mark.parametrize("family, i, case", CASES,
+                         ids=[f"{f.split()[0].lower()}-{i}" for f, i, _ in CASES])
 def test_a_mistake_is_answered(family, i, case, lab, home, request):
     if case.get("elsewhere"): pytest.skip(f"in {case['elsewhere']}")
-    if case.get("needs") and not here(case["needs"]): pytest.skip(f"{case['needs']} is not installed")
-    if case.get("xfail"): request.applymarker(pytest.mark.xfail(reason=case["xfail"], strict=True))
+    if case.get("needs") and not here(case["needs"]):
+        pytest.skip(f"{case['needs']} is not installed")
+    if case.get("xfail"):
+        request.applymarker(pytest.mark.xfail(reason=case["xfail"], strict=True))
     if first := case.get("first"):
-        subprocess.run(["bash", "-ec", first], cwd=lab, env={**environ(lab), "HOME": str(home)}, check=True,
+        subprocess.run(["bash", "-ec", first], cwd=lab,
+                       env={**environ(lab), "HOME": str(home)}, check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         before = git_says(lab), files(home)
         with blocked(case.get("without")): code, out, err = say_it(case, lab, home)
         after = git_says(lab), files(home)
     finally:
-        subprocess.run("git reset -q --hard && git clean -qfdx", shell=True, cwd=lab, check=True)
+        subprocess.run("git reset -q --hard && git clean -qfdx", shell=True, cwd=lab,
+                       check=True)
     said = f"$ {case['say']}\n{out[-2000:]}\n{err[-4000:]}"
     assert "Traceback" not in out + err, said
     assert code == case.get("code", 1), said
-    lines = [l.rstrip() for l in err.splitlines() if l.strip()]
+    lines = [part.rstrip() for part in err.splitlines() if part.strip()]
     assert len(lines) <= 3, said
-    assert any(re.fullmatch(pattern(case["told"]), l.rstrip()) for l in [*lines, *out.splitlines()]), \
+    assert any(re.fullmatch(pattern(case["told"]), line.rstrip()) for line in [*lines, *out.splitlines()]), \
         f"{case['told']}\nis not in\n{said}"
     assert before == after, f"something was written\n{said}"
 

@@ -1,29 +1,41 @@
 "The whole system in a clone: two commands, again, by force, after an edit or a kill. Smoke size, real notebooks, DVC."
-import os, re, shutil, signal, subprocess, time
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, TOP, clone_into, environ, run_inline, sh
+from conftest import BIN, clone_into, environ, run_inline, sh
+
 from cvlab.core import LabError, read_yaml
 from cvlab.fixtures import tiny_folder
 from cvlab.models import create_model
 from cvlab.repro import Lock, read_json, write_tensors
 from cvlab.runs import smoke_root
 
-SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "bs: 32": "bs: 8", "steps: 80": "steps: 20",
+SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "bs: 32": "bs: 8",
+         "steps: 80": "steps: 20",
          "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "planted: 60": "planted: 8",
          "seeds: [0, 1, 2]": "seeds: [0]"}
 
 
 def edit(clone, **changes):
     "Replace text in the clone's params.yaml; every piece has to be there."
-    path = clone/"params.yaml"; text = path.read_text()
-    for old, new in changes.items(): assert old in text, old; text = text.replace(old, new)
+    path = clone/"params.yaml"
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
     path.write_text(text)
 
 
 def ran(done): return set(re.findall(r"Running stage '(.+?)'", done.stdout))
-def state(clone): return {f: (clone/f).read_bytes() for f in ("dvc.lock", "README.md", "TRAINING_RESULTS.md")}
+def state(clone):
+    return {f: (clone/f).read_bytes()
+            for f in ("dvc.lock", "README.md", "TRAINING_RESULTS.md")}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +51,10 @@ def clone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(clone):
     "Called by its path: nobody has activated the environment."
-    env = environ(clone); env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if Path(p) != BIN)
-    return subprocess.run([BIN/"cvlab", "repro"], cwd=clone, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    env = environ(clone)
+    env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if Path(p) != BIN)
+    return subprocess.run([BIN/"cvlab", "repro"], cwd=clone, env=env, check=True,
+                          stdout=subprocess.PIPE, text=True)
 
 
 def test_first_run_goes_through(clone, first):
@@ -67,8 +81,10 @@ def test_again_there_is_nothing_to_do(clone, first):
 
 def test_forced_again_gives_the_same_bytes(clone, first):
     "One stage of each kind; the whole pipeline by force is what `make repro` on a fresh clone does."
-    before = state(clone); sh(clone, "git", "add", "runs")
-    kinds = ["prepare", "baseline", "leaks", "lr_find", "train@default-0", "evaluate@default-0", "folds",
+    before = state(clone)
+    sh(clone, "git", "add", "runs")
+    kinds = ["prepare", "baseline", "leaks", "lr_find", "train@default-0",
+             "evaluate@default-0", "folds",
              "interpret", "compare", "report"]
     assert ran(sh(clone, BIN/"dvc", "repro", "--force", "--single-item", *kinds)) == set(kinds)
     assert state(clone) == before
@@ -89,19 +105,23 @@ def test_a_range_test_without_a_curve_says_so(tmp_path, capsys):
 
 def test_editing_one_experiment_runs_it_and_what_compares_it(clone, first):
     edit(clone, **{"optim: {lr: 10.0}": "optim: {lr: 5.0}"})
-    nets = {f: f.stat().st_mtime_ns for f in (clone/"runs"/"weights"/"folds").rglob("*.safetensors")}
-    assert ran(sh(clone, BIN/"cvlab", "repro")) == {"train@hot-0", "evaluate@hot-0", "folds", "compare", "report"}
+    nets = {f: f.stat().st_mtime_ns
+            for f in (clone/"runs"/"weights"/"folds").rglob("*.safetensors")}
+    assert ran(sh(clone, BIN/"cvlab", "repro")) == {"train@hot-0", "evaluate@hot-0", "folds",
+                                                    "compare", "report"}
     assert nets == {f: f.stat().st_mtime_ns for f in nets}, "folds looked at the experiments and trained nothing again"
 
 
 def test_a_figure_setting_runs_nothing(clone, first):
-    ini = clone/"settings.ini"; ini.write_text(ini.read_text().replace("dpi = 100", "dpi = 90"))
+    ini = clone/"settings.ini"
+    ini.write_text(ini.read_text().replace("dpi = 100", "dpi = 90"))
     assert not ran(sh(clone, BIN/"cvlab", "repro"))
     ini.write_text(ini.read_text().replace("dpi = 90", "dpi = 100"))
 
 
 def test_an_orphan_is_named_and_pruned(clone, first):
-    shutil.copytree(clone/"runs/evaluate/hot", clone/"runs/evaluate/gone", ignore=shutil.ignore_patterns(".lock"))
+    shutil.copytree(clone/"runs/evaluate/hot", clone/"runs/evaluate/gone",
+                    ignore=shutil.ignore_patterns(".lock"))
     done = sh(clone, BIN/"cvlab", "repro", check=False)
     assert done.returncode and "cvlab runs prune" in done.stderr and not ran(done)
     assert "gone" in sh(clone, BIN/"cvlab", "runs", "prune").stdout and not (clone/"runs/evaluate/gone").exists()
@@ -112,7 +132,8 @@ def test_an_orphan_is_named_and_pruned(clone, first):
 # what it finds.
 
 def start(clone, *command):
-    return subprocess.Popen([str(c) for c in command], cwd=clone, env=environ(clone), stdout=subprocess.PIPE,
+    return subprocess.Popen([str(c) for c in command], cwd=clone, env=environ(clone),
+                            stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
@@ -120,7 +141,8 @@ def wait_for_epoch(run, started):
     "Until the run's log has an epoch that is newer than `started`."
     log = run/"train.log"
     for _ in range(600):
-        if log.exists() and log.stat().st_mtime >= started and "epoch" in log.read_text(): return
+        if log.exists() and log.stat().st_mtime >= started and "epoch" in log.read_text():
+            return
         time.sleep(.1)
     raise AssertionError(f"{log}: no epoch after a minute")
 
@@ -135,7 +157,8 @@ def gone(pid):
         try: os.kill(pid, 0)
         except ProcessLookupError: return True
         if (Path(f"/proc/{pid}/stat").exists()
-            and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"): return True
+            and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"):
+            return True
         time.sleep(.1)
     return False
 
@@ -154,7 +177,8 @@ def long_run(clone, first):
     for kill, pid in ((os.killpg, dvc.pid), (os.kill, kernel)):
         try: kill(pid, signal.SIGKILL)
         except ProcessLookupError: pass
-    assert gone(kernel); dvc.wait()
+    assert gone(kernel)
+    dvc.wait()
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +209,8 @@ def test_killed_kernel_fails_the_stage(clone, settled, long_run):
     Lock(run).release() # free at once
 
 
-def refused(done, run): return done.returncode == 1 and done.stderr.strip().splitlines()[-1] == (
+def refused(done, run):
+    return done.returncode == 1 and done.stderr.strip().splitlines()[-1] == (
     f"cvlab: {run}: process {holder(run)} is working here; wait for it, or stop it with `kill {holder(run)}`"
     ).replace(f"{run.parents[3]}/", "")
 

@@ -1,5 +1,11 @@
 "The documentation site as it is built: every page opened in a browser without a network, every link followed."
-import os, re, shlex, shutil, socket, subprocess, time
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -30,14 +36,16 @@ class Page(HTMLParser):
             self.loads.append(a["src"])
             alt = (a.get("alt") or "").strip()
             self.alts.append(alt)
-            if alt in ("", a["src"]) or re.fullmatch(r"\S+\.(png|jpe?g|gif|svg)", alt): self.mute.append(a["src"])
+            if alt in ("", a["src"]) or re.fullmatch(r"\S+\.(png|jpe?g|gif|svg)", alt):
+                self.mute.append(a["src"])
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     "The folder of the site."
     for module in NEEDED:
-        pytest.importorskip(module, reason="the extra docs is missing: pip install --require-hashes "
+        pytest.importorskip(module,
+                            reason="the extra docs is missing: pip install --require-hashes "
                                            "-r requirements-docs.txt")
     return build_site(tmp_path_factory.mktemp("site")/"site").parent
 
@@ -45,7 +53,8 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def parsed(site):
     "Every page but the talk, which test_slides.py opens."
-    found = (p for p in sorted(site.rglob("*.html")) if "_static" not in p.parts and p.name != "slides.html")
+    found = (p for p in sorted(site.rglob("*.html")) if "_static" not in p.parts
+             and p.name != "slides.html")
     return {p: Page(p.read_text(encoding="utf-8")) for p in found}
 
 
@@ -55,8 +64,10 @@ def shot(page, name):
 
 
 def test_there_is_a_page_for_each_notebook_and_run(site):
-    for name in ("index", "first_steps", "TRAINING_RESULTS", "claims", "nbs/40_trainer", "nbs/tutorials/bring_your_own",
-                 "runs/train/default/seed-0/train", "runs/cards/default/seed-0/MODEL_CARD", "troubleshooting"):
+    for name in ("index", "first_steps", "TRAINING_RESULTS", "claims", "nbs/40_trainer",
+                 "nbs/tutorials/bring_your_own",
+                 "runs/train/default/seed-0/train", "runs/cards/default/seed-0/MODEL_CARD",
+                 "troubleshooting"):
         assert (site/f"{name}.html").exists(), name
 
 
@@ -76,19 +87,22 @@ def test_every_link_and_every_anchor_is_there(site, parsed):
 def test_every_picture_has_a_text(parsed):
     assert sum(len(p.alts) for p in parsed.values()) > 100
     assert not (mute := [(page.name, src) for page, p in parsed.items() for src in p.mute]), mute[:20]
-    same = {page.name: [t for t in set(p.alts) if p.alts.count(t) > 1] for page, p in parsed.items()}
+    same = {page.name: [t for t in set(p.alts) if p.alts.count(t) > 1]
+            for page, p in parsed.items()}
     assert not (same := {page: texts for page, texts in same.items() if texts}), same
     assert not [t for p in parsed.values() for t in p.alts if t.endswith(":")], "a sentence that only leads to it"
 
 
 def test_nothing_is_loaded_from_elsewhere(site, parsed):
-    assert not [x for p in parsed.values() for x in p.loads if urlsplit(x).scheme not in ("", "data")]
+    assert not [x for p in parsed.values()
+                for x in p.loads if urlsplit(x).scheme not in ("", "data")]
     for css in site.rglob("*.css"):
         assert not re.search(r"url\([\"']?https?:|@import\s+[\"']?https?:", css.read_text(encoding="utf-8")), css
 
 
 def test_pages_are_small(parsed):
-    heavy = {page.name: page.stat().st_size for page in parsed if page.stat().st_size > 1_000_000}
+    heavy = {page.name: page.stat().st_size
+             for page in parsed if page.stat().st_size > 1_000_000}
     assert not heavy
 
 
@@ -103,7 +117,8 @@ def test_math_is_drawn_by_the_browser_itself(site):
 
 def test_names_lead_to_where_they_are_described(site, parsed):
     links = {link for page in parsed.values() for link in page.links}
-    for name in ("00_core.html#resolve", "11_loaders.html#batches", "40_trainer.html#measured"):
+    for name in ("00_core.html#resolve", "11_loaders.html#batches",
+                 "40_trainer.html#measured"):
         assert any(link.endswith(name) for link in links), name
     assert "resolve" in parsed[site/"nbs/00_core.html"].ids
 
@@ -114,41 +129,49 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     tab, said = context.new_page(), []
     tab.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
     tab.on("pageerror", lambda e: said.append(str(e)))
-    tab.on("request", lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    tab.on("request", lambda r: said.append(r.url)
+           if not r.url.startswith(("file:", "data:", "blob:")) else None)
     wide = {}
     for page in parsed:
         tab.goto(page.as_uri(), wait_until="load")
-        if over := tab.evaluate("document.documentElement.scrollWidth - window.innerWidth"): wide[page.name] = over
+        if over := tab.evaluate("document.documentElement.scrollWidth - window.innerWidth"):
+            wide[page.name] = over
         assert not said, (page, said)
         if page.stem in ("index", "TRAINING_RESULTS"): shot(tab, f"phone-{page.stem}")
     tab.goto((site/"first_steps.html").as_uri())
     entry = tab.locator(".pst-primary-sidebar a, .bd-sidebar-primary a", has_text="How to").first
     assert not entry.is_visible()
     tab.click("button.primary-toggle")
-    entry.wait_for(state="visible"); tab.wait_for_timeout(400)
+    entry.wait_for(state="visible")
+    tab.wait_for_timeout(400)
     shot(tab, "phone-menu")
-    entry.click(); tab.wait_for_url("**/how_to.html")
+    entry.click()
+    tab.wait_for_url("**/how_to.html")
     assert not said, said
     context.close()
     assert not wide, wide
 
 
-SHOWN = ("index", "TRAINING_RESULTS", "claims", "first_steps", "troubleshooting", "nbs/40_trainer",
+SHOWN = ("index", "TRAINING_RESULTS", "claims", "first_steps", "troubleshooting",
+         "nbs/40_trainer",
          "nbs/tutorials/training_analysis", "runs/compare/compare")
 
 
 def test_search_finds_without_a_server(site, chromium):
     tab = chromium.new_context(offline=True).new_page()
     tab.goto((site/"search.html").as_uri() + "?q=lr_find")
-    tab.wait_for_selector("ul.search li a[href*='41_lr_finder']", timeout=20_000) # results appear one after another
+    # results appear one after another
+    tab.wait_for_selector("ul.search li a[href*='41_lr_finder']", timeout=20_000)
     tab.context.close()
 
 
-@pytest.mark.skipif("CVLAB_SHOTS" not in os.environ, reason="only for a person who looks: CVLAB_SHOTS=folder")
+@pytest.mark.skipif("CVLAB_SHOTS" not in os.environ,
+                    reason="only for a person who looks: CVLAB_SHOTS=folder")
 def test_pages_are_shown_to_a_person(site, chromium):
     tab = chromium.new_context(color_scheme="light", offline=True, viewport=dict(width=1280, height=900)).new_page()
     for name in SHOWN:
-        tab.goto((site/f"{name}.html").as_uri()); shot(tab, f"light-{Path(name).name}")
+        tab.goto((site/f"{name}.html").as_uri())
+        shot(tab, f"light-{Path(name).name}")
     tab.context.close()
 
 
@@ -164,7 +187,8 @@ def test_dark_follows_the_reader_and_the_button(site, chromium):
             tab.click("button.theme-change-button[data-mode=dark]:visible")
             seen["pressed"] = tab.evaluate("document.documentElement.dataset.theme")
         for name in SHOWN if os.environ.get("CVLAB_SHOTS") and scheme == "dark" else ():
-            tab.goto((site/f"{name}.html").as_uri()); shot(tab, f"dark-{Path(name).name}")
+            tab.goto((site/f"{name}.html").as_uri())
+            shot(tab, f"dark-{Path(name).name}")
         tab.context.close()
     assert seen["light"] > 600 > 200 > seen["dark"] and seen["pressed"] == "dark", seen
 
@@ -179,7 +203,8 @@ def guides():
         for line in (*"\n".join(fences).splitlines(), *inline):
             line = line.split(" #")[0].strip()
             named = line.split()[-1:] == ["--data"] # the option is meant, not the command
-            if line.startswith(("cvlab ", "make ")) and "..." not in line and not named: yield page.name, line
+            if line.startswith(("cvlab ", "make ")) and "..." not in line and not named:
+                yield page.name, line
 
 
 @pytest.mark.parametrize("page, line", sorted(set(guides())))
@@ -193,9 +218,10 @@ def test_commands_of_the_guides_are_understood(page, line):
         name = words.pop(0)
         assert name in command.commands, f"{page}: {line}: there is no {name}"
         command, context = command.commands[name], context
-    alone = line.count(" ") < 2 + line.startswith(("cvlab data", "cvlab runs")) # a command that is only named
+    # a command that is only named
+    alone = line.count(" ") < 2 + line.startswith(("cvlab data", "cvlab runs"))
     context = command.make_context(command.name, words, resilient_parsing=alone)
-    known = lambda o: not o.startswith(("preset=advice", "model.weights=~", "preset=~"))
+    def known(o): return not o.startswith(("preset=advice", "model.weights=~", "preset=~"))
     settings = [o for o in context.params.get("overrides") or () if known(o)]
     resolve(TOP/"params.yaml", context.params.get("experiment") or "", settings)
     context.close()
@@ -211,18 +237,21 @@ def understood_by_make(line):
 
 
 @pytest.mark.parametrize("line, does", [
-    ("check DATA=~/photos", ["cvlab data check ~/photos"]), ("check", ["cvlab data check data"]),
+    ("check DATA=~/photos", ["cvlab data check ~/photos"]),
+    ("check", ["cvlab data check data"]),
     ("quick DATA=a OUT=b", ["cvlab train --data a --out b-quick --fast"]),
     ("train DATA=a OUT=b EPOCHS=100", ["cvlab train --data a --out b train.epochs=100"]),
-    ("train ARGS=model.name=resnet18", ["cvlab train --data data --out runs/local/own model.name=resnet18"]),
+    ("train ARGS=model.name=resnet18",
+     ["cvlab train --data data --out runs/local/own model.name=resnet18"]),
     ("evaluate OUT=b", ["cvlab evaluate --run b --part test"]),
-    ("compare DATA=a OUT=b PRESET=fast_dev", ["cvlab folds --data a --out b-folds preset=fast_dev"]),
+    ("compare DATA=a OUT=b PRESET=fast_dev",
+     ["cvlab folds --data a --out b-folds preset=fast_dev"]),
     ("full-test", [".ci/test", "cvlab verify"])])
 def test_the_front_door_says_what_it_does(line, does):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} | dict(HOME="~")
     say = ["make", "-n", "-o", "install", *line.split()]
     done = subprocess.run(say, cwd=TOP, env=env, capture_output=True, text=True)
-    assert [" ".join(l.split()) for l in done.stdout.splitlines()] == does, done.stderr
+    assert [" ".join(part.split()) for part in done.stdout.splitlines()] == does, done.stderr
 
 
 @pytest.fixture
@@ -230,7 +259,9 @@ def preview(tmp_path):
     """`make docs-serve` in a fresh folder, with a stand-in for `cvlab docs --sources` that writes one page with the
     library's own `level`: the address, the page, and a log of the times that it was called."""
     if shutil.which("sphinx-autobuild") is None: pytest.skip("the extra docs is missing")
-    (tmp_path/"nbs").mkdir(); (tmp_path/"runs").mkdir(); (tmp_path/"bin").mkdir()
+    (tmp_path/"nbs").mkdir()
+    (tmp_path/"runs").mkdir()
+    (tmp_path/"bin").mkdir()
     shutil.copy(TOP/"Makefile", tmp_path)
     page, log = tmp_path/"nbs/page.md", tmp_path/"log"
     page.write_text("# First\n")
@@ -246,15 +277,21 @@ with tempfile.TemporaryDirectory() as made:
 print("called", file=open("log", "a"))
 """)
     program.chmod(0o755)
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    env |= dict(PATH=f"{tmp_path/'bin'}{os.pathsep}{BIN}{os.pathsep}{env['PATH']}", PYTHONPATH=str(TOP))
+    env |= dict(PATH=f"{tmp_path/'bin'}{os.pathsep}{BIN}{os.pathsep}{env['PATH']}",
+                PYTHONPATH=str(TOP))
     say = ["make", "-o", "extra-docs", "docs-serve", f"PORT={port}"]
-    start = lambda: subprocess.Popen(say, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                     text=True, start_new_session=True)
+    def start():
+        return subprocess.Popen(say, cwd=tmp_path, env=env, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT,
+                            text=True, start_new_session=True)
     server = start()
     yield f"http://127.0.0.1:{port}/index.html", page, log, start
-    os.killpg(server.pid, 15); server.wait(timeout=20)
+    os.killpg(server.pid, 15)
+    server.wait(timeout=20)
 
 
 def served(address, words, seconds=90):
@@ -273,7 +310,8 @@ def test_a_saved_page_is_served_after_one_build(preview):
     served(address, "First")
     calls = len(log.read_text().split())
     page.write_text("# Second\n")
-    served(address, "Second"); time.sleep(3)
+    served(address, "Second")
+    time.sleep(3)
     assert len(log.read_text().split()) == calls + 1
     second = start()
     assert "is taken; name another one with make docs-serve PORT=" in second.communicate(timeout=30)[0]

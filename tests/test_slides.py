@@ -1,11 +1,13 @@
 "The interview walk: one file of slides that opens without a network, and a page that says what the records say."
-import re, subprocess
+import re
+import subprocess
 from importlib.util import find_spec
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from conftest import TOP
+
 from cvlab.core import LabError
 from cvlab.slides import TAGS, fetched, slides
 from cvlab.timelapse import film_of
@@ -31,9 +33,11 @@ def test_the_walk_is_a_talk_of_minutes(walk):
 
 def test_questions_say_where_their_answer_lies(walk):
     notes = [c.source for c in tagged(walk, "notes")]
-    questions = [q for n in notes for q in re.split(r"(?=\*\*Asked: )", n) if q.startswith("**Asked")]
+    questions = [q for n in notes
+                 for q in re.split(r"(?=\*\*Asked: )", n) if q.startswith("**Asked")]
     assert len(questions) >= 12 and len(notes) == len(tagged(walk, "slide"))
-    for q in questions: assert re.search(r"\]\(|`", q) or "not tested" in q or "not asked" in q, q
+    for q in questions:
+        assert re.search(r"\]\(|`", q) or "not tested" in q or "not asked" in q, q
 
 
 def test_the_walk_says_what_the_records_say(walk):
@@ -42,7 +46,8 @@ def test_the_walk_says_what_the_records_say(walk):
     from cvlab.core import resolve
     from cvlab.data import read_split
     params = resolve(TOP/"params.yaml")
-    claims = load_claims(TOP/"nbs/claims.yaml", params, sorted(read_split(TOP/"runs/prepare/split.csv").label.unique()))
+    claims = load_claims(TOP/"nbs/claims.yaml", params,
+                         sorted(read_split(TOP/"runs/prepare/split.csv").label.unique()))
     data = [o.data for c in walk.cells for o in c.get("outputs", []) if "data" in o]
     said = [d["text/markdown"] for d in data if "<!--claim:" in d.get("text/markdown", "")]
     drifted = [p for t in said for p in check_text(t, claims, TOP) if "unregistered" not in p]
@@ -53,12 +58,16 @@ def test_the_walk_says_what_the_records_say(walk):
 
 def test_each_commit_that_it_names_wrote_what_it_says(walk):
     "The evidence below a step: the commit is in the history of that folder."
-    git = lambda *args: subprocess.run(["git", *args], cwd=TOP, capture_output=True, text=True).stdout
-    if git("rev-parse", "--is-shallow-repository").strip() != "false": pytest.skip("no whole history here")
-    shown = [o.data.get("text/html", "") for c in walk.cells for o in c.get("outputs", []) if "data" in o]
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=TOP, capture_output=True, text=True).stdout
+    if git("rev-parse", "--is-shallow-repository").strip() != "false":
+        pytest.skip("no whole history here")
+    shown = [o.data.get("text/html", "") for c in walk.cells
+             for o in c.get("outputs", []) if "data" in o]
     named = re.findall(r"<code>([^<]+)</code>: commit (\w+) of", "\n".join(shown))
     assert len(named) >= 10
-    for path, commit in named: assert f"\n{commit}" in "\n" + git("log", "--format=%H", "--", path), (path, commit)
+    for path, commit in named:
+        assert f"\n{commit}" in "\n" + git("log", "--format=%H", "--", path), (path, commit)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +80,8 @@ def page(tmp_path_factory):
 def test_it_can_be_said_in_three_to_five_minutes(page):
     "What is read aloud, at 130 words a minute: neither tables nor commands, evidence or notes."
     soup = BeautifulSoup(page.read_text(), "html.parser").select_one(".slides")
-    for silent in soup.select("aside, table, pre, script, style, .evidence"): silent.decompose()
+    for silent in soup.select("aside, table, pre, script, style, .evidence"):
+        silent.decompose()
     spoken = len(re.findall(r"[^\W_][\w'’.,-]*", soup.get_text(" ")))
     assert 3 <= spoken/130 <= 5, f"{spoken} words"
 
@@ -101,12 +111,16 @@ def test_one_file_and_nothing_to_fetch(page):
 @pytest.fixture
 def tab(chromium, page):
     "The talk, opened with the network off; `tab.asked` are requests, `tab.said` what went wrong."
-    context = chromium.new_context(viewport=dict(width=1280, height=720)); context.set_offline(True)
-    tab = context.new_page(); tab.asked, tab.said = [], []
+    context = chromium.new_context(viewport=dict(width=1280, height=720))
+    context.set_offline(True)
+    tab = context.new_page()
+    tab.asked, tab.said = [], []
     context.on("request", lambda r: tab.asked.append(r.url))
-    context.on("console", lambda m: tab.said.append(m.text) if m.type in ("error", "warning") else None)
+    context.on("console",
+               lambda m: tab.said.append(m.text) if m.type in ("error", "warning") else None)
     context.on("weberror", lambda e: tab.said.append(str(e.error)))
-    tab.goto(page.as_uri()); tab.wait_for_function("window.Reveal && Reveal.isReady()")
+    tab.goto(page.as_uri())
+    tab.wait_for_function("window.Reveal && Reveal.isReady()")
     yield tab
     context.close()
 
@@ -121,7 +135,8 @@ def test_a_talk_goes_from_the_first_slide_to_the_last_offline(tab, page, walk):
     for _ in range(steps):
         assert tab.evaluate(LOWEST) < 1, f"slide {seen} is longer than the screen"
         assert tab.evaluate("Reveal.getSlideNotes().length") > 20, f"slide {seen} has no notes"
-        tab.keyboard.press("ArrowRight"); seen += 1
+        tab.keyboard.press("ArrowRight")
+        seen += 1
     assert tab.evaluate("Reveal.isLastSlide()") and tab.evaluate(LOWEST) < 1
     assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth && i.alt)")
     assert [u for u in tab.asked if not u.startswith("data:") and u.split("#")[0] != page.as_uri()] == []
@@ -141,7 +156,9 @@ def test_s_opens_the_notes_offline(tab):
 
 @needs_reveal
 def test_who_wants_no_motion_gets_the_still(chromium, page):
-    context = chromium.new_context(reduced_motion="reduce"); tab = context.new_page(); tab.goto(page.as_uri())
+    context = chromium.new_context(reduced_motion="reduce")
+    tab = context.new_page()
+    tab.goto(page.as_uri())
     tab.wait_for_function("window.Reveal && Reveal.isReady()")
     assert tab.evaluate("document.querySelector('picture img').currentSrc").startswith("data:image/png")
     context.close()

@@ -1,15 +1,20 @@
 "The house: floors, declared dependencies, parameters."
-import ast, json, re, subprocess
+import ast
+import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import TOP, code_cells
-from cvlab.core import Params, params_schema, read_yaml, resolve
+
+from cvlab.core import Params, params_schema, read_yaml
 from cvlab.repro import UNHASHED
 from cvlab.runs import STAGES
 
 NOTEBOOKS = sorted((TOP/"nbs").glob("[0-9][0-9]_*.ipynb"))
-EXPORTING = [p for p in NOTEBOOKS if "default_exp" in p.read_text()] # the others prove something of the library
+# the others prove something of the library
+EXPORTING = [p for p in NOTEBOOKS if "default_exp" in p.read_text()]
 NUMBER = {p.stem[3:]: int(p.stem[:2]) for p in EXPORTING}
 PIPELINE = sorted(p.stem for p in (TOP/"nbs"/"pipeline").glob("*.ipynb"))
 
@@ -22,14 +27,16 @@ def cvlab_imports(source):
             elif node.level == 1: yield node.module
             elif node.module == "cvlab": yield from (a.name for a in node.names)
         if isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("cvlab."))
+            yield from (a.name.split(".")[1]
+                        for a in node.names if a.name.startswith("cvlab."))
 
 
 def closure(modules):
     "Those modules and everything of the library that they import."
     todo, seen = set(modules), set()
     while todo:
-        m = todo.pop(); seen.add(m)
+        m = todo.pop()
+        seen.add(m)
         todo |= set(cvlab_imports((TOP/"cvlab"/f"{m}.py").read_text())) - seen
     return seen
 
@@ -97,7 +104,8 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
     # the last two hold what a clock said
     beside = ("runs/measured/", "runs/local/", "runs/bench/", "runs/architectures/")
     left = [f for f in here if not f.startswith(beside) and Path(f).name not in UNHASHED
-            and f != "runs/ledger.csv" and not any(f == o or f.startswith(f"{o}/") for o in outs)]
+            and f != "runs/ledger.csv"
+            and not any(f == o or f.startswith(f"{o}/") for o in outs)]
     assert left == []
 
 
@@ -116,4 +124,5 @@ def test_lock_has_hashes_and_no_addresses():
         pins = re.findall(r"^[a-z0-9_.-]+==\S+.*\\\n    --hash=sha256:", text, re.M)
         assert len(pins) == len(re.findall(r"^\S+==", text, re.M)) > 0
     node = json.loads((TOP/".jupyter"/"package-lock.json").read_text())["packages"]
-    assert all(p.keys() >= {"integrity"} and "resolved" not in p for name, p in node.items() if name)
+    assert all(p.keys() >= {"integrity"} and "resolved" not in p
+               for name, p in node.items() if name)

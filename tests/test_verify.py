@@ -1,11 +1,21 @@
 "Faults of every kind we could think of, one at a time in a clone without data or weights: each is caught by name."
-import json, re, shutil, time
-from pathlib import Path
+import json
+import re
+import shutil
+import time
 
 import pandas as pd
 import pytest
 from conftest import BIN, TOP, clone_into, sh
-from cvlab.verify import Lab, check_guesses, check_page, check_stage, lock_problems, measured_line
+
+from cvlab.verify import (
+    Lab,
+    check_guesses,
+    check_page,
+    check_stage,
+    lock_problems,
+    measured_line,
+)
 
 EVALUATE, TRAIN = "runs/evaluate/default/seed-0", "runs/train/default/seed-0"
 
@@ -17,7 +27,8 @@ def published(tmp_path_factory): return clone_into(tmp_path_factory.mktemp("veri
 @pytest.fixture
 def clone(published):
     yield published
-    sh(published, "git", "checkout", "-q", "--", "."); sh(published, "git", "clean", "-fdq")
+    sh(published, "git", "checkout", "-q", "--", ".")
+    sh(published, "git", "clean", "-fdq")
 
 
 def test_a_fresh_clone_holds(published):
@@ -32,7 +43,8 @@ def test_a_fresh_clone_holds(published):
 def replace(old, new, count=1):
     "A fault that changes a text."
     def plant(path):
-        text = path.read_text(); assert old in text, (path, old)
+        text = path.read_text()
+        assert old in text, (path, old)
         path.write_text(text.replace(old, new, count))
     return plant
 
@@ -40,7 +52,9 @@ def replace(old, new, count=1):
 def digit(pattern):
     "A fault that raises the last digit of what a pattern finds in a text."
     def plant(path):
-        text = path.read_text(); m = re.search(pattern, text); assert m, (path, pattern)
+        text = path.read_text()
+        m = re.search(pattern, text)
+        assert m, (path, pattern)
         path.write_text(text[:m.end(1) - 1] + str((int(m[1][-1]) + 1) % 10) + text[m.end(1):])
     return plant
 
@@ -48,7 +62,8 @@ def digit(pattern):
 def table(change):
     "A fault that changes a CSV."
     def plant(path):
-        t = pd.read_csv(path, dtype=str, keep_default_na=False); change(t)
+        t = pd.read_csv(path, dtype=str, keep_default_na=False)
+        change(t)
         t.to_csv(path, index=False, lineterminator="\n")
     return plant
 
@@ -59,34 +74,41 @@ def swap_parts(t):
 
 
 def copy_into_test(t):
-    t.loc[t.index[t.part == "test"][0], ["id", "path"]] = t.loc[t.index[t.part == "train"][0], ["id", "path"]]
+    t.loc[t.index[t.part == "test"][0], ["id", "path"]] = t.loc[t.index[t.part == "train"][0],
+                                                                ["id", "path"]]
 
 
 def right_instead(t): # the first wrong test picture becomes right
     logits = [c for c in t if c.startswith("logit_")]
     for i, row in t[t.part == "test"].iterrows():
         if max(logits, key=lambda c: float(row[c])) != f"logit_{row.label}":
-            t.loc[i, logits] = ["9" if c == f"logit_{row.label}" else "-9" for c in logits]; return
+            t.loc[i, logits] = ["9" if c == f"logit_{row.label}" else "-9" for c in logits]
+            return
 
 
 def lower_loss(t): t.loc[t.index[-1], "val_loss"] = "0.0123"
 def from_other(name): return lambda path: shutil.copyfile(path.parents[1]/"seed-1"/name, path)
 def append(text): return lambda path: path.write_text(path.read_text() + text)
 def gone(path): path.unlink()
-def keep_lines(keep): return lambda path: path.write_text("".join(filter(keep, path.read_text().splitlines(True))))
-def drop_line(word): return keep_lines(lambda l: word not in l)
-def drop_row(start): return keep_lines(lambda l: not l.startswith(start))
+def keep_lines(keep):
+    return lambda path: path.write_text("".join(filter(keep,
+                                                       path.read_text().splitlines(True))))
+def drop_line(word): return keep_lines(lambda line: word not in line)
+def drop_row(start): return keep_lines(lambda line: not line.startswith(start))
 
 
 def source_of_a_cell(path):
-    nb = json.loads(path.read_text()); nb["cells"][-1]["source"] = "print('all is well')"
+    nb = json.loads(path.read_text())
+    nb["cells"][-1]["source"] = "print('all is well')"
     path.write_text(json.dumps(nb))
 
 
 def output_of_a_cell(path):
     nb = json.loads(path.read_text())
-    out = next(o for c in nb["cells"][::-1] for o in c.get("outputs", []) if o["output_type"] == "stream")
-    out["text"] = "0 of 150 test pictures are named wrongly\n"; path.write_text(json.dumps(nb))
+    out = next(o for c in nb["cells"][::-1]
+               for o in c.get("outputs", []) if o["output_type"] == "stream")
+    out["text"] = "0 of 150 test pictures are named wrongly\n"
+    path.write_text(json.dumps(nb))
 
 
 def prose(text):
@@ -98,7 +120,8 @@ def prose(text):
 
 
 def older_lock(path): # a stage's own entry says it read other data
-    text = path.read_text(); md5 = re.search(r"path: data\n\s+hash: md5\n\s+md5: (\w+)", text)[1]
+    text = path.read_text()
+    md5 = re.search(r"path: data\n\s+hash: md5\n\s+md5: (\w+)", text)[1]
     path.write_text(text.replace(md5, "0"*32, 1))
 
 
@@ -119,7 +142,8 @@ FAULTS = {
     "claim that nobody knows": (
         "TRAINING_RESULTS.md", append("\n1<!--claim:accuracy.best-->\n"),
         "TRAINING_RESULTS.md", "unknown claim", False),
-    "dead link": ("README.md", append("\n[more](docs/more.md)\n"), "README.md", "dead link docs/more.md", False),
+    "dead link": ("README.md", append("\n[more](docs/more.md)\n"), "README.md",
+                  "dead link docs/more.md", False),
     "dead heading": (
         "README.md", append("\n[more](TRAINING_RESULTS.md#our-best)\n"),
         "README.md", "no such heading", False),
@@ -135,9 +159,12 @@ FAULTS = {
     "formula of a claim": (
         "nbs/claims.yaml", replace("formula: mean(accuracy)", "formula: max(accuracy)"),
         "report", "nbs/claims.yaml: is not what", True),
-    "swapped split": ("runs/prepare/split.csv", table(swap_parts), "evaluate@default-0", "not of this split", False),
-    "swapped split, by its hash": ("runs/prepare/split.csv", table(swap_parts), "prepare", "params.yaml: split", False),
-    "picture copied into test": ("runs/prepare/split.csv", table(copy_into_test), "prepare", "occurs twice", False),
+    "swapped split": ("runs/prepare/split.csv", table(swap_parts), "evaluate@default-0",
+                      "not of this split", False),
+    "swapped split, by its hash": ("runs/prepare/split.csv", table(swap_parts), "prepare",
+                                   "params.yaml: split", False),
+    "picture copied into test": ("runs/prepare/split.csv", table(copy_into_test), "prepare",
+                                 "occurs twice", False),
     "edited prediction": (
         f"{EVALUATE}/predictions.csv", table(right_instead),
         "evaluate@default-0", "metrics.json: test.", False),
@@ -164,19 +191,22 @@ FAULTS = {
     "swapped pictures": (
         f"{EVALUATE}/worst.png", from_other("worst.png"),
         "evaluate@default-0", "worst.png: is not what", True),
-    "edited history": (f"{TRAIN}/results.csv", table(lower_loss), "evaluate@default-0", "the kept epoch had", False),
+    "edited history": (f"{TRAIN}/results.csv", table(lower_loss), "evaluate@default-0",
+                       "the kept epoch had", False),
     "edited history, against the log": (
         f"{TRAIN}/results.csv", table(lower_loss),
         "train@default-0", "train.log: epoch 12", False),
     "edited log": (
         f"{TRAIN}/train.log", digit(r"val accuracy (0\.\d+)"),
         "train@default-0", "train.log: epoch 1", False),
-    "epoch removed": (f"{TRAIN}/results.csv", drop_row("4,"), "train@default-0", "do not count up", False),
+    "epoch removed": (f"{TRAIN}/results.csv", drop_row("4,"), "train@default-0",
+                      "do not count up", False),
     "edited prediction out of fold": (
         "runs/folds/oof.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
         "folds", "scores.csv: ", False),
     "picture judged by another fold": (
-        "runs/folds/oof.csv", table(lambda t: t.loc.__setitem__((0, "fold"), str((int(t.fold[0]) + 1) % 5))),
+        "runs/folds/oof.csv",
+        table(lambda t: t.loc.__setitem__((0, "fold"), str((int(t.fold[0]) + 1) % 5))),
         "folds", "oof.csv: not one prediction", False),
     "edited mean over folds": (
         "runs/folds/together.csv", table(lambda t: t.loc.__setitem__((0, "mean"), "0.99")),
@@ -184,7 +214,8 @@ FAULTS = {
     "edited answer of the folds together": (
         "runs/folds/answers.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
         "folds", "the average is not that of the single networks", False),
-    "edited range test": ("runs/lr_find/lr.json", digit(r'"lr": (0\.\d+)'), "lr_find", "lr.json: ", True),
+    "edited range test": ("runs/lr_find/lr.json", digit(r'"lr": (0\.\d+)'), "lr_find",
+                          "lr.json: ", True),
     "edited range test, coarsely": (
         "runs/lr_find/lr.json", replace('"lr": 0.00', '"lr": 0.01'),
         "lr_find", "lr.json: lr", False),
@@ -209,9 +240,12 @@ FAULTS = {
     "changed parameter": (
         "params.yaml", replace("epochs: 12", "epochs: 13"),
         "train@default-0", "train was modified", True),
-    "changed experiment": ("params.yaml", replace("{lr: 10.0}", "{lr: 9.0}"), "train@hot-0", "params.yaml: ", False),
-    "hand-made dvc.lock": ("dvc.lock", replace("md5: ", "md5: 0", 1), "prepare", "is not what the stage", True),
-    "dvc.lock of other data": ("dvc.lock", older_lock, "prepare", "data: dvc.lock says it read another one", True),
+    "changed experiment": ("params.yaml", replace("{lr: 10.0}", "{lr: 9.0}"), "train@hot-0",
+                           "params.yaml: ", False),
+    "hand-made dvc.lock": ("dvc.lock", replace("md5: ", "md5: 0", 1), "prepare",
+                           "is not what the stage", True),
+    "dvc.lock of other data": ("dvc.lock", older_lock, "prepare",
+                               "data: dvc.lock says it read another one", True),
     "changed data.dvc": (
         "data.dvc", digit(r"md5: \w*?(\d)\w*\.dir"),
         "prepare", "another one than data.dvc made", True),
@@ -221,7 +255,8 @@ FAULTS = {
     "changed library": (
         "cvlab/metrics.py", append("\n# better\n"),
         "evaluate@default-0", "cvlab/metrics.py: is not what", True),
-    "missing file": (f"{EVALUATE}/metrics.json", gone, "evaluate@default-0", "metrics.json: ", False),
+    "missing file": (f"{EVALUATE}/metrics.json", gone, "evaluate@default-0", "metrics.json: ",
+                     False),
     "ledger line removed": (
         "runs/ledger.csv", drop_line(",default,0,"),
         "evaluate@default-0", "no line says so", False),
@@ -238,16 +273,21 @@ FAULTS = {
         "runs/leaks/certificate.json", replace('"severity": "shortcut"', '"severity": "note"'),
         "leaks", "certificate.json: findings.", False),
     "other score of a shortcut": (
-        "runs/leaks/probes.csv", table(lambda t: t.loc.__setitem__((t.index[t.probe == "colour"][0], "score"), "0.5")),
+        "runs/leaks/probes.csv",
+        table(lambda t: t.loc.__setitem__((t.index[t.probe == "colour"][0], "score"), "0.5")),
         "leaks", "colour is said to tell", False),
     "other guesses of a shortcut": (
         "runs/leaks/guesses.csv",
-        table(lambda t: t.loc.__setitem__(slice(0, 40), t.loc[0:40].assign(colour=t.label[0:40]))),
+        table(lambda t: t.loc.__setitem__(slice(0, 40),
+                                          t.loc[0:40].assign(colour=t.label[0:40]))),
         "leaks", "colour is said to tell", False),
-    "answers of the leak probe": ("runs/leaks/probe.csv", table(right_instead), "leaks", "accuracy.csv: ", False),
-    "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks", "runs/leaks/split.csv: is not what", True),
+    "answers of the leak probe": ("runs/leaks/probe.csv", table(right_instead), "leaks",
+                                  "accuracy.csv: ", False),
+    "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks",
+                        "runs/leaks/split.csv: is not what", True),
     "better heat maps": (
-        "runs/interpret/pointing.csv", table(lambda t: t.loc.__setitem__((t.index[t.hit == "0"][0], "hit"), "1")),
+        "runs/interpret/pointing.csv",
+        table(lambda t: t.loc.__setitem__((t.index[t.hit == "0"][0], "hit"), "1")),
         "interpret", "pointing.json: scores.", False),
     "pair of a measured certificate": (
         "runs/measured/chest_xray/as_published/pairs.csv", replace(",True", ",False"),
@@ -275,7 +315,7 @@ def test_fault_is_caught_by_name(name, clone):
     file, plant, where, words, locked = FAULTS[name]
     plant(clone/file)
     lines = said(clone, where, locked)
-    assert any(words in l.why and l.state == "drift" for l in lines), lines
+    assert any(words in line.why and line.state == "drift" for line in lines), lines
 
 
 def test_every_edited_claim_is_caught(published):
@@ -294,7 +334,8 @@ def test_every_edited_claim_is_caught(published):
             for k in range(m.start("value"), m.end("value")):
                 if not text[k].isdigit(): continue
                 edited = text[:k] + str((int(text[k]) + 1) % 10) + text[k + 1:m.end() + 5]
-                token = TOKENS.search(edited, m.start()); n += 1
+                token = TOKENS.search(edited, m.start())
+                n += 1
                 assert problem_of(token, claims, root), (page.name, m[0], k)
     assert n > 2000 and len(read) > 15
 
@@ -303,8 +344,10 @@ KEPT = TOP/"runs"/"measured"/"grocery_fruit"/"imbalance"
 
 
 @pytest.mark.parametrize("name, spoil, told", [
-    ("effects.csv", lambda t: t.assign(effect=t.effect + .01), "effects.csv: inverse, accuracy"),
-    ("effects.csv", lambda t: t.assign(low=t.low.clip(lower=0)), "effects.csv: inverse, accuracy"),
+    ("effects.csv", lambda t: t.assign(effect=t.effect + .01),
+     "effects.csv: inverse, accuracy"),
+    ("effects.csv", lambda t: t.assign(low=t.low.clip(lower=0)),
+     "effects.csv: inverse, accuracy"),
     ("scores.csv", lambda t: t.assign(macro_f1=t.macro_f1.clip(lower=.93)), "scores.csv"),
     ("guesses.csv", lambda t: t.assign(plain=t.label), "scores.csv"),
     ("test_guesses.csv", lambda t: t[1:], "not the pictures of split.csv")
