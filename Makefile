@@ -31,11 +31,11 @@ lab: install ## open JupyterLab on this environment; ARGS="--no-browser --port 8
 	@.githooks/setup
 	@JUPYTER_CONFIG_DIR='$(CURDIR)/.jupyter' JUPYTERLAB_SETTINGS_DIR='$(CURDIR)/.jupyter/settings' JUPYTERLAB_WORKSPACES_DIR='$(CURDIR)/.cvlab/workspaces' \
 	  JUPYTER_DATA_DIR='$(CURDIR)/.cvlab/jupyter' JUPYTER_RUNTIME_DIR='$(CURDIR)/.cvlab/jupyter/runtime' IPYTHONDIR='$(CURDIR)/.cvlab/ipython' \
-	  jupyter lab nbs/lab.ipynb $(ARGS)
+	  jupyter lab nbs/pages/lab.ipynb $(ARGS)
 
 completion: install ## params.yaml completes and is checked in JupyterLab's editor, too; needs npm, 30 MB
 	@command -v npm >/dev/null || { echo "cvlab: npm is missing, and the server that completes YAML is a Node program; install Node 18 or newer" >&2; exit 1; }
-	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-completion.txt
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/completion.txt
 	@npm ci --prefix .jupyter --cache .cvlab/npm --silent --no-audit --no-fund && rm -rf .cvlab/npm
 
 data: install ## draw the embedded dataset
@@ -62,8 +62,8 @@ docs: extra-docs ## build the documentation site into _docs, from the notebooks,
 	@cvlab docs
 
 slides: extra-docs ## the interview walk as one file of slides and the time-lapse as a GIF, into build/slides; they need no network
-	@python -m cvlab.slides nbs/tutorials/walkthrough.ipynb build/slides/walkthrough.html
-	@python -m cvlab.timelapse build/slides/timelapse.gif
+	@python -m cvlab.docs.slides nbs/tutorials/walkthrough.ipynb build/slides/walkthrough.html
+	@python -m cvlab.explain.timelapse build/slides/timelapse.gif
 
 docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever a page is saved
 	@! { : > /dev/tcp/127.0.0.1/$(PORT); } 2> /dev/null || \
@@ -73,29 +73,29 @@ docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever
 	  --pre-build "cvlab docs --sources" .cvlab/site .cvlab/site-html
 
 extra-docs: install
-	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-docs.txt
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/docs.txt
 
 first-steps: install ## follow the README as a stranger, with a clock, into runs/bench; ARGS=--install really installs
-	@python tests/first_steps.py --out runs/bench/first_steps.json $(ARGS)
+	@python tests/cli/first_steps.py --out runs/bench/first_steps.json $(ARGS)
 
 bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
-	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements-bench.txt
-	@papermill --engine cvlab nbs/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/bench.txt
+	@papermill --engine cvlab nbs/pipeline/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
 	  -p net resnet18 -p bs 32 -p pictures 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
 
 architectures: install ## fifty networks: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
-	@papermill --engine cvlab nbs/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3
+	@papermill --engine cvlab nbs/pipeline/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3
 
 clean: install ## clean all notebooks, export the library, write the JSON schema
 	@cvlab clean && nbdev-export && cvlab schema
 
-lock: ## resolve requirements.txt and those of the extras anew (needs uv, the extra `dev`)
-	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements-dev.txt"; exit 1; }
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements.txt
+lock: ## resolve requirements/lab.txt and those of the extras anew (needs uv, the extra `dev`)
+	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	for extra in dev:uv parquet:pyarrow albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
-	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
-	    -o requirements-$${extra%:*}.txt || exit 1; \
+	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
+	    -o requirements/$${extra%:*}.txt || exit 1; \
 	done
 
 .DEFAULT: # a name that is no target
@@ -103,12 +103,12 @@ lock: ## resolve requirements.txt and those of the extras anew (needs uv, the ex
 
 install: $(VENV)/.installed ## the environment in .venv (3 GB to download, 6.5 GB on disk), hash-locked
 
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements/lab.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "cvlab: $(PYTHON): no such program; name a Python of 3.11 to 3.13 with make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"cvlab: this is Python {v[0]}.{v[1]}, the lock is for 3.11 to 3.13; name another one with make PYTHON=python3.12 ...")'
 	@[ -d $(VENV) ] || echo "cvlab: installing into $(VENV): about 3 GB to download, 6.5 GB on disk; once"
 	@$(PYTHON) -m venv $(VENV) || { echo "cvlab: python has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/lab.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@.githooks/setup
 	@touch $@

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import nbformat
 
-from cvlab.engine import tidy
+from cvlab.runs.engine import tidy
 
 TOP = Path(__file__).resolve().parent.parent
-BARE = ("nbs/pipeline/", "nbs/lab.ipynb") # stored without outputs: their executed twins live in runs/, or nowhere
+BARE = ("nbs/pipeline/", "nbs/pages/lab.ipynb") # stored without outputs: their executed twins live in runs/, or nowhere
 
 
 def number(cells):

@@ -8,6 +8,6 @@ __version__ = "0.1.0"
 
 
 def load_ipython_extension(shell):
-    "`%load_ext cvlab`: the magics %runs and %params (notebook 56)."
-    from cvlab.browse import load_ipython_extension as load
+    "`%load_ext cvlab`: the magics %runs and %params (`cvlab.explain.browse`)."
+    from cvlab.explain.browse import load_ipython_extension as load
     load(shell)

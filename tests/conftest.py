@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 
 def code_cells(stage):
     "Sources of the code cells of a pipeline notebook; the parameters cell is left out."
-    nb = json.loads((TOP/"nbs"/("" if stage == "numbers" else "pipeline")/f"{stage}.ipynb").read_text())
+    nb = json.loads((TOP/"nbs"/"pipeline"/f"{stage}.ipynb").read_text())
     return ["".join(c["source"]) for c in nb["cells"]
             if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])]
 
@@ -69,7 +69,7 @@ def chromium():
     "A browser without a window; where there is none, tests that need it are skipped by name."
     api = pytest.importorskip("playwright.sync_api",
                               reason="playwright is missing: pip install --require-hashes "
-                                                            "-r requirements-docs.txt")
+                                                            "-r requirements/docs.txt")
     with api.sync_playwright() as p:
         try:
             browser = p.chromium.launch(

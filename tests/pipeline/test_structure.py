@@ -1,0 +1,122 @@
+"The house: the order of packages, declared dependencies, parameters."
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import TOP, code_cells
+
+from cvlab.core.params import Params, params_schema, read_yaml
+from cvlab.core.repro import UNHASHED
+from cvlab.docs.site import PACKAGES
+from cvlab.runs.stages import STAGES, dvc_yaml
+from cvlab.training.callbacks import TRAIN_PACKAGES
+
+NOTEBOOKS = sorted((TOP/"nbs").glob("*/[0-9][0-9]_*.ipynb"))
+EXPORTING = [p for p in NOTEBOOKS if "default_exp" in p.read_text()] # the others prove something of the library
+MODULES = {f"{p.parent.name}.{p.stem[3:]}": p for p in EXPORTING}
+RANK = {m: (list(PACKAGES).index(p.parent.name), int(p.stem[:2])) for m, p in MODULES.items()}
+PIPELINE = list(read_yaml(TOP/"dvc.yaml")["stages"])
+
+
+def cvlab_imports(source, package=""):
+    "Modules of the library that a piece of code imports, absolutely or relatively, anywhere in it."
+    for node in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))):
+        if isinstance(node, ast.ImportFrom):
+            stem = {0: "", 1: f"cvlab.{package}.", 2: "cvlab."}[node.level] + (node.module or "")
+            for name in (stem, *(f"{stem}.{a.name}" for a in node.names)):
+                if name.removeprefix("cvlab.") in MODULES: yield name.removeprefix("cvlab.")
+        if isinstance(node, ast.Import):
+            yield from (a.name[6:] for a in node.names if a.name.startswith("cvlab."))
+
+
+def imports_of(module):
+    package, name = module.split(".")
+    return set(cvlab_imports((TOP/"cvlab"/package/f"{name}.py").read_text(), package))
+
+
+def closure(modules):
+    "Those modules and everything of the library that they import."
+    todo, seen = set(modules), set()
+    while todo:
+        m = todo.pop()
+        seen.add(m)
+        todo |= imports_of(m) - seen
+    return seen
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_module_imports_only_what_is_below_it(name):
+    "A package imports those before it in PACKAGES; within a package a notebook imports lower numbers."
+    assert all(RANK[m] < RANK[name] for m in imports_of(name)), sorted(imports_of(name))
+
+
+def test_each_module_has_its_notebook():
+    found = {f"{p.parent.name}.{p.stem}" for p in (TOP/"cvlab").glob("*/[a-z]*.py")}
+    assert found == set(MODULES)
+    assert not list((TOP/"cvlab").glob("[a-z]*.py")), "a module lives in a package"
+    assert len({RANK[m] for m in MODULES}) == len(MODULES), "two notebooks of a package have one number"
+    assert all(p.stat().st_size < 300_000 for p in NOTEBOOKS), "a library notebook is a page of the site: under 300 KB"
+
+
+def test_training_is_followed_by_its_hash():
+    "What the train stage imports to train is what the hash of a resumable state covers."
+    imported = closure(["training.recipe", "training.frozen_cache", "training.callbacks"])
+    assert {m.split(".")[0] for m in imported} <= set(TRAIN_PACKAGES)
+    assert "data.fixtures" not in imported
+
+
+def test_dvc_yaml_is_what_the_register_says():
+    "`cvlab schema` writes it; a stage that is not in it would never run."
+    assert (TOP/"dvc.yaml").read_text(encoding="utf-8") == dvc_yaml(TOP)
+    assert {p.stem for p in (TOP/"nbs"/"pipeline").glob("*.ipynb")} >= set(STAGES)
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_pipeline_notebook_is_a_talk(stage):
+    nb = json.loads((TOP/"nbs"/"pipeline"/f"{stage}.ipynb").read_text())
+    assert not re.search(r"^\s*(def|class) ", "\n".join(code_cells(stage)), re.M), \
+        "what needs a def belongs in a library notebook"
+    assert [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])], "one cell is tagged parameters"
+    assert not any(c.get("outputs") for c in nb["cells"])
+
+
+def test_no_notebook_stores_what_a_bar_drew():
+    for path in [*(TOP/"nbs").rglob("*.ipynb"), *(TOP/"runs").rglob("*.ipynb")]:
+        if ".ipynb_checkpoints" in path.parts: continue
+        texts = ["".join(o.get("text", "")) for c in json.loads(path.read_text())["cells"]
+                 for o in c.get("outputs", [])]
+        assert not any("\x1b[2K" in t or "batches/s" in t for t in texts), path
+
+
+def test_nothing_lies_in_runs_that_no_stage_wrote():
+    "A file that an earlier pipeline left would be read as a result of this one."
+    outs = [o["path"] for s in read_yaml(TOP/"dvc.lock")["stages"].values() for o in s["outs"]]
+    here = subprocess.run(["git", "ls-files", "runs"], cwd=TOP, capture_output=True, text=True).stdout.split()
+    # the last two hold what a clock said
+    beside = ("runs/measured/", "runs/local/", "runs/bench/", "runs/architectures/")
+    left = [f for f in here if not f.startswith(beside) and Path(f).name not in UNHASHED
+            and f != "runs/ledger.csv"
+            and not any(f == o or f.startswith(f"{o}/") for o in outs)]
+    assert left == []
+
+
+def test_every_section_reaches_a_stage():
+    assert set(Params.model_fields) == {s for stage in STAGES.values() for s in stage.sections}
+
+
+def test_schema_for_editors_is_current():
+    assert json.loads((TOP/"nbs"/"params.schema.json").read_text()) == params_schema()
+
+
+def test_lock_has_hashes_and_no_addresses():
+    for path in (TOP/"requirements").glob("*.txt"):
+        text = path.read_text()
+        assert "://" not in text and "--index" not in text and "--find" not in text
+        pins = re.findall(r"^[a-z0-9_.-]+==\S+.*\\\n    --hash=sha256:", text, re.M)
+        assert len(pins) == len(re.findall(r"^\S+==", text, re.M)) > 0
+    node = json.loads((TOP/".jupyter"/"package-lock.json").read_text())["packages"]
+    assert all(p.keys() >= {"integrity"} and "resolved" not in p
+               for name, p in node.items() if name)

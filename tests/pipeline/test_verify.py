@@ -1,0 +1,367 @@
+"Faults of every kind we could think of, one at a time in a clone without data or weights: each is caught by name."
+import json
+import re
+import shutil
+import time
+
+import pandas as pd
+import pytest
+from conftest import BIN, TOP, clone_into, sh
+
+from cvlab.evidence.verify import (
+    Lab,
+    check_guesses,
+    check_page,
+    check_stage,
+    lock_problems,
+    measured_line,
+)
+
+EVALUATE, TRAIN = "runs/evaluate/default/seed-0", "runs/train/default/seed-0"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory): return clone_into(tmp_path_factory.mktemp("verify")/"cvlab")
+
+
+@pytest.fixture
+def clone(published):
+    yield published
+    sh(published, "git", "checkout", "-q", "--", ".")
+    sh(published, "git", "clean", "-fdq")
+
+
+def test_a_fresh_clone_holds(published):
+    started = time.time()
+    done = sh(published, BIN/"cvlab", "verify")
+    assert re.search(r"^[1-9]\d* verified, \d+ re-trainable, \d+ unverifiable, 0 drift; \d+ s$", done.stdout, re.M)
+    assert "train@default-0" in done.stdout and "runs/measured/" in done.stdout
+    assert sh(published, "git", "status", "--porcelain").stdout == "", "looking changes nothing"
+    print(f"{time.time() - started:.0f} s")
+
+
+def replace(old, new, count=1):
+    "A fault that changes a text."
+    def plant(path):
+        text = path.read_text()
+        assert old in text, (path, old)
+        path.write_text(text.replace(old, new, count))
+    return plant
+
+
+def digit(pattern):
+    "A fault that raises the last digit of what a pattern finds in a text."
+    def plant(path):
+        text = path.read_text()
+        m = re.search(pattern, text)
+        assert m, (path, pattern)
+        path.write_text(text[:m.end(1) - 1] + str((int(m[1][-1]) + 1) % 10) + text[m.end(1):])
+    return plant
+
+
+def table(change):
+    "A fault that changes a CSV."
+    def plant(path):
+        t = pd.read_csv(path, dtype=str, keep_default_na=False)
+        change(t)
+        t.to_csv(path, index=False, lineterminator="\n")
+    return plant
+
+
+def swap_parts(t):
+    a, b = t.index[t.part == "train"][0], t.index[t.part == "test"][0]
+    t.loc[a, "part"], t.loc[b, "part"] = "test", "train"
+
+
+def copy_into_test(t):
+    t.loc[t.index[t.part == "test"][0], ["id", "path"]] = t.loc[t.index[t.part == "train"][0],
+                                                                ["id", "path"]]
+
+
+def right_instead(t): # the first wrong test picture becomes right
+    logits = [c for c in t if c.startswith("logit_")]
+    for i, row in t[t.part == "test"].iterrows():
+        if max(logits, key=lambda c: float(row[c])) != f"logit_{row.label}":
+            t.loc[i, logits] = ["9" if c == f"logit_{row.label}" else "-9" for c in logits]
+            return
+
+
+def lower_loss(t): t.loc[t.index[-1], "val_loss"] = "0.0123"
+def from_other(name): return lambda path: shutil.copyfile(path.parents[1]/"seed-1"/name, path)
+def append(text): return lambda path: path.write_text(path.read_text() + text)
+def gone(path): path.unlink()
+def keep_lines(keep):
+    return lambda path: path.write_text("".join(filter(keep,
+                                                       path.read_text().splitlines(True))))
+def drop_line(word): return keep_lines(lambda line: word not in line)
+def drop_row(start): return keep_lines(lambda line: not line.startswith(start))
+
+
+def source_of_a_cell(path):
+    nb = json.loads(path.read_text())
+    nb["cells"][-1]["source"] = "print('all is well')"
+    path.write_text(json.dumps(nb))
+
+
+def output_of_a_cell(path):
+    nb = json.loads(path.read_text())
+    out = next(o for c in nb["cells"][::-1]
+               for o in c.get("outputs", []) if o["output_type"] == "stream")
+    out["text"] = "0 of 150 test pictures are named wrongly\n"
+    path.write_text(json.dumps(nb))
+
+
+def prose(text):
+    def plant(path):
+        nb = json.loads(path.read_text())
+        next(c for c in nb["cells"] if c["cell_type"] == "markdown")["source"] += f"\n{text}"
+        path.write_text(json.dumps(nb))
+    return plant
+
+
+def older_lock(path): # a stage's own entry says it read other data
+    text = path.read_text()
+    md5 = re.search(r"path: data\n\s+hash: md5\n\s+md5: (\w+)", text)[1]
+    path.write_text(text.replace(md5, "0"*32, 1))
+
+
+# name: (file, fault, where it shows, what is said, does dvc.lock alone give it away?)
+FAULTS = {
+    "changed digit in a claim": (
+        "README.md", digit(r"(\d\.\d+)<!--claim:accuracy.default-->"),
+        "README.md", "drifted: the text says", False),
+    "unregistered number": (
+        "README.md", append("\nWe reach 0.999.\n"),
+        "README.md", "unregistered number 0.999", False),
+    "marker removed": (
+        "README.md", replace("<!--claim:accuracy.default-->", ""),
+        "README.md", "unregistered number", False),
+    "marker of another claim": (
+        "README.md", replace("<!--claim:accuracy.default-->", "<!--claim:macro_f1.default-->"),
+        "report", "README.md: is not what", True),
+    "claim that nobody knows": (
+        "TRAINING_RESULTS.md", append("\n1<!--claim:accuracy.best-->\n"),
+        "TRAINING_RESULTS.md", "unknown claim", False),
+    "dead link": ("README.md", append("\n[more](docs/more.md)\n"), "README.md",
+                  "dead link docs/more.md", False),
+    "dead heading": (
+        "README.md", append("\n[more](TRAINING_RESULTS.md#our-best)\n"),
+        "README.md", "no such heading", False),
+    "figure of no stage": (
+        "README.md", append("\n![better](nbs/pages/index.ipynb)\n"),
+        "README.md", "is the output of no stage", False),
+    "number in a pipeline notebook": (
+        "nbs/pipeline/compare.ipynb", prose("The default reaches 0.99."),
+        "nbs/pipeline/compare.ipynb", "unregistered number 0.99", False),
+    "number in a tutorial": (
+        "nbs/tutorials/bring_your_own.ipynb", prose("Expect 97 %."),
+        "nbs/tutorials/bring_your_own.ipynb", "unregistered number 97 %", False),
+    "formula of a claim": (
+        "nbs/pages/claims.yaml", replace("formula: mean(accuracy)", "formula: max(accuracy)"),
+        "report", "nbs/pages/claims.yaml: is not what", True),
+    "swapped split": ("runs/prepare/split.csv", table(swap_parts), "evaluate@default-0",
+                      "not of this split", False),
+    "swapped split, by its hash": ("runs/prepare/split.csv", table(swap_parts), "prepare",
+                                   "params.yaml: split", False),
+    "picture copied into test": ("runs/prepare/split.csv", table(copy_into_test), "prepare",
+                                 "occurs twice", False),
+    "edited prediction": (
+        f"{EVALUATE}/predictions.csv", table(right_instead),
+        "evaluate@default-0", "metrics.json: test.", False),
+    "edited prediction of the validation part": (
+        f"{EVALUATE}/predictions.csv",
+        table(lambda t: t.loc.__setitem__((t.index[t.part == "val"][0], "logit_grass"), "40")),
+        "evaluate@default-0", "the kept epoch had", False),
+    "edited metric": (
+        f"{EVALUATE}/metrics.json", digit(r'"accuracy": (0\.\d\d)'),
+        "evaluate@default-0", "metrics.json: ", False),
+    "edited metric of a baseline": (
+        "runs/baseline/metrics.json", digit(r'"log_loss": (0\.\d\d)'),
+        "baseline", "metrics.json: ", False),
+    "edited baseline": (
+        "runs/baseline/majority.csv", digit(r"test,dandelion,(-0\.\d\d)"),
+        "baseline", "majority.csv: not the majority", False),
+    "swapped figure": (
+        f"{EVALUATE}/results.png", from_other("results.png"),
+        "evaluate@default-0", "results.png: is not the figure", False),
+    "stale figure": (
+        f"{EVALUATE}/confusion_matrix.png",
+        lambda p: shutil.copyfile(p.parents[2]/"hot/seed-0/confusion_matrix.png", p),
+        "evaluate@default-0", "confusion_matrix.png: is not the figure", False),
+    "swapped pictures": (
+        f"{EVALUATE}/worst.png", from_other("worst.png"),
+        "evaluate@default-0", "worst.png: is not what", True),
+    "edited history": (f"{TRAIN}/results.csv", table(lower_loss), "evaluate@default-0",
+                       "the kept epoch had", False),
+    "edited history, against the log": (
+        f"{TRAIN}/results.csv", table(lower_loss),
+        "train@default-0", "train.log: epoch 12", False),
+    "edited log": (
+        f"{TRAIN}/train.log", digit(r"val accuracy (0\.\d+)"),
+        "train@default-0", "train.log: epoch 1", False),
+    "epoch removed": (f"{TRAIN}/results.csv", drop_row("4,"), "train@default-0",
+                      "do not count up", False),
+    "edited prediction out of fold": (
+        "runs/folds/oof.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
+        "folds", "scores.csv: ", False),
+    "picture judged by another fold": (
+        "runs/folds/oof.csv",
+        table(lambda t: t.loc.__setitem__((0, "fold"), str((int(t.fold[0]) + 1) % 5))),
+        "folds", "oof.csv: not one prediction", False),
+    "edited mean over folds": (
+        "runs/folds/together.csv", table(lambda t: t.loc.__setitem__((0, "mean"), "0.99")),
+        "folds", "together.csv: mean", False),
+    "edited answer of the folds together": (
+        "runs/folds/answers.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
+        "folds", "the average is not that of the single networks", False),
+    "edited range test": ("runs/lr_find/lr.json", digit(r'"lr": (0\.\d+)'), "lr_find",
+                          "lr.json: ", True),
+    "edited range test, coarsely": (
+        "runs/lr_find/lr.json", replace('"lr": 0.00', '"lr": 0.01'),
+        "lr_find", "lr.json: lr", False),
+    "edited executed notebook": (
+        f"{EVALUATE}/evaluate.ipynb", output_of_a_cell,
+        "evaluate@default-0", "evaluate.ipynb: is not what", True),
+    "other cells in an executed notebook": (
+        f"{EVALUATE}/evaluate.ipynb", source_of_a_cell,
+        "evaluate@default-0", "other cells than", False),
+    "notebook of another seed": (
+        f"{EVALUATE}/evaluate.ipynb", from_other("evaluate.ipynb"),
+        "evaluate@default-0", "was run with seed=1", False),
+    "wrong seed": (
+        f"{EVALUATE}/predictions.csv", from_other("predictions.csv"),
+        "evaluate@default-0", "the same as those of seed-1", False),
+    "parameters of a run": (
+        f"{TRAIN}/params.yaml", replace("lr: 0.003", "lr: 0.001"),
+        "train@default-0", "params.yaml: ", False),
+    "effective unlike requested": (
+        f"{TRAIN}/params.yaml", replace("wd: 0.01", "wd: 0.02"),
+        "train@default-0", "params.yaml: effective.optim.wd", False),
+    "changed parameter": (
+        "params.yaml", replace("epochs: 12", "epochs: 13"),
+        "train@default-0", "train was modified", True),
+    "changed experiment": ("params.yaml", replace("{lr: 10.0}", "{lr: 9.0}"), "train@hot-0",
+                           "params.yaml: ", False),
+    "hand-made dvc.lock": ("dvc.lock", replace("md5: ", "md5: 0", 1), "prepare",
+                           "is not what the stage", True),
+    "dvc.lock of other data": ("dvc.lock", older_lock, "prepare",
+                               "data: dvc.lock says it read another one", True),
+    "changed data.dvc": (
+        "data.dvc", digit(r"md5: \w*?(\d)\w*\.dir"),
+        "prepare", "another one than data.dvc made", True),
+    "changed command": (
+        "dvc.yaml", replace("-p out runs/prepare", "-p out runs/prepare -p seed 1"),
+        "prepare", "the command is not the one that ran", True),
+    "changed library": (
+        "cvlab/evaluation/metrics.py", append("\n# better\n"),
+        "evaluate@default-0", "cvlab/evaluation/metrics.py: is not what", True),
+    "missing file": (f"{EVALUATE}/metrics.json", gone, "evaluate@default-0", "metrics.json: ",
+                     False),
+    "ledger line removed": (
+        "runs/ledger.csv", drop_line(",default,0,"),
+        "evaluate@default-0", "no line says so", False),
+    "ledger of fewer pictures": (
+        "runs/ledger.csv", replace(",150,evaluate,default,0,", ",140,evaluate,default,0,"),
+        "evaluate@default-0", "140 test pictures were read", False),
+    "description of other outputs": (
+        f"{EVALUATE}/environment.json", from_other("environment.json"),
+        "evaluate@default-0", "environment.json: describes other", False),
+    "edited reliability diagram": (
+        f"{EVALUATE}/reliability.png", from_other("reliability.png"),
+        "evaluate@default-0", "reliability.png: is not the figure", False),
+    "leak struck from the certificate": (
+        "runs/leaks/certificate.json", replace('"severity": "shortcut"', '"severity": "note"'),
+        "leaks", "certificate.json: findings.", False),
+    "other score of a shortcut": (
+        "runs/leaks/probes.csv",
+        table(lambda t: t.loc.__setitem__((t.index[t.probe == "colour"][0], "score"), "0.5")),
+        "leaks", "colour is said to tell", False),
+    "other guesses of a shortcut": (
+        "runs/leaks/guesses.csv",
+        table(lambda t: t.loc.__setitem__(slice(0, 40),
+                                          t.loc[0:40].assign(colour=t.label[0:40]))),
+        "leaks", "colour is said to tell", False),
+    "answers of the leak probe": ("runs/leaks/probe.csv", table(right_instead), "leaks",
+                                  "accuracy.csv: ", False),
+    "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks",
+                        "runs/leaks/split.csv: is not what", True),
+    "better heat maps": (
+        "runs/interpret/pointing.csv",
+        table(lambda t: t.loc.__setitem__((t.index[t.hit == "0"][0], "hit"), "1")),
+        "interpret", "pointing.json: scores.", False),
+    "pair of a measured certificate": (
+        "runs/measured/chest_xray/as_published/pairs.csv", replace(",True", ",False"),
+        "runs/measured/chest_xray/as_published", "certificate.json: ", False),
+    "measured prediction": (
+        "runs/measured/chest_xray/xray_cnn/seed-0/evaluate/seed-0/predictions.csv",
+        table(lambda t: t.loc.__setitem__((t.index[t.part == "val"][0], "logit_Covid"), "40")),
+        "runs/measured/chest_xray/xray_cnn", "the kept epoch had", False),
+    "measured split": (
+        "runs/measured/chest_xray/xray_cnn/seed-0/prepare/split.csv", table(swap_parts),
+        "runs/measured/chest_xray/xray_cnn", "not of this split", False),
+}
+
+
+def said(root, where, locked):
+    "What verify says of one stage, page or set."
+    lab = Lab(root)
+    if where.startswith("runs/measured"): return [measured_line(root/where, lab)]
+    if (root/where).is_file(): return check_page(lab, root/where)
+    return check_stage(lab, where, lock_problems(lab).get(where, []) if locked else [])
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_caught_by_name(name, clone):
+    file, plant, where, words, locked = FAULTS[name]
+    plant(clone/file)
+    lines = said(clone, where, locked)
+    assert any(words in line.why and line.state == "drift" for line in lines), lines
+
+
+def test_every_edited_claim_is_caught(published):
+    "Any digit of any marked number on any page."
+    from cvlab.evidence.claims import TOKENS, problem_of
+    from cvlab.evidence.pages import card_claims, card_run
+    from cvlab.evidence.verify import page_text, pages
+    lab, n = Lab(published), 0
+    read = [(p, page_text(p), lab.claims, lab.root) for p in pages(lab)]
+    for card in (published/"runs/cards").rglob("MODEL_CARD.md"): # with claims of their own
+        root, exp, seed = card_run(card)
+        read.append((card, card.read_text(), card_claims(exp, seed, lab.classes), root))
+    for page, text, claims, root in read:
+        for m in TOKENS.finditer(text):
+            if not m["id"] or not m["value"]: continue
+            for k in range(m.start("value"), m.end("value")):
+                if not text[k].isdigit(): continue
+                edited = text[:k] + str((int(text[k]) + 1) % 10) + text[k + 1:m.end() + 5]
+                token = TOKENS.search(edited, m.start())
+                n += 1
+                assert problem_of(token, claims, root), (page.name, m[0], k)
+    assert n > 2000 and len(read) > 15
+
+
+KEPT = TOP/"runs"/"measured"/"grocery_fruit"/"imbalance"
+
+
+@pytest.mark.parametrize("name, spoil, told", [
+    ("effects.csv", lambda t: t.assign(effect=t.effect + .01),
+     "effects.csv: inverse, accuracy"),
+    ("effects.csv", lambda t: t.assign(low=t.low.clip(lower=0)),
+     "effects.csv: inverse, accuracy"),
+    ("scores.csv", lambda t: t.assign(macro_f1=t.macro_f1.clip(lower=.93)), "scores.csv"),
+    ("guesses.csv", lambda t: t.assign(plain=t.label), "scores.csv"),
+    ("test_guesses.csv", lambda t: t[1:], "not the pictures of split.csv")
+], ids=lambda x: x if isinstance(x, str) else "")
+def test_kept_folds_are_recomputed(name, spoil, told, tmp_path):
+    "Of pictures that cannot be shipped the tables are there: whoever changes one of them is found out."
+    shutil.copytree(KEPT, tmp_path/"kept")
+    table = pd.read_csv(tmp_path/"kept"/name, keep_default_na=False)
+    spoil(table).to_csv(tmp_path/"kept"/name, index=False)
+    assert any(told in p for p in check_guesses(tmp_path/"kept"))
+
+
+def test_kept_figures_are_drawn_again(tmp_path):
+    shutil.copytree(KEPT, tmp_path/"kept")
+    assert check_guesses(KEPT) == []
+    shutil.copy(KEPT/"confusion_matrix.png", tmp_path/"kept"/"folds.png")
+    assert check_guesses(tmp_path/"kept") == ["folds.png: is not the figure that its records give"]
