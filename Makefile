@@ -21,7 +21,7 @@ help: ## this list
 repro: install ## train and evaluate what is out of date, then say how it compares with the last commit
 	@cvlab repro
 
-verify: install ## recompute every number, figure and hash that is stated here; no data, weights, GPU or network needed
+verify: install ## recompute every number, figure and hash that is stated here; no data, weights, GPU or internet needed
 	@cvlab verify
 
 test: install ## everything that tests: clean and exported notebooks, notebooks, whole-system tests
@@ -41,7 +41,7 @@ completion: install ## params.yaml completes and is checked in JupyterLab's edit
 data: install ## draw the embedded dataset
 	@cvlab data use meadow
 
-check: install ## what is wrong with the pictures in DATA; without DATA these targets take those of `make data`
+check: install ## what is wrong with the images in DATA; without DATA these targets take those of `make data`
 	@cvlab data check $(DATA)
 
 quick: install ## a first look: a quarter of the epochs on DATA, into OUT-quick
@@ -50,18 +50,18 @@ quick: install ## a first look: a quarter of the epochs on DATA, into OUT-quick
 train: install ## train on DATA into OUT; EPOCHS=100, and anything else of params.yaml in ARGS="model.name=resnet18"
 	@cvlab train --data $(DATA) --out $(OUT) $(addprefix train.epochs=,$(EPOCHS)) $(ARGS)
 
-evaluate: install ## what the network in OUT is worth on the test part
+evaluate: install ## what the model in OUT is worth on the test set
 	@cvlab evaluate --run $(OUT) --part test $(ARGS)
 
 compare: install ## experiments of PRESET through the same folds of DATA, into OUT-folds
-	@cvlab folds --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)
+	@cvlab crossval --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)
 
 full-test: test verify ## what the continuous integration runs, then every number, figure and hash
 
-docs: extra-docs ## build the documentation site into _docs, from the notebooks, without the network
+docs: extra-docs ## build the documentation site into _docs, from the notebooks, without the internet
 	@cvlab docs
 
-slides: extra-docs ## the interview walk as one file of slides and the time-lapse as a GIF, into build/slides; they need no network
+slides: extra-docs ## the interview walk as one file of slides and the time-lapse as a GIF, into build/slides; they need no internet
 	@python -m cvlab.docs.slides nbs/tutorials/walkthrough.ipynb build/slides/walkthrough.html
 	@python -m cvlab.explain.timelapse build/slides/timelapse.gif
 
@@ -81,9 +81,9 @@ first-steps: install ## follow the README as a stranger, with a clock, into runs
 bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/bench.txt
 	@papermill --engine cvlab nbs/pipeline/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
-	  -p net resnet18 -p bs 32 -p pictures 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
+	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
 
-architectures: install ## fifty networks: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
+architectures: install ## fifty models: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
 	@papermill --engine cvlab nbs/pipeline/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3
 
 clean: install ## clean all notebooks, export the library, write the JSON schema

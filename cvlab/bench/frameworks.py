@@ -39,16 +39,16 @@ class JpegFiles(torch.utils.data.Dataset):
         from PIL import Image
         with Image.open(self.paths[i]) as im: return self.tfm(im.convert("RGB")), self.ys[i]
 
-def torch_loader(files: pd.DataFrame, part: str, size: int, bs: int, workers: int = 0) -> torch.utils.data.DataLoader:
+def torch_loader(files: pd.DataFrame, subset: str, size: int, bs: int, workers: int = 0) -> torch.utils.data.DataLoader:
     "torchvision's transforms in torch's loader."
     import torchvision.transforms as T
     change = [T.RandomHorizontalFlip(), T.RandomAffine(10, scale=(.9, 1.1)),
               T.ColorJitter(.2, .2)]
-    change = change if part == "train" else []
+    change = change if subset == "train" else []
     tfm = T.Compose([T.Resize((size, size)), *change, T.ToTensor(), T.Normalize(MEAN, STD)])
-    return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs,
-                                       shuffle=part == "train",
-                                       drop_last=part == "train", num_workers=workers)
+    return torch.utils.data.DataLoader(JpegFiles(files[files.subset == subset], tfm), bs,
+                                       shuffle=subset == "train",
+                                       drop_last=subset == "train", num_workers=workers)
 
 def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
                workers: int = 0): # -> function
@@ -84,7 +84,7 @@ def fastai_learner(files: pd.DataFrame, size: int, bs: int,
         resnet18,
         vision_learner,
     )
-    df = files.assign(is_valid=files.part == "val")[["path", "label", "is_valid"]]
+    df = files.assign(is_valid=files.subset == "val")[["path", "label", "is_valid"]]
     how = {} if workers is None else dict(num_workers=workers)
     dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size),
                                    bs=bs,
@@ -110,9 +110,9 @@ def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
     from timm.optim import create_optimizer_v2
     from timm.utils import AverageMeter, accuracy
     model = timm.create_model(net, num_classes=files.label.nunique())
-    def loader(part):
-        dataset, cpu = JpegFiles(files[files.part == part], None), torch.device("cpu")
-        return create_loader(dataset, (3, size, size), bs, is_training=part == "train",
+    def loader(subset):
+        dataset, cpu = JpegFiles(files[files.subset == subset], None), torch.device("cpu")
+        return create_loader(dataset, (3, size, size), bs, is_training=subset == "train",
                              use_prefetcher=False,
                              num_workers=workers, persistent_workers=False, device=cpu)
     loaders, loss_func = {p: loader(p) for p in ("train", "val")}, nn.CrossEntropyLoss()
@@ -195,8 +195,8 @@ def ultralytics_loop(files: pd.DataFrame, size: int, bs: int): # -> function tha
     "Two epochs of `YOLO.train` in a process of its own; the second one's time, as ultralytics writes it down."
     check_installed("ultralytics")
     root = Path(tempfile.mkdtemp(prefix="cvlab-ultralytics-"))
-    for path, label, part in files[["path", "label", "part"]].itertuples(index=False):
-        to = root/"data"/part/label/f"{len(list(root.rglob('*.*')))}-{Path(path).name}"
+    for path, label, subset in files[["path", "label", "subset"]].itertuples(index=False):
+        to = root/"data"/subset/label/f"{len(list(root.rglob('*.*')))}-{Path(path).name}"
         to.parent.mkdir(parents=True, exist_ok=True)
         to.symlink_to(path)
     (root/"resnet18-cls.yaml").write_text(RESNET18.format(nc=files.label.nunique()))
@@ -230,7 +230,7 @@ with learn.no_bar(): ClassificationInterpretation.from_learner(learn).plot_confu
 NET = """nn.Sequential(*[ConvLayer(a, b, stride=2) for a, b in ((3, 16), (16, 32), (32, 64))],
                     AdaptiveAvgPool(1), Flatten(), nn.Linear(64, 2))"""
 
-def fastai_notebooks(folder: Path, # class folders of pictures
+def fastai_notebooks(folder: Path, # class folders of images
                      size: int = 32): # -> function
     "Write three notebooks; the function executes them with papermill's command."
     import nbformat
@@ -276,7 +276,7 @@ def reach_fastai(files: pd.DataFrame, weights: str, seed: int, goal: float,
     from safetensors.torch import load_file
     clock = Clock(goal, lambda learn: float(learn.recorder.values[-1][-1]))
     set_seed(seed)
-    df = files[files.part != "test"].assign(is_valid=lambda d: d.part == "val")[["path",
+    df = files[files.subset != "test"].assign(is_valid=lambda d: d.subset == "val")[["path",
                                                                                  "label", "is_valid"]]
     dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size),
                                    num_workers=0, bs=bs,
@@ -305,11 +305,11 @@ def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float,
     change = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(30),
               T.ColorJitter(.2, .2, .2, .1),
               T.RandomAffine(0, (.1, .1))]
-    def loader(part):
-        tfm = T.Compose([T.Resize((size, size)), *(change if part == "train" else []), *end])
-        return torch.utils.data.DataLoader(JpegFiles(files[files.part == part], tfm), bs,
-                                           shuffle=part == "train",
-                                           drop_last=part == "train")
+    def loader(subset):
+        tfm = T.Compose([T.Resize((size, size)), *(change if subset == "train" else []), *end])
+        return torch.utils.data.DataLoader(JpegFiles(files[files.subset == subset], tfm), bs,
+                                           shuffle=subset == "train",
+                                           drop_last=subset == "train")
     loaders = {p: loader(p) for p in ("train", "val")}
     model = create_model(net, files.label.nunique(), weights, head="deep", size=size)
     opt = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)

@@ -7,8 +7,9 @@ __all__ = ['REFUSED', 'app', 'Overrides', 'Experiment', 'data_app', 'Source', 'F
            'at_home', 'to_root', 'from_here', 'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use',
            'data_import', 'stage_seconds', 'summary', 'repro', 'verify', 'cards', 'portfolio', 'docs', 'print_lines',
            'stage_folders', 'finished', 'differs', 'stages_left', 'out_of_resume', 'check_out', 'plan', 'train',
-           'check_before', 'check_batches', 'result', 'what_next', 'verdict', 'check_folds', 'folds_left', 'folds',
-           'folded', 'regress', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_keep', 'runs_prune']
+           'check_before', 'check_batches', 'result', 'what_next', 'verdict', 'check_crossval', 'crossval_left',
+           'crossval', 'folded', 'regress', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export',
+           'runs_prune']
 
 # %% ../../nbs/cli/00_main.ipynb #18b6db1c
 import csv
@@ -102,7 +103,7 @@ def from_here(overrides: list[str] | None) -> list[str]:
     "The same, with `preset=file.yaml` named in full: it is read from the top of the repository."
     overrides = overrides or [] # none were written
     if lost := next((o for o in overrides if "=" not in o and Path(o).exists()), None):
-        raise LabError(f"{lost}: pictures are named with --data {lost}")
+        raise LabError(f"{lost}: images are named with --data {lost}")
     def file(o):
         return o.startswith("preset=") and o.endswith(".yaml") and Path(o[7:]).is_file()
     return [f"preset={Path(o[7:]).resolve()}" if file(o) else o for o in overrides]
@@ -149,7 +150,7 @@ def clean(paths: Annotated[list[Path], typer.Argument(help="notebooks; default: 
         raise LabError(f"{len(dirty)} notebook(s) are not clean; run `cvlab clean` and commit")
 
 # %% ../../nbs/cli/00_main.ipynb #98edf820
-data_app = typer.Typer(help="Look at pictures, and choose the lab's.", rich_markup_mode=None,
+data_app = typer.Typer(help="Look at images, and choose the lab's.", rich_markup_mode=None,
                        no_args_is_help=True)
 app.add_typer(data_app, name="data")
 Source = Annotated[Path,
@@ -158,7 +159,7 @@ Source = Annotated[Path,
 @data_app.command("check")
 def data_check(path: Source,
                full: Annotated[bool, typer.Option("--full", help="every name, however many")] = False):
-    "Say what can be used and what cannot; exit 1 when a picture is refused."
+    "Say what can be used and what cannot; exit 1 when an image is refused."
     path = path.resolve()
     to_root()
     from cvlab.data.importers import read_data, report
@@ -171,7 +172,7 @@ def data_check(path: Source,
 
 @data_app.command("add")
 def data_add(path: Source):
-    "Make a copy of these pictures the lab's data: data/ and data.dvc."
+    "Make a copy of these images the lab's data: data/ and data.dvc."
     path = path.resolve()
     to_root()
     from cvlab.data.importers import report
@@ -241,7 +242,7 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
 
 # %% ../../nbs/cli/00_main.ipynb #bf21096b
 @app.command()
-def verify(data: Annotated[bool, typer.Option("--data", help="also divide the pictures again")] = False,
+def verify(data: Annotated[bool, typer.Option("--data", help="also divide the images again")] = False,
            weights: Annotated[bool, typer.Option("--weights", help="also predict again")] = False,
            retrain: Annotated[str, typer.Option(
                help="only run this stage aside and compare, such as train@default-0")] = ""):
@@ -287,7 +288,7 @@ def docs(out: Annotated[Path | None, typer.Option(
              help="where the site goes; a site that is there is replaced; default: _docs")] = None,
          sources: Annotated[bool, typer.Option(
              "--sources", help="only write what Sphinx reads, into .cvlab/site")] = False):
-    "Build the documentation site from the notebooks, without the network."
+    "Build the documentation site from the notebooks, without the internet."
     out = out and Path.cwd()/out
     to_root()
     from cvlab.docs.site import build_site
@@ -379,7 +380,7 @@ def train(overrides: Overrides = None, experiment: Experiment = "",
           seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0,
           fast: Annotated[bool, typer.Option(help="a first look: a quarter of the epochs")] = False,
           resume: Annotated[bool, typer.Option(help="go on with the interrupted training in --out")] = False):
-    "Train on a folder of pictures, with the notebooks of the pipeline."
+    "Train on a folder of images, with the notebooks of the pipeline."
     data, out, overrides = data and data.resolve(), out and out.resolve(), from_here(overrides)
     root = to_root()
     if resume and not out: raise LabError(out_of_resume(experiment, seed))
@@ -403,12 +404,12 @@ def train(overrides: Overrides = None, experiment: Experiment = "",
     print(f"Card: {os.path.relpath(write_card(out, experiment, seed))}")
 
 # %% ../../nbs/cli/00_main.ipynb #a549e8ed
-FEW = 60 # steps; batch norm alone needs that many until its averages are those of the pictures
+FEW = 60 # steps; batch norm alone needs that many until its averages are those of the images
 
 def check_before(p, *others): # -> the split
-    "What cannot work is said before any work starts; `others` are parameters of more networks on the same pictures."
+    "What cannot work is said before any work starts; `others` are parameters of more models on the same images."
     if not Path(p.data.path).exists():
-        raise LabError(f"{p.data.path}: no such folder or file; name a folder with one subfolder of pictures a class, "
+        raise LabError(f"{p.data.path}: no such folder or file; name a folder with one subfolder of images a class, "
                        "a CSV or an archive by --data, or draw the embedded data by `cvlab data use meadow`")
     import pandas as pd
 
@@ -421,11 +422,11 @@ def check_before(p, *others): # -> the split
     from cvlab.training.losses import loss_of
     data = open_data(p.data.path, cache_folder())
     split = split_samples(data.samples, p.split.val, p.split.test, p.split.seed)
-    classes, n_train, heads = sorted(split.label.unique()), int((split.part == "train").sum()), {}
+    classes, n_train, heads = sorted(split.label.unique()), int((split.subset == "train").sum()), {}
     for q in (p, *others):
-        check_batches(q, split.label[split.part == "train"])
+        check_batches(q, split.label[split.subset == "train"])
         if q.augment.albumentations: album(q.augment.albumentations)
-        loss_of(q.loss, pd.Categorical(split.label[split.part == "train"], classes).codes,
+        loss_of(q.loss, pd.Categorical(split.label[split.subset == "train"], classes).codes,
                 classes)
         net = create_model(q.model.name, len(classes), q.model.weights, q.model.dropout,
                            q.model.head, q.data.size)
@@ -433,33 +434,33 @@ def check_before(p, *others): # -> the split
             heads[", ".join(anew)] = Path(q.model.weights).name
         normalisation(q.model.name, q.model.weights, q.model.normalise, STATS)
     if n := (data.said.verdict == "refused").sum():
-        print(f"{n} picture(s) are left out; `cvlab data check` and the prepare notebook say why", file=sys.stderr)
+        print(f"{n} image(s) are left out; `cvlab data check` and the prepare notebook say why", file=sys.stderr)
     for line in doubts(data.samples): print(line, file=sys.stderr)
     for anew, name in heads.items():
         print(f"model.weights: {name} knows other classes than these {len(classes)}; {anew} begin anew",
               file=sys.stderr)
-    steps = p.train.epochs*(n_train//p.train.bs)
+    steps = p.train.epochs*(n_train//p.train.batch_size)
     if steps < FEW:
-        print(f"{steps} steps of {p.train.bs} pictures show that all works, and nothing else: more "
-              "train.epochs or a smaller train.bs make more steps", file=sys.stderr)
+        print(f"{steps} steps of {p.train.batch_size} images show that all works, and nothing else: more "
+              "train.epochs or a smaller train.batch_size make more steps", file=sys.stderr)
     return split
 
-def check_batches(p, labels): # of the training part
-    "`LabError` where the training part, of these labels, gives no batch, or a batch of pictures larger than they are."
+def check_batches(p, labels): # of the training set
+    "`LabError` where the training set, of these labels, gives no batch, or a batch of images larger than they are."
     n_train = len(labels)
-    if p.train.bs > n_train:
-        raise LabError(f"train.bs={p.train.bs} is more than the {n_train} training pictures; lower train.bs")
-    if p.train.sampler == "under" and p.train.bs > (left := labels.nunique()*labels.value_counts().min()):
-        raise LabError(f"train.bs={p.train.bs} is more than the {left} training pictures that train.sampler=under "
-                       f"leaves of {n_train}; lower train.bs, or take another sampler")
-    if p.train.grow_from > p.data.size:
-        raise LabError(f"train.grow_from={p.train.grow_from} is more than data.size, {p.data.size}; lower it, or 0 "
+    if p.train.batch_size > n_train:
+        raise LabError(f"train.batch_size={p.train.batch_size} is more than the {n_train} training images; lower train.batch_size")
+    if p.train.sampler == "under" and p.train.batch_size > (left := labels.nunique()*labels.value_counts().min()):
+        raise LabError(f"train.batch_size={p.train.batch_size} is more than the {left} training images that train.sampler=under "
+                       f"leaves of {n_train}; lower train.batch_size, or take another sampler")
+    if p.train.start_size > p.data.size:
+        raise LabError(f"train.start_size={p.train.start_size} is more than data.size, {p.data.size}; lower it, or 0 "
                        "switches it off")
 
 def result(out: Path, run: Path):
     "Print the accuracies of a run and of the baselines, with their intervals."
     from cvlab.evaluation.metrics import fmt_interval
-    lines = {"network": json.loads((run/"metrics.json").read_text())["test"],
+    lines = {"model": json.loads((run/"metrics.json").read_text())["test"],
              **json.loads((out/"baseline"/"metrics.json").read_text())}
     for name, m in lines.items():
         print(f"{name:10} test accuracy {fmt_interval(m['accuracy'], m['accuracy_low'], m['accuracy_high'])}"
@@ -476,76 +477,76 @@ def what_next(out: Path, run: Path) -> list[str]: # a line a finding
     from cvlab.explain.diagnose import diagnose
     train, preds = out/"train"/run.relative_to(out/"evaluate"), read_predictions(run/"predictions.csv")
     found = diagnose(pd.read_csv(train/"results.csv"), n_classes=len(classes_of(preds)),
-                     n_val=int((preds.part == "val").sum()),
+                     n_val=int((preds.subset == "val").sum()),
                      params=plain(read_yaml(train/"params.yaml"))["effective"])
     return [f"The curves say: {f.name}{f' since epoch {f.epoch}' if f.epoch else ''}. {f.remedy}"
             + (f" Try: {' '.join(f.overrides)}" if f.overrides else "") for f in found]
 
-def verdict(lines: dict[str, dict]) -> str: # metrics of the network and of the baselines
-    "Is the network worth its trouble?"
-    net, bars = lines["network"], {k: m["accuracy"]
-                                   for k, m in lines.items() if k != "network"}
+def verdict(lines: dict[str, dict]) -> str: # metrics of the model and of the baselines
+    "Is the model worth its trouble?"
+    net, bars = lines["model"], {k: m["accuracy"]
+                                   for k, m in lines.items() if k != "model"}
     best = max(bars, key=bars.get)
     if net["accuracy_low"] > bars[best]:
-        return f"The network's interval lies above the best baseline, the {best}."
-    return (f"The network is not shown to be better than the {best}. What may help: more pictures, more "
-            "train.epochs, a smaller train.bs, published weights (model.weights).")
+        return f"The model's interval lies above the best baseline, the {best}."
+    return (f"The model is not shown to be better than the {best}. What may help: more images, more "
+            "train.epochs, a smaller train.batch_size, published weights (model.weights).")
 
 # %% ../../nbs/cli/00_main.ipynb #9364865a
-def check_folds(split, p, *others, student=None):
+def check_crossval(split, p, *others, student=None):
     "What cannot work in folds is said before hours of them; `others` and `student` as `p`, of the other experiments."
     from cvlab.data.folds import fold_split, make_folds
-    folds = make_folds(split, p.folds.n, p.folds.repeats, p.split.seed)
-    parts = [fold_split(split, folds, r, k, p.split.val, p.split.seed)
-             for r in range(p.folds.repeats) for k in range(p.folds.n)]
+    folds = make_folds(split, p.crossval.folds, p.crossval.repeats, p.split.seed)
+    subsets = [fold_split(split, folds, r, k, p.split.val, p.split.seed)
+             for r in range(p.crossval.repeats) for k in range(p.crossval.folds)]
     for q in (p, *others):
-        for part in parts: check_batches(q, part.label[part.part == "train"])
+        for subset in subsets: check_batches(q, subset.label[subset.subset == "train"])
     if student and (student.augment.mixup or student.augment.cutmix):
-        raise LabError("folds.student: a teacher knows whole pictures; set augment.mixup and augment.cutmix to 0 there")
-    if p.folds.tta == "ten" and p.data.side == p.data.size:
-        raise LabError("folds.tta: ten views are corners and the middle, and the network sees all of a picture; "
-                       "set data.margin")
+        raise LabError("crossval.student: a teacher knows whole images; set augment.mixup and augment.cutmix to 0 there")
+    if p.crossval.tta == "ten" and p.data.side == p.data.size:
+        raise LabError("crossval.tta: ten views are corners and the middle, and the model sees all of an image; "
+                       "set data.crop_margin")
 
-def folds_left(out: Path, seed: int, p) -> list[str]:
+def crossval_left(out: Path, seed: int, p) -> list[str]:
     "The stages that are to run: `folds` always does, and finds most of its work done."
     def state(s): return finished(out/s/f"{s}.ipynb") and not differs(out/s, s, p)
     if (out/"prepare"/"params.yaml").exists() and (odd := differs(out/"prepare", "prepare", p)):
-        raise LabError(f"{out/'prepare'} is of other pictures or parts: {odd}; name another --out")
+        raise LabError(f"{out/'prepare'} is of other images or parts: {odd}; name another --out")
     from cvlab.runs.stages import stages_for
-    return [s for s in stages_for("folds") if s == "folds" or not state(s)]
+    return [s for s in stages_for("crossval") if s == "crossval" or not state(s)]
 
 @app.command()
-def folds(overrides: Overrides = None,
+def crossval(overrides: Overrides = None,
           data: Annotated[Path | None, typer.Option(
               help="class folders, train and test folders, a CSV, an archive, Parquet; default: data.path")] = None,
           out: Annotated[Path | None, typer.Option(
               help="where the run goes, and goes on; default: runs/local/<time>")] = None,
           seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
-    "Cross-validate experiments on a folder of pictures; said again with the same --out, it goes on."
+    "Cross-validate experiments on a folder of images; said again with the same --out, it goes on."
     data, out, overrides = data and data.resolve(), out and out.resolve(), from_here(overrides)
     root = to_root()
     out = out or root/"runs"/"local"/time.strftime("%Y%m%d-%H%M%S")
     if data: overrides = [f"data.path={json.dumps(str(data))}", *overrides]
     p = resolve("params.yaml", "", overrides)
-    recipes = [resolve("params.yaml", e, overrides) for e in p.folds.experiments]
-    student = resolve("params.yaml", p.folds.student, overrides) if p.folds.student else None
+    recipes = [resolve("params.yaml", e, overrides) for e in p.crossval.experiments]
+    student = resolve("params.yaml", p.crossval.student, overrides) if p.crossval.student else None
     check_out(out)
     split = check_before(*recipes, *[student]*bool(student))
-    check_folds(split, *recipes, student=student)
-    left = folds_left(out, seed, p)
+    check_crossval(split, *recipes, student=student)
+    left = crossval_left(out, seed, p)
     from cvlab.runs.warm import warm
     with warm(at_once=bool(left)):
         from cvlab.runs.engine import run_stage  # imports, too
         for stage in left:
             print(f"{stage} ...", file=sys.stderr)
             run_stage(stage, out/stage, "", seed, overrides)
-    print(folded(out/"folds"))
+    print(folded(out/"crossval"))
     print(f"Open: {os.path.relpath(out/'folds'/'folds.ipynb')}  (in JupyterLab: make lab)")
 
 def folded(run: Path) -> str: # a line an experiment
     "Macro F1 and accuracy out of fold, with the intervals of the means."
     import pandas as pd
-    t = pd.read_csv(run/"together.csv").set_index(["experiment", "score"])
+    t = pd.read_csv(run/"summary.csv").set_index(["experiment", "score"])
     def say(r): return f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]"
     w = max(map(len, t.index.unique("experiment")))
     def line(e, f1, acc):
@@ -560,7 +561,7 @@ def regress(overrides: Overrides = None,
                 help="a CSV with the columns path and label, a number each")] = None,
             out: Annotated[Path | None, typer.Option(help="where the run goes; default: runs/local/<time>")] = None,
             seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
-    "Train a network to say a number of each picture: a CSV of pictures and numbers."
+    "Train a model to say a number of each image: a CSV of images and numbers."
     if not data:
         raise LabError("--data: name a CSV with the columns path and label, where each label is a number")
     data, out, overrides = data.resolve(), out and out.resolve(), from_here(overrides)
@@ -579,7 +580,7 @@ def regress(overrides: Overrides = None,
     check_numbers(p)
     split = split_numbers(read_data(data, cache_folder()).samples, p.split.val, p.split.test,
                           p.split.seed)
-    check_batches(p, split.label[split.part == "train"])
+    check_batches(p, split.label[split.subset == "train"])
     create_model(p.model.name, 1, p.model.weights, p.model.dropout, p.model.head, p.data.size)
     nb = run_stage("numbers", out/"numbers", "", seed, overrides)
     for who, m in json.loads((out/"numbers"/"metrics.json").read_text()).items():
@@ -592,7 +593,7 @@ def regress(overrides: Overrides = None,
 def advise(data: Source,
            target: Annotated[str, typer.Option(help="accuracy, mobile, demo, cloud or research")] = "accuracy",
            out: Annotated[Path, typer.Option(help="the preset, a .yaml file")] = Path("advice.yaml")):
-    "Say which network and options to begin with for these pictures, with reasons, as a preset."
+    "Say which model and options to begin with for these images, with reasons, as a preset."
     data, file = data.resolve(), out.resolve()
     to_root()
     if file.suffix != ".yaml": raise LabError(f"--out {out}: name a file that ends in .yaml")
@@ -604,7 +605,7 @@ def advise(data: Source,
     from cvlab.runs.run import cache_folder
     from cvlab.studies import advise as a
     device, s = pick_device(settings().device), a.situation(open_data(data, cache_folder()).samples, target)
-    heading = (f"{s.n} pictures of {len(s.counts)} classes, {s.ratio:.1f} to 1, side {s.side} px; "
+    heading = (f"{s.n} images of {len(s.counts)} classes, {s.ratio:.1f} to 1, side {s.side} px; "
                + (f"a GPU of {s.gpu:.0f} GB" if s.gpu else "no GPU"))
     write_text(file, text := a.as_preset(s, a.advise(s), heading))
     p = resolve("params.yaml", "", [f"preset={file}"])
@@ -617,35 +618,35 @@ def advise(data: Source,
 # %% ../../nbs/cli/00_main.ipynb #e9cb38c6
 Weights = Annotated[Path, typer.Option(
     "--run",
-    help="what `cvlab train --out` or `cvlab folds --out` named, or a folder of weights")]
+    help="what `cvlab train --out` or `cvlab crossval --out` named, or a folder of weights")]
 
 @app.command()
-def evaluate(run: Weights, part: Annotated[str, typer.Option(help="val or test")] = "test",
+def evaluate(run: Weights, subset: Annotated[str, typer.Option(help="val or test")] = "test",
              data: Annotated[Path | None, typer.Option(help="another folder of the same classes")] = None,
-             tta: Annotated[str | None, typer.Option(help="several views of a picture: flip (2) or ten")] = None):
-    "Measure a trained network."
+             tta: Annotated[str | None, typer.Option(help="several views of an image: flip (2) or ten")] = None):
+    "Measure a trained model."
     if tta not in (None, "flip", "ten"): raise LabError(f"--tta {tta}: flip or ten")
-    if part not in ("val", "test"): raise LabError(f"--part {part}: val or test")
+    if subset not in ("val", "test"): raise LabError(f"--part {subset}: val or test")
     from cvlab.evaluation.metrics import evaluate as measure
     from cvlab.evaluation.metrics import fmt_interval, report_table
-    from cvlab.evaluation.predict import find_weights, part_predictions
+    from cvlab.evaluation.predict import find_weights, subset_predictions
     from cvlab.runs.run import cache_folder
-    run, data = run.resolve(), data and data.resolve() # a run may name its pictures from there
+    run, data = run.resolve(), data and data.resolve() # a run may name its images from there
     to_root()
-    m = measure(part_predictions(find_weights(run, folds=True), part, data, cache_folder(), tta=tta), part)
+    m = measure(subset_predictions(find_weights(run, folds=True), subset, data, cache_folder(), tta=tta), subset)
     print(report_table(m).round(3).to_string())
     interval = fmt_interval(m["accuracy"], m["accuracy_low"], m["accuracy_high"])
-    print(f"{part} accuracy {interval}  (95 % Wilson, n = {m['n']})")
+    print(f"{subset} accuracy {interval}  (95 % Wilson, n = {m['n']})")
 
 @app.command()
 def predict(run: Weights,
             paths: Annotated[list[Path],
-                             typer.Argument(help="pictures, or folders of pictures")]):
-    "Name the class of pictures: CSV with path, label, probability, error."
-    from cvlab.evaluation.predict import Predictor, find_weights, pictures_in
+                             typer.Argument(help="images, or folders of images")]):
+    "Name the class of images: CSV with path, label, probability, error."
+    from cvlab.evaluation.predict import Predictor, find_weights, images_in
     predictor, out, named = Predictor(find_weights(run, folds=True)), csv.writer(sys.stdout, lineterminator="\n"), 0
-    if not (files := pictures_in(paths)):
-        raise LabError(f"{paths[0]}: no picture here or below; name pictures, or a folder of them")
+    if not (files := images_in(paths)):
+        raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
     for path in files:
         label, probability, error = predictor.one(path)
@@ -653,24 +654,24 @@ def predict(run: Weights,
         out.writerow([path, label, f"{probability:.6f}" if probability == probability else "",
                       error])
     if not named:
-        raise LabError(f"{len(files)} picture(s) named, none can be read; the column `error` says why")
+        raise LabError(f"{len(files)} image(s) named, none can be read; the column `error` says why")
 
 # %% ../../nbs/cli/00_main.ipynb #1407bb6f
 @app.command()
 def interpret(run: Weights,
               paths: Annotated[list[Path],
-                               typer.Argument(help="pictures, or folders; the first eight are shown")],
+                               typer.Argument(help="images, or folders; the first eight are shown")],
               out: Annotated[Path, typer.Option(help="the figure, PNG")] = Path("heatmaps.png"),
               target: Annotated[str, typer.Option(
                   help="the class that is asked about; default: the one it says")] = ""):
-    "Draw where a trained network looks: Grad-CAM and saliency. A picture, not yet evidence: runs/interpret scores it."
+    "Draw where a trained model looks: Grad-CAM and saliency. An image, not yet evidence: runs/interpret scores it."
     from cvlab.core.style import save_figure, use_lab_style
-    from cvlab.evaluation.predict import find_weights, pictures_in
+    from cvlab.evaluation.predict import find_weights, images_in
     from cvlab.explain.attribution import explain
     if out.suffix.lower() != ".png":
         raise LabError(f"--out {out}: name a file that ends in .png")
     use_lab_style()
-    save_figure(explain(find_weights(run), pictures_in(paths), target=target), out)
+    save_figure(explain(find_weights(run), images_in(paths), target=target), out)
     print(f"Open: {out}")
 
 # %% ../../nbs/cli/00_main.ipynb #7a318a6f
@@ -689,14 +690,14 @@ def runs_list():
               + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished"))
 
 @runs_app.command("keep")
-def runs_keep(run: Annotated[Path, typer.Argument(help="what `cvlab train --out` named")],
+def runs_export(run: Annotated[Path, typer.Argument(help="what `cvlab train --out` named")],
               name: Annotated[str, typer.Argument(help="becomes runs/measured/<name>")]):
-    "Keep the figures of a run on data that cannot be shipped: predictions, history, parameters; no picture, no path."
-    from cvlab.runs.run import keep_measured
-    from cvlab.studies.crossval import keep_folds
+    "Keep the figures of a run on data that cannot be shipped: predictions, history, parameters; no image, no path."
+    from cvlab.runs.run import export_run
+    from cvlab.studies.crossval import export_crossval
     run = run.resolve()
     to_root()
-    keep = keep_folds if (run/"folds"/"oof.csv").exists() else keep_measured
+    keep = export_crossval if (run/"crossval"/"oof.csv").exists() else export_run
     for f in keep(run, Path("runs/measured")/name): print(f)
 
 @runs_app.command("prune")

@@ -24,32 +24,32 @@ from .loaders import Batches
 
 # %% ../../nbs/data/05_augment.ipynb #d2c565b2
 def uniform(gen: torch.Generator, n: int, width: float) -> Tensor: # (n,) in [-width, width]
-    "A draw for each picture."
+    "A draw for each image."
     return (torch.rand(n, generator=gen)*2 - 1)*width
 
-def window_draw(gen: torch.Generator, n: int, crop: float # share of the picture left out at most
-               ) -> tuple[Tensor, ...]: # width, height and centre, as shares of the picture
-    "A window for each picture: area and aspect as in [Inception](https://arxiv.org/abs/1409.4842), place uniform."
-    area, aspect = 1 - torch.rand(n, generator=gen)*crop, torch.exp(uniform(gen, n,
+def window_draw(gen: torch.Generator, n: int, random_crop: float # share of the image left out at most
+               ) -> tuple[Tensor, ...]: # width, height and centre, as shares of the image
+    "A window for each image: area and aspect as in [Inception](https://arxiv.org/abs/1409.4842), place uniform."
+    area, aspect = 1 - torch.rand(n, generator=gen)*random_crop, torch.exp(uniform(gen, n,
                                                                             math.log(4/3)))
     w, h = (area*aspect).sqrt().clamp(max=1), (area/aspect).sqrt().clamp(max=1)
     return w, h, uniform(gen, n, 1)*(1 - w), uniform(gen, n, 1)*(1 - h)
 
 # %% ../../nbs/data/05_augment.ipynb #ec7c337c
-def affine_draw(gen: torch.Generator, n: int, rotate=0., zoom=0., shift=0., crop=0.) -> Tensor: # (n, 2, 3)
-    "A map from output to input coordinates for each picture; those run from -1 to 1."
+def affine_draw(gen: torch.Generator, n: int, rotate=0., zoom=0., shift=0., random_crop=0.) -> Tensor: # (n, 2, 3)
+    "A map from output to input coordinates for each image; those run from -1 to 1."
     angle, scale = torch.deg2rad(uniform(gen, n, rotate)), 1 + uniform(gen, n, zoom)
     dx, dy = uniform(gen, n, 2*shift), uniform(gen, n, 2*shift) # a side is 2 long
-    w, h, cx, cy = window_draw(gen, n, crop) if crop else (torch.ones(n), torch.ones(n), 0.,
+    w, h, cx, cy = window_draw(gen, n, random_crop) if random_crop else (torch.ones(n), torch.ones(n), 0.,
                                                            0.)
     cos, sin = angle.cos()/scale, angle.sin()/scale
     return torch.stack([torch.stack([cos*w, -sin*h, dx + cx], 1), torch.stack([sin*w, cos*h, dy + cy], 1)], 1)
 
 # %% ../../nbs/data/05_augment.ipynb #4748cc9b
 def move_batch(xb: Tensor, # (bs, c, h, w)
-               gen: torch.Generator, rotate=0., zoom=0., shift=0., crop=0.) -> Tensor:
-    "Turn, zoom, shift and crop each picture; what comes in from outside is a mirror image of the border."
-    theta = affine_draw(gen, len(xb), rotate, zoom, shift, crop).to(xb.device, xb.dtype)
+               gen: torch.Generator, rotate=0., zoom=0., shift=0., random_crop=0.) -> Tensor:
+    "Turn, zoom, shift and crop each image; what comes in from outside is a mirror image of the border."
+    theta = affine_draw(gen, len(xb), rotate, zoom, shift, random_crop).to(xb.device, xb.dtype)
     return F.grid_sample(xb, F.affine_grid(theta, xb.shape, align_corners=False),
                          padding_mode="reflection", align_corners=False)
 
@@ -67,7 +67,7 @@ def hue_matrix(turn: Tensor # (n,) in turns
 
 def colour_draw(gen: torch.Generator, n: int, brightness=0., contrast=0., saturation=0., hue=0.
                ) -> tuple[Tensor, Tensor]: # matrices (n, 3, 3), contrast factors (n,)
-    "A map of colours for each picture; contrast needs the picture's mean too."
+    "A map of colours for each image; contrast needs the image's mean too."
     b, c, s = (1 + uniform(gen, n, v) for v in (brightness, contrast, saturation))
     grey = GREY.expand(3, 3)
     saturate = s.view(-1, 1, 1)*torch.eye(3) + (1 - s).view(-1, 1, 1)*grey
@@ -76,7 +76,7 @@ def colour_draw(gen: torch.Generator, n: int, brightness=0., contrast=0., satura
 # %% ../../nbs/data/05_augment.ipynb #d511001b
 def colour_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
                  gen: torch.Generator, brightness=0., contrast=0., saturation=0., hue=0.) -> Tensor: # in [0, 1]
-    "Recolour each picture; what leaves the range is clipped, as a camera would."
+    "Recolour each image; what leaves the range is clipped, as a camera would."
     matrix, c = (t.to(xb.device, xb.dtype)
                  for t in colour_draw(gen, len(xb), brightness, contrast, saturation, hue))
     flat = xb.flatten(2)
@@ -97,7 +97,7 @@ def global_draws(gen: torch.Generator): # yields the seed
 def policy_of(name: str, # auto | rand | trivial
               magnitude: int # of rand, 0 to 30
              ):
-    "torchvision's transform of one picture, uint8 (3, h, w)."
+    "torchvision's transform of one image, uint8 (3, h, w)."
     from torchvision.transforms import v2
     match name:
         case "auto": return v2.AutoAugment()
@@ -105,14 +105,14 @@ def policy_of(name: str, # auto | rand | trivial
         case "trivial": return v2.TrivialAugmentWide()
 
 def each(xb: Tensor, # (bs, 3, h, w) in [0, 1]
-         f # function of a picture, uint8 (3, h, w)
+         f # function of an image, uint8 (3, h, w)
         ) -> Tensor:
-    "Change the pictures of a batch one by one, as bytes."
+    "Change the images of a batch one by one, as bytes."
     return torch.stack([f(x) for x in (xb*255).round().byte()]).to(xb)/255
 
 def erase_batch(xb: Tensor, gen: torch.Generator, cutout: float # probability
                ) -> Tensor:
-    "Hide a rectangle of 2 to 33 % of a picture."
+    "Hide a rectangle of 2 to 33 % of an image."
     from torchvision.transforms import v2
     erase = v2.RandomErasing(cutout, value=.5)
     with global_draws(gen): return torch.stack([erase(x) for x in xb])
@@ -136,7 +136,7 @@ def album(path: str): # an albumentations.Compose
         raise LabError(f"augment.albumentations: {path}: no chain that albumentations has written: {e}") from None
 
 def album_batch(xb: Tensor, gen: torch.Generator, path: str) -> Tensor:
-    "Change each picture by an albumentations chain."
+    "Change each image by an albumentations chain."
     chain = album(path)
     with global_draws(gen) as seed: chain.set_random_seed(seed)
     def f(x):
@@ -144,13 +144,13 @@ def album_batch(xb: Tensor, gen: torch.Generator, path: str) -> Tensor:
         return torch.from_numpy(image).permute(2, 0, 1)
     out = each(xb, f)
     if out.shape != xb.shape:
-        raise LabError(f"augment.albumentations: {path}: changes the size of a picture")
+        raise LabError(f"augment.albumentations: {path}: changes the size of an image")
     return out
 
 # %% ../../nbs/data/05_augment.ipynb #acbcd009
 def augment_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
                   gen: torch.Generator, # all randomness comes from here
-                  rotate=0., zoom=0., shift=0., crop=0., brightness=0., contrast=0.,
+                  rotate=0., zoom=0., shift=0., random_crop=0., brightness=0., contrast=0.,
                   saturation=0., hue=0.,
                   policy: str | None = None, # auto | rand | trivial
                   magnitude: int = 9, # of rand, 0 to 30
@@ -160,7 +160,7 @@ def augment_batch(xb: Tensor, # (bs, 3, h, w) in [0, 1]
     if albumentations: xb = album_batch(xb, gen, albumentations)
     if policy:
         with global_draws(gen): xb = each(xb, policy_of(policy, magnitude))
-    if rotate or zoom or shift or crop: xb = move_batch(xb, gen, rotate, zoom, shift, crop)
+    if rotate or zoom or shift or random_crop: xb = move_batch(xb, gen, rotate, zoom, shift, random_crop)
     if brightness or contrast or saturation or hue:
         xb = colour_batch(xb, gen, brightness, contrast, saturation, hue)
     return erase_batch(xb, gen, cutout) if cutout else xb
@@ -186,9 +186,9 @@ def mixer(mixup: float, cutmix: float, # alpha of the share's Beta distribution;
 # %% ../../nbs/data/05_augment.ipynb #c0bf4369
 def draws(images, # uint8 (n, h, w, 3); the first is drawn
           augment: dict[str, float], # the parameters of augment, flips included
-          size: int, # side that the network sees, pixels
+          size: int, # side that the model sees, pixels
           seed: int = 0, n: int = 7) -> dict[str, np.ndarray]: # float (n, size, size, 3) in [0, 1], by option
-    "Some training pictures as each option makes them, and as all together do."
+    "Some training images as each option makes them, and as all together do."
     def some(hflip=0., vflip=0., mixup=0., cutmix=0., **rest):
         mixed, ims = mixup or cutmix, np.repeat(images[:1], n, 0)
         if mixed:

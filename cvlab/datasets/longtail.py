@@ -50,11 +50,11 @@ from cvlab.datasets.meadow import (
 # %% ../../nbs/datasets/01_longtail.ipynb #c4512dc9
 @dataclass(frozen=True)
 class Tilt:
-    "Maps the disc of a head, and what is above and below it, to the picture."
+    "Maps the disc of a head, and what is above and below it, to the image."
     c: np.ndarray    # (2,) centre, fractions of the frame
     r: float         # radius, fraction of the frame
     squash: float    # how obliquely it is seen: 1 is full face
-    axis: np.ndarray # (2,) unit vector, where the axis points in the picture; (0, -1) is up
+    axis: np.ndarray # (2,) unit vector, where the axis points in the image; (0, -1) is up
     def __call__(self, u, v, h=0.): # (...) right, back and up, in radii -> (..., 2)
         up = v*self.squash + h*math.sqrt(1 - self.squash*self.squash)
         x, y = self.axis
@@ -385,7 +385,7 @@ def draw_globe(sk, rng, k, o, light, at): # as `draw_star`
     up = np.array([0., -.16*r])
     a = at.c + p*r*(.62 + .2*rr[:, None]) + up
     tip = at.c + p*r*(.98 + .14*rng.random(n))[:, None]*(1, .98) + up*(1.2 - .7*rr[:, None])
-    # low in the picture
+    # low in the image
     old = smooth((p[:, 1] - {"young": .75, "full": .45, "old": .1}[o.stage])*3)[:, None]
     rgb = _rgb(k, o)*(1 - old) + np.array(k.base[0])*.86*old
     glow = (.72 + .34*rng.random(n))*(1 + .14*(p[:, 0]*light.side - p[:, 1]*light.height))
@@ -571,7 +571,7 @@ def grow(rng,     # a numpy Generator
                  height=k.lift*s*(.86 + .28*u[2]), depth=1/s,
                  squash=u[3], turn=u[4], tint=2*u[5] - 1)
 
-def neighbours(rng, camera, foot): # foot: height in the frame where the plant of the picture stands
+def neighbours(rng, camera, foot): # foot: height in the frame where the plant of the image stands
     "Plants at the edges, and small ones far behind."
     names = list(SPECIES)
     for _ in range(int(rng.random()*3.6)):
@@ -608,7 +608,7 @@ def arrange(scene, # a `Scene`
             rng,   # a numpy Generator
             px,    # width and height of the canvas
            ):      # trapezoids (n, 6) in canvas pixels, colours (n, 2, 3), ids (n,): 2i+1 head, 2i+2 stem and leaves
-    "All shapes of a picture in the order of painting."
+    "All shapes of an image in the order of painting."
     traps, rgb, key = blades(rng, scene.camera, scene.light)
     drawn = [draw_plant(o, np.random.default_rng([scene.seed, 10, i]), scene.light)
              for i, o in enumerate(scene.things)]
@@ -623,7 +623,7 @@ def arrange(scene, # a `Scene`
 def render_portrait(scene:Scene,  # from `sample_portrait`
                     size:int=128, # width and height in pixels
                    ):             # (size, size, 3) uint8
-    "Take the picture."
+    "Take the image."
     ss = 4
     rng = np.random.default_rng([scene.seed, 9])
     canvas = backdrop(scene.camera, rng, size*ss)
@@ -640,27 +640,27 @@ def portrait(seed:int,      # any integer
              size:int=128,  # width and height in pixels
              **ranges,      # as in `sample_portrait`
             ):              # (size, size, 3) uint8
-    "A picture of one species."
+    "An image of one species."
     return render_portrait(sample_portrait(seed, species, **ranges), size)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #545a725b
-def species_counts(most:int=300, # pictures of the commonest species
+def species_counts(most:int=300, # images of the commonest species
                    least:int=3,  # and of the rarest
-                  )->dict:       # {species: pictures in the training part}
+                  )->dict:       # {species: images in the training set}
     "How many of each: a geometric fall over the order of `SPECIES`."
     if not 1 <= least <= most:
         raise ValueError(f"counts from {most} to {least}: at least 1, and falling")
     return {n: round(most*(least/most)**(i/(len(SPECIES) - 1))) for i, n in enumerate(SPECIES)}
 
 # %% ../../nbs/datasets/01_longtail.ipynb #e59d66b8
-def _shot(job): # one picture, in a process of the pool
+def _shot(job): # one image, in a process of the pool
     folder, seed, species, name, size = job
     Image.fromarray(portrait(seed, species, size)).save(Path(folder)/name, compress_level=0)
 
 def species_jobs(folder, most=300, least=3, test=20, size=128, seed=0): # as `make_species`
-    "Which picture goes into which file."
+    "Which image goes into which file."
     parts = dict(train=species_counts(most, least), test=dict.fromkeys(SPECIES, test))
-    files = [(n, f"{part}/{n}/{i:04}.png") for part in parts for n, k in parts[part].items()
+    files = [(n, f"{subset}/{n}/{i:04}.png") for subset in parts for n, k in parts[subset].items()
              for i in range(k)]
     return [(str(folder), seed*1_000_003 + i, n, name, size)
             for i, (n, name) in enumerate(files)]
@@ -682,9 +682,9 @@ def is_species(folder, **recipe)->bool: # recipe: as `make_species`
 
 # %% ../../nbs/datasets/01_longtail.ipynb #4d285998
 def make_species(folder,           # where to; made whole or not at all
-                 most:int=300,     # training pictures of the commonest species
+                 most:int=300,     # training images of the commonest species
                  least:int=3,      # and of the rarest
-                 test:int=20,      # test pictures of each species
+                 test:int=20,      # test images of each species
                  size:int=128,     # width and height in pixels
                  seed:int=0,       # of the whole dataset
                  workers:int=None, # processes; None: one a core. The bytes do not depend on it
@@ -702,8 +702,8 @@ def make_species(folder,           # where to; made whole or not at all
     tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         new = tmp/"new"
-        for part in ("train", "test"):
-            for n in SPECIES: (new/part/n).mkdir(parents=True)
+        for subset in ("train", "test"):
+            for n in SPECIES: (new/subset/n).mkdir(parents=True)
         _shoot(species_jobs(new, **recipe), workers)
         digest = meadow_digest(new)
         (new/"species.json").write_text(json.dumps(recipe | dict(digest=digest)) + "\n",
@@ -714,7 +714,7 @@ def make_species(folder,           # where to; made whole or not at all
     return digest
 
 def _shoot(jobs, workers): # forked on Linux, spawned by the installed module elsewhere
-    "All pictures, in a pool of processes where that is safe."
+    "All images, in a pool of processes where that is safe."
     linux = sys.platform == "linux"
     workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1),
                   len(jobs))

@@ -119,8 +119,8 @@ def paint(canvas, # (h, w) uint32, painted in place: red, green, blue and the id
 # %% ../../nbs/datasets/00_meadow.ipynb #2c965187
 @dataclass(frozen=True)
 class Camera:
-    "How the picture was taken."
-    horizon: float  # height of the horizon in the frame; negative: above the picture
+    "How the image was taken."
+    horizon: float  # height of the horizon in the frame; negative: above the image
     zoom: float     # enlargement
     focus: float    # scale (1/depth) that is sharp
     blur: float     # blur per unit of scale out of focus
@@ -160,7 +160,7 @@ class Thing:
 # %% ../../nbs/datasets/00_meadow.ipynb #c039a887
 @dataclass
 class Scene:
-    "The latent truth of one picture."
+    "The latent truth of one image."
     seed: int               # seed of the scene
     attempt: int            # how many scenes of this seed were thrown away before
     label: str              # dandelion or grass
@@ -555,7 +555,7 @@ def soften(a): # (h, w, ...) blurred a little, edges repeated
 # %% ../../nbs/datasets/00_meadow.ipynb #bbd4f54b
 def shade(scene, # a `Scene`
           rng,   # a numpy Generator
-          size,  # of the picture
+          size,  # of the image
          ):      # two brightness factors (size, size): for everything, and for the ground alone
     "The soft shade of trees and clouds, and the shadow that each thing casts."
     yy, xx = np.mgrid[:size, :size]/size
@@ -693,7 +693,7 @@ def compose(scene, # a `Scene`
 def render(scene:Scene,  # from `sample_scene`
            size:int=128, # width and height in pixels
           ): # (size, size, 3) uint8 and a `Scene` whose things know their box and how much of them is visible
-    "Take the picture of a scene, and the truth with it."
+    "Take the image of a scene, and the truth with it."
     ss = 4
     rng = np.random.default_rng([scene.seed, scene.attempt, 1])
     canvas = backdrop(scene.camera, rng, size*ss)
@@ -734,14 +734,14 @@ def _rounded(v): # JSON with six decimals
     if isinstance(v, dict): return {k: _rounded(x) for k, x in v.items()}
     return [_rounded(x) for x in v] if isinstance(v, (list, tuple)) else v
 
-def _shot(job): # one picture, in a process of the pool: its bytes are in the file, its truth is the result
+def _shot(job): # one image, in a process of the pool: its bytes are in the file, its truth is the result
     folder, seed, label, name, size = job
     img, scene = take(seed, label, size)
     Image.fromarray(img).save(Path(folder)/name, compress_level=0)
     return json.dumps(_rounded(dict(file=name) | asdict(scene)))
 
 def meadow_jobs(folder, n=1000, size=128, seed=0): # as `make_meadow`
-    "Which picture goes into which file."
+    "Which image goes into which file."
     return [(str(folder), seed*1_000_003 + i, CLASSES[i % 2],
              f"{CLASSES[i % 2]}/{i//2:04}.png", size)
             for i in range(n)]
@@ -749,7 +749,7 @@ def meadow_jobs(folder, n=1000, size=128, seed=0): # as `make_meadow`
 # %% ../../nbs/datasets/00_meadow.ipynb #aec7daf6
 def meadow_digest(folder, # a folder of `make_meadow`
                  )->str:  # sha256, hexadecimal
-    "One hash over the names and bytes of all pictures and of their truth."
+    "One hash over the names and bytes of all images and of their truth."
     folder, h = Path(folder), hashlib.sha256()
     for p in sorted(p.relative_to(folder).as_posix()
                     for p in folder.rglob("*") if p.suffix in (".png", ".jsonl")):
@@ -773,7 +773,7 @@ def is_meadow(folder, n, size, seed)->bool: # as `make_meadow`
 
 # %% ../../nbs/datasets/00_meadow.ipynb #bdd82615
 def make_meadow(folder,           # where to; made whole or not at all
-                n:int=1000,       # how many pictures, half of each class
+                n:int=1000,       # how many images, half of each class
                 size:int=128,     # width and height in pixels
                 seed:int=0,       # of the whole meadow
                 workers:int=None, # processes; None: one a core. The bytes do not depend on it
@@ -798,7 +798,7 @@ def make_meadow(folder,           # where to; made whole or not at all
     return digest
 
 def _shoot(jobs, workers):
-    "All pictures, in a pool of processes where it is safe: forked on Linux, spawned by the installed module elsewhere."
+    "All images, in a pool of processes where it is safe: forked on Linux, spawned by the installed module elsewhere."
     linux = sys.platform == "linux"
     workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1),
                   len(jobs))
@@ -809,7 +809,7 @@ def _shoot(jobs, workers):
 
 # %% ../../nbs/datasets/00_meadow.ipynb #89dd2047
 def read_scenes(folder): # {file: Scene}, as `make_meadow` wrote them
-    "The truth of every picture."
+    "The truth of every image."
     res = {}
     for line in (Path(folder)/"scenes.jsonl").read_text(encoding="utf-8").splitlines():
         d = json.loads(line)

@@ -22,16 +22,16 @@ def _table(samples, classes, logits):
     "Predictions table of the val and test rows; `logits` (n, classes) in the order of `samples`."
     samples = samples.reset_index(drop=True)
     logits = pd.DataFrame(logits.astype(np.float32), columns=[f"logit_{c}" for c in classes])
-    table = pd.concat([samples[["id", "part", "label"]], logits], axis=1)
-    return table[samples.part != "train"].sort_values(["part", "id"], kind="stable",
+    table = pd.concat([samples[["id", "subset", "label"]], logits], axis=1)
+    return table[samples.subset != "train"].sort_values(["subset", "id"], kind="stable",
                                                       ignore_index=True)
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #270b9b21
 def _train_rows(samples):
     "Mask of the training rows, (n,); `LabError` if there is nothing to learn from."
-    odd = sorted(set(samples.part) - {"train", "val", "test"})
+    odd = sorted(set(samples.subset) - {"train", "val", "test"})
     if odd: raise LabError(f"part {odd[0]!r} is none of train, val, test")
-    train = (samples.part == "train").to_numpy()
+    train = (samples.subset == "train").to_numpy()
     if samples.label[train].nunique() < 2:
         raise LabError("a baseline needs two or more classes among the train rows")
     return train
@@ -40,7 +40,7 @@ def _train_rows(samples):
 def majority_baseline(
     samples:pd.DataFrame # columns id, path, label, group, part (train, val or test)
 ) -> pd.DataFrame: # predictions table of the val and test rows
-    "Predict the class frequencies of the train rows, for every picture."
+    "Predict the class frequencies of the train rows, for every image."
     train = _train_rows(samples)
     classes = sorted(set(samples.label))
     counts = samples.label[train].value_counts().reindex(classes).fillna(0.5).to_numpy(np.float64)
@@ -48,7 +48,7 @@ def majority_baseline(
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #529ed8ca
 def _count_block(images, bins):
-    "Joint colour counts of a few pictures, (n, bins**3)."
+    "Joint colour counts of a few images, (n, bins**3)."
     n, cells = len(images), bins**3
     # (n, pixels) each
     r, g, b = np.moveaxis(images.reshape(n, -1, 3).astype(np.int64) * bins // 256, -1, 0)
@@ -59,9 +59,9 @@ def colour_histogram(
     images:np.ndarray, # uint8 (n, height, width, 3), RGB
     bins:int=8 # bins a channel, 1..256
 ) -> np.ndarray: # int64 (n, bins**3), pixels in each colour box; red is the slowest index
-    "Joint RGB histogram of each picture."
+    "Joint RGB histogram of each image."
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise LabError(f"pictures must be uint8 (n, height, width, 3), got {images.dtype} {images.shape}")
+        raise LabError(f"images must be uint8 (n, height, width, 3), got {images.dtype} {images.shape}")
     if not 1 <= bins <= 256: raise LabError(f"bins must be 1..256, got {bins}")
     blocks = [_count_block(images[i:i+64], bins) for i in range(0, len(images), 64)]
     return np.concatenate(blocks) if blocks else np.zeros((0, bins**3), dtype=np.int64)
@@ -102,7 +102,7 @@ def histogram_baseline(
 ) -> pd.DataFrame: # predictions table of the val and test rows
     "Logistic regression on joint colour histograms, fitted on the train rows only."
     if len(images) != len(samples):
-        raise LabError(f"{len(images)} pictures for {len(samples)} samples")
+        raise LabError(f"{len(images)} images for {len(samples)} samples")
     counts = colour_histogram(images, bins)
     return _regression(np.sqrt(counts / counts.sum(axis=1, keepdims=True)), samples, C,
                        max_iter)
@@ -114,7 +114,7 @@ def probe_baseline(
     C:float=.01, # inverse strength of the L2 penalty; a plain argument, not searched for
     max_iter:int=10_000 # most steps of the solver
 ) -> pd.DataFrame: # predictions table of the val and test rows
-    "Logistic regression on the features of a frozen network, fitted on the train rows only."
+    "Logistic regression on the features of a frozen model, fitted on the train rows only."
     if len(feats) != len(samples):
         raise LabError(f"{len(feats)} rows of features for {len(samples)} samples")
     train = _train_rows(samples)

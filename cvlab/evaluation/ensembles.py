@@ -17,13 +17,13 @@ from ..core.io import LabError
 def logit_columns(table: pd.DataFrame) -> list[str]:
     return [c for c in table if c.startswith("logit_")]
 
-def answers(tables: list[pd.DataFrame] # predictions of the same pictures, in the same order
-           ) -> np.ndarray: # float64 (networks, n, classes): log-probabilities
-    "What each network says; `LabError` where the tables are not about the same pictures and classes."
+def answers(tables: list[pd.DataFrame] # predictions of the same images, in the same order
+           ) -> np.ndarray: # float64 (models, n, classes): log-probabilities
+    "What each model says; `LabError` where the tables are not about the same images and classes."
     first = tables[0]
     for t in tables[1:]:
         if t.id.tolist() != first.id.tolist() or logit_columns(t) != logit_columns(first):
-            raise LabError("these tables cannot be put together: other pictures, another order, or other classes")
+            raise LabError("these tables cannot be put together: other images, another order, or other classes")
     return np.stack([log_softmax(t[logit_columns(t)].to_numpy(np.float64), axis=1)
                      for t in tables])
 
@@ -35,11 +35,11 @@ def table_of(probs: np.ndarray, # (n, classes)
 
 # %% ../../nbs/evaluation/04_ensembles.ipynb #4febdc0b
 def averaged(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    "The mean of the probabilities of several networks."
+    "The mean of the probabilities of several models."
     return table_of(np.exp(answers(tables)).mean(0), tables[0])
 
 def voted(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    "The share of the networks that name a class; where two have as many votes, the mean probability decides."
+    "The share of the models that name a class; where two have as many votes, the mean probability decides."
     probs = np.exp(answers(tables))
     n, k = len(tables), probs.shape[2]
     share = np.eye(k)[probs.argmax(2)].mean(0)
@@ -48,15 +48,15 @@ def voted(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 # %% ../../nbs/evaluation/04_ensembles.ipynb #2f335c08
 class Stack:
-    "Logistic regression on what several networks say of a picture."
-    def __init__(self, oof: list[pd.DataFrame], # a table a network: predictions of pictures it has not seen
+    "Logistic regression on what several models say of an image."
+    def __init__(self, oof: list[pd.DataFrame], # a table a model: predictions of images it has not seen
                  C: float = 1. # inverse regularisation; scikit-learn's default for stacking
                 ):
         self.model = LogisticRegression(C=C, max_iter=2000).fit(self.inputs(oof), oof[0].label)
         self.columns = logit_columns(oof[0])
-    def inputs(self, tables): # (n, networks*classes)
+    def inputs(self, tables): # (n, models*classes)
         return np.concatenate(np.maximum(answers(tables), -20), axis=1)
-    def __call__(self, tables: list[pd.DataFrame] # as many, of other pictures
+    def __call__(self, tables: list[pd.DataFrame] # as many, of other images
                 ) -> pd.DataFrame:
         "What they say together."
         found = self.model.predict_proba(self.inputs(tables))

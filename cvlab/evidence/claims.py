@@ -6,8 +6,8 @@
 __all__ = ['FORMULAS', 'METRICS', 'split_of', 'params_of', 'DASH', 'VALUE', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS',
            'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once', 'one',
            'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'over_splits', 'split_metrics', 'gains',
-           'class_metrics', 'rows_of', 'guesses_of', 'found', 'together_of', 'folded', 'bench_row', 'results_of',
-           'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of', 'leaking_ids', 'certified',
+           'class_metrics', 'rows_of', 'predicted_classes', 'found', 'summary_of', 'folded', 'bench_row', 'results_of',
+           'column_of', 'lr_found', 'lookup', 'recipes_of', 'effect_of', 'pairs_of', 'leaking_ids', 'leakage_files',
            'leaks_of', 'clean_answers', 'guessed', 'pointing_of', 'hits_of', 'Claim', 'value_of', 'rounded', 'text_of',
            'axis_values', 'combinations', 'fill', 'word', 'check_claim', 'expand', 'check_entry', 'check_axes',
            'load_claims', 'numbers_in', 'claim_by_id', 'marked', 'expand_template', 'render', 'says', 'problem_of',
@@ -151,9 +151,9 @@ def seed_metrics(paths: list[Path], metric: str) -> dict: # mean, sd, n, low, hi
     "Summary of a metric over files; intervals stay within what the metric can be."
     return over_seeds((metric_of(p, metric) for p in paths), bounds=bounds(metric))
 
-def over_splits(values, train: int, test: int, # pictures in the two parts
+def over_splits(values, train: int, test: int, # images in the two parts
                 bounds=(-math.inf, math.inf)) -> dict: # mean, sd, n, low, high
-    """Summary over random splits of one set. They share pictures, so the interval is widened as
+    """Summary over random splits of one set. They share images, so the interval is widened as
     [Nadeau and Bengio](https://doi.org/10.1023/A:1024068626366) propose."""
     s = over_seeds(values)
     if s["sd"] is None: return s
@@ -186,19 +186,19 @@ def _max(paths, metric): return max(metric_of(p, metric) for p in paths)
 # %% ../../nbs/evidence/00_claims.ipynb #f1eea2bd
 def gains(paths: list[Path], metric: str, baseline: str # name of its file, such as probe
          ) -> list[float]: # one a split
-    "How much better the network is than a baseline, split by split."
+    "How much better the model is than a baseline, split by split."
     # split-0/evaluate/seed-0/
-    network = {p.parents[2]: p for p in paths if p.name == "predictions.csv"}
+    own = {p.parents[2]: p for p in paths if p.name == "predictions.csv"}
     other = {p.parents[1]: p for p in paths if p.name == f"{baseline}.csv"} # split-0/baseline/
-    if not network or network.keys() != other.keys():
-        raise LabError(f"{len(network)} predictions.csv and {len(other)} {baseline}.csv that do not pair")
-    for split in network:
-        asked = [set(t.id[t.part == "test"])
-                 for t in map(read_predictions, (network[split], other[split]))]
+    if not own or own.keys() != other.keys():
+        raise LabError(f"{len(own)} predictions.csv and {len(other)} {baseline}.csv that do not pair")
+    for split in own:
+        asked = [set(t.id[t.subset == "test"])
+                 for t in map(read_predictions, (own[split], other[split]))]
         if asked[0] != asked[1]:
-            raise LabError(f"{split.name}: the network and {baseline} judged different pictures")
-    return [metric_of(network[s], metric) - metric_of(other[s], metric)
-            for s in sorted(network)]
+            raise LabError(f"{split.name}: the model and {baseline} judged different images")
+    return [metric_of(own[s], metric) - metric_of(other[s], metric)
+            for s in sorted(own)]
 
 @formula
 def _gain(paths, metric, baseline): return over_seeds(gains(paths, metric, baseline))["mean"]
@@ -217,7 +217,7 @@ def class_metrics(path: Path, name: str # class
     "The metrics of one class of one predictions file."
     metrics = pick(metrics_of(path)["per_class"], name, "class")
     if not metrics["support"]:
-        raise LabError(f"class {name!r} has no test picture: there is nothing to claim")
+        raise LabError(f"class {name!r} has no test image: there is nothing to claim")
     return metrics
 
 @formula
@@ -243,10 +243,10 @@ def _row(paths, column, **where):
 
 # %% ../../nbs/evidence/00_claims.ipynb #82939b3c
 @read_once
-def guesses_of(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
+def predicted_classes(path): return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 def found(paths, answer: str, label: str) -> tuple[int, int]: # right, of how many
-    t = guesses_of(one(paths))
+    t = predicted_classes(one(paths))
     pick(dict.fromkeys(t), answer, "answer")
     pick(dict.fromkeys(t.label), label, "class")
     here = t[t.label == label]
@@ -265,10 +265,10 @@ def _found_n(paths, answer, label): return found(paths, answer, label)[1]
 
 # %% ../../nbs/evidence/00_claims.ipynb #dc02b874
 @read_once
-def together_of(path): return pd.read_csv(path).set_index(["experiment", "score"])
+def summary_of(path): return pd.read_csv(path).set_index(["experiment", "score"])
 
 def folded(paths, score: str, experiment: str, column: str) -> float:
-    t = together_of(one(paths))
+    t = summary_of(one(paths))
     if (experiment, score) not in t.index:
         raise LabError(f"no {score} of {experiment!r} over folds")
     return float(t.loc[(experiment, score), column])
@@ -332,20 +332,20 @@ def _worst(paths, column):
 split_of = read_once(read_split)
 
 @formula
-def _rows(paths, part, label=None):
+def _rows(paths, subset, label=None):
     split = split_of(one(paths))
-    for column, value in dict(part=part, label=label).items():
+    for column, value in dict(subset=subset, label=label).items():
         known = split[column].unique()
         if value is not None: pick(dict.fromkeys(known), value, column)
-    return int(((split.part == part) & (True if label is None else split.label == label)).sum())
+    return int(((split.subset == subset) & (True if label is None else split.label == label)).sum())
 
 @formula
-def _pictures(paths): return len(split_of(one(paths)))
+def _images(paths): return len(split_of(one(paths)))
 
 @formula
-def _class_size(paths, which): # least or most: pictures of a class outside the test part
+def _class_size(paths, which): # least or most: images of a class outside the test set
     split = split_of(one(paths))
-    n = split[split.part != "test"].label.value_counts()
+    n = split[split.subset != "test"].label.value_counts()
     return pick(dict(least=n.min(), most=n.max()), which, "size")
 
 # %% ../../nbs/evidence/00_claims.ipynb #64ad846d
@@ -425,53 +425,53 @@ def _effect_seen(paths, metric, reference, experiment):
 # %% ../../nbs/evidence/00_claims.ipynb #e0740380
 @read_once
 def pairs_of(path):
-    names = {f"{c}_{e}": str for c in ("id", "path", "label", "part") for e in "ab"}
+    names = {f"{c}_{e}": str for c in ("id", "path", "label", "subset") for e in "ab"}
     return pd.read_csv(path, keep_default_na=False, dtype=names)
 
 def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame
                ) -> dict[str, list[str]]: # part -> ids; train: who gives others away
-    "Pictures that are also in another part, by the pairs that are the same."
+    "Images that are also in another part, by the pairs that are the same."
     place = pd.Series(range(len(split)), index=split.path)
     same = pairs[pairs.same]
     family = families(split, np.stack([place[same.path_a], place[same.path_b]], 1).astype(int))
     leak = leaking(split, family)
     masks = {"train": given_away(split, family),
-             **{p: leak & (split.part == p).to_numpy() for p in ("val", "test")}}
+             **{p: leak & (split.subset == p).to_numpy() for p in ("val", "test")}}
     return {p: sorted(split.id[m]) for p, m in masks.items()}
 
-def certified(paths: list[Path]) -> dict[str, Path]: # by name
-    "The tables of one certificate."
+def leakage_files(paths: list[Path]) -> dict[str, Path]: # by name
+    "The tables of one leakage report."
     files = {p.name: p for p in paths}
     if len(files) == len(paths) and {"split.csv", "pairs.csv"} <= set(files): return files
-    raise LabError("this formula is of one certificate; name the tables of its folder, such as runs/leaks/*.csv")
+    raise LabError("this formula is of one leakage report; name the tables of its folder, such as runs/leakage/*.csv")
 
 def leaks_of(paths: list[Path]) -> dict[str, list[str]]: # part -> ids
-    "Which pictures leak by one certificate."
-    files = certified(paths)
+    "Which images leak by one leakage report."
+    files = leakage_files(paths)
     return leaking_ids(split_of(files["split.csv"]), pairs_of(files["pairs.csv"]))
 
 # %% ../../nbs/evidence/00_claims.ipynb #0802fb28
 def clean_answers(paths: list[Path], name: str) -> np.ndarray: # bool (n,)
-    "Right or wrong on the test pictures that do not leak."
-    files, leak = certified(paths), leaks_of(paths)
-    t = read_predictions(pick(files, f"{name}.csv", "table")).query("part == 'test'")
+    "Right or wrong on the test images that do not leak."
+    files, leak = leakage_files(paths), leaks_of(paths)
+    t = read_predictions(pick(files, f"{name}.csv", "table")).query("subset == 'test'")
     return (predicted(t) == t.label)[~t.id.isin(leak["test"])].to_numpy()
 
 def guessed(paths: list[Path], probe: str
            ) -> tuple: # balanced accuracy and its 95 % interval; None each without answers
     "How well the class was told without the subject."
-    files = certified(paths)
-    table, asked = (guesses_of(pick(files, f"{n}.csv", "table"))
-                    for n in ("guesses", "probes"))
+    files = leakage_files(paths)
+    table, asked = (predicted_classes(pick(files, f"{n}.csv", "table"))
+                    for n in ("shortcut_predictions", "probes"))
     pick(dict.fromkeys(asked.probe), probe, "probe")
-    if probe not in table: return None, None, None # all pictures are the same in this respect
+    if probe not in table: return None, None, None # all images are the same in this respect
     number = pd.Index(sorted(set(table.label))).get_indexer
     return balanced(number(table.label), number(table[probe]))
 
 @formula
-def _leaking(paths, part): return len(pick(leaks_of(paths), part, "part"))
+def _leaking(paths, subset): return len(pick(leaks_of(paths), subset, "subset"))
 @formula
-def _copies_across(paths): return len(across(pairs_of(certified(paths)["pairs.csv"]), "part"))
+def _copies_across(paths): return len(across(pairs_of(leakage_files(paths)["pairs.csv"]), "subset"))
 @formula
 def _clean_accuracy(paths, name): return clean_answers(paths, name).mean()
 @formula
@@ -570,7 +570,7 @@ def axis_values(axis: str, params, # checked parameters: the base
     if axis == "experiments": return list(params.experiments)
     if axis == "reference":
         return list(params.experiments)[:1] # what the others are compared with
-    if axis == "folded": return list(params.folds.experiments) # what is cross-validated
+    if axis == "folded": return list(params.crossval.experiments) # what is cross-validated
     if axis == "seeds": return list(params.seeds)
     if axis in ("slices", "levels"): return list(dict(slices=PROPERTIES, levels=LEVELS)[axis])
     if axis == "classes":
@@ -778,7 +778,7 @@ def anchors(text: str) -> set[str]:
 # %% ../../nbs/evidence/00_claims.ipynb #3852fec6
 def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None:
     "What is wrong with one link."
-    if re.match(r"[a-z]+:", to): return None # another site: not asked without a network
+    if re.match(r"[a-z]+:", to): return None # another site: not asked without a model
     path, _, heading = to.partition("#")
     target = (folder/path).resolve() if path else None
     if target and not target.is_relative_to(root):
@@ -821,7 +821,7 @@ def _slice_rows(preds, slices, stamps):
     return joined(read_predictions(preds), read_slices(slices))
 
 def slice_right(paths: list[Path], name: str, level: str) -> np.ndarray: # bool (n,)
-    "Which of the test pictures of a slice are right."
+    "Which of the test images of a slice are right."
     both = [named(paths, f) for f in ("predictions.csv", "slices.csv")]
     rows = _slice_rows(*both, tuple((s.st_mtime_ns, s.st_size, s.st_ino) for f in both
                                     for s in [os.stat(f)]))

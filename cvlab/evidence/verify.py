@@ -6,12 +6,12 @@
 __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'Verdict', 'compare_predictions', 'committed', 'against_head',
            'locked', 'Lab', 'kind', 'dvc_status', 'stage_name', 'is_kept_aside', 'changes', 'lock_problems',
            'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
-           'same_picture', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leaks',
-           'recounted', 'told_again', 'check_interpret', 'check_folds', 'not_together', 'same_table', 'of_part',
+           'same_image', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leakage',
+           'recounted', 'told_again', 'check_interpret', 'check_crossval', 'check_ensembles', 'same_table', 'of_subset',
            'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of',
            'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
            'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
-           'check_stage', 'check_measured', 'measured_line', 'check_guesses', 'not_those_effects', 'measured_problems',
+           'check_stage', 'check_measured', 'measured_line', 'check_classes', 'not_those_effects', 'measured_problems',
            'pages', 'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
            'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
 
@@ -59,22 +59,22 @@ from cvlab.evidence.claims import (
     check_links,
     check_text,
     guessed,
-    guesses_of,
     leaking_ids,
     load_claims,
     lr_found,
     notebook_markdown,
     over_splits,
     pairs_of,
+    predicted_classes,
 )
 from ..explain.plot_confusion import plot_confusions
 from ..explain.plots import plot_history, plot_reliability
 from ..runs.ledger import read_ledger
-from ..runs.run import in_effect, question
+from ..runs.run import check_effective, question
 from ..runs.stages import STAGES, stage_of
 
 # %% ../../nbs/evidence/02_verify.ipynb #61946fa9
-# largest difference of test accuracy; mean difference of a picture's probabilities
+# largest difference of test accuracy; mean difference of an image's probabilities
 TOLERANCE = dict(accuracy=.03, probability=.03)
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def same_json(path: Path, now) -> list[str]:
     return [f"{path.name}: {d}"] if d else []
 
 # %% ../../nbs/evidence/02_verify.ipynb #14ca0b69
-def same_picture(a, b) -> bool: # two files, or what Image.open takes
+def same_image(a, b) -> bool: # two files, or what Image.open takes
     "The same pixels, but for one in ten thousand."
     a, b = (np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (a, b))
     return a.shape == b.shape and (abs(a - b).max(-1) > 8).mean() < 1e-4
@@ -256,7 +256,7 @@ def figure_problem(path: Path, draw # () -> a figure
                   ) -> list[str]:
     "Is a stored figure what its records give when it is drawn again?"
     with Image.open(path) as im: use_lab_style(round(im.info.get("dpi", (100, 100))[0]))
-    if same_picture(path, io.BytesIO(figure_png(draw()))): return []
+    if same_image(path, io.BytesIO(figure_png(draw()))): return []
     return [f"{path.name}: is not the figure that its records give"]
 
 # %% ../../nbs/evidence/02_verify.ipynb #ce6bc2f9
@@ -272,16 +272,16 @@ def checks(stage: str):
 # %% ../../nbs/evidence/02_verify.ipynb #15bf7a2d
 @checks("prepare")
 def check_prepare(lab, stage, folder):
-    "A split is a partition: three parts, no picture twice, no group in two of them."
+    "A split is a partition: three parts, no image twice, no group in two of them."
     s, out = lab.split, []
     if s.id.duplicated().any():
-        out.append(f"split.csv: picture {s.id[s.id.duplicated()].iloc[0]} occurs twice")
-    if odd := sorted(set(s.part) - {"train", "val", "test"}):
+        out.append(f"split.csv: image {s.id[s.id.duplicated()].iloc[0]} occurs twice")
+    if odd := sorted(set(s.subset) - {"train", "val", "test"}):
         out.append(f"split.csv: no such part, {odd[0]}")
-    parts = s.groupby("group").part.nunique()
+    parts = s.groupby("group").subset.nunique()
     if (parts > 1).any():
         out.append(f"split.csv: group {parts.idxmax()} lies in {parts.max()} parts")
-    if missing := {"train", "val", "test"} - set(s.part):
+    if missing := {"train", "val", "test"} - set(s.subset):
         out.append(f"split.csv: no {sorted(missing)[0]} part")
     return out
 
@@ -297,35 +297,35 @@ def check_baseline(lab, stage, folder):
     metrics = {name: evaluate(p) | {"split": split_hash(lab.split)}
                for name, p in files.items()}
     off = compare_predictions(files["majority"], majority_baseline(lab.split)).logits
-    wrong = ["majority.csv: not the majority of the split's training part"] if off > 1e-6 else []
+    wrong = ["majority.csv: not the majority of the split's training set"] if off > 1e-6 else []
     return same_json(folder/"metrics.json", metrics) + wrong
 
-@checks("leaks")
-def check_leaks(lab, stage, folder):
-    "What the certificate says, from the pairs, the probes and the predictions beside it."
+@checks("leakage")
+def check_leakage(lab, stage, folder):
+    "What the leakage report says, from the pairs, the probes and the predictions beside it."
     tables = read_split(folder/"split.csv"), pairs_of(folder/"pairs.csv"), pd.read_csv(folder/"probes.csv")
-    again = read_json(folder/"certificate.json") | recounted(*tables)
+    again = read_json(folder/"leakage_report.json") | recounted(*tables)
     leak, worth = again["leaking"]["test"], pd.read_csv(folder/"accuracy.csv")
-    preds = [read_predictions(folder/f"{n}.csv").query("part == 'test'")
+    preds = [read_predictions(folder/f"{n}.csv").query("subset == 'test'")
              for n in ("probe", "probe_without")]
     now = pd.concat([accuracy_without(p.id, predicted(p) == p.label, leak) for p in preds])
     off = first_difference(worth[now.columns].fillna(-1).to_dict("list"),
                            now.fillna(-1).to_dict("list"))
-    return same_json(folder/"certificate.json", again | {"findings": list_findings(again)}) + (
+    return same_json(folder/"leakage_report.json", again | {"findings": list_findings(again)}) + (
         [f"accuracy.csv: {off}"] if off else []) + told_again(folder)
 
 def recounted(split: pd.DataFrame, pairs: pd.DataFrame, asked: pd.DataFrame) -> dict:
-    "The parts of a certificate that follow from its tables."
-    return dict(n=len(split), parts=split.part.value_counts().to_dict(), pairs=counts(pairs),
+    "The parts of a leakage report that follow from its tables."
+    return dict(n=len(split), parts=split.subset.value_counts().to_dict(), pairs=counts(pairs),
                 group_leaks=group_leaks(split), leaking=leaking_ids(split, pairs),
-                same_across=across(pairs, "part"),
+                same_across=across(pairs, "subset"),
                 label_conflicts=across(pairs, "label"),
                 probes=asked.astype(object).where(asked.notna(), None).to_dict("records"))
 
 def told_again(folder: Path) -> list[str]:
     "The scores of the probes from their guesses."
     asked, wrong = pd.read_csv(folder/"probes.csv").set_index("probe"), []
-    for probe in guesses_of(folder/"guesses.csv").columns[2:]:
+    for probe in predicted_classes(folder/"shortcut_predictions.csv").columns[2:]:
         now = guessed(sorted(folder.glob("*.csv")), probe)
         if not np.allclose(asked.loc[probe, ["score", "low", "high"]].astype(float), now,
                            atol=2e-4):
@@ -334,56 +334,62 @@ def told_again(folder: Path) -> list[str]:
 
 @checks("interpret")
 def check_interpret(lab, stage, folder):
-    "The scores from the table of maps, a row a picture."
+    "The scores from the table of maps, a row an image."
     from cvlab.explain.attribution import pointing_summary
     points = pd.read_csv(folder/"pointing.csv", dtype={"id": str})
     return same_json(folder/"pointing.json",
                      read_json(folder/"pointing.json") | pointing_summary(points))
 
 # %% ../../nbs/evidence/02_verify.ipynb #5059c5cc
-@checks("folds")
-def check_folds(lab, stage, folder):
+@checks("crossval")
+def check_crossval(lab, stage, folder):
     "The folds from the split, and all that follows from the out-of-fold predictions."
     from cvlab.data.folds import make_folds
-    from cvlab.studies.crossval import fold_effects, fold_scores, gains, over_folds, score_ways
+    from cvlab.studies.crossval import (
+        fold_effects,
+        fold_scores,
+        gains,
+        over_folds,
+        score_methods,
+    )
     p, oof = lab.params, pd.read_csv(folder/"oof.csv", dtype={"id": str})
-    folds = make_folds(lab.split, p.folds.n, p.folds.repeats, p.split.seed)
+    folds = make_folds(lab.split, p.crossval.folds, p.crossval.repeats, p.split.seed)
     here = oof.groupby("experiment", sort=False)
     scores = pd.concat([fold_scores(g).assign(experiment=e) for e, g in here],
                        ignore_index=True)
     each = scores.groupby("experiment", sort=False)
     means = pd.concat({e: over_folds(g) for e, g in each}, names=["experiment", "score"])
-    effects = fold_effects(oof, n_train=len(folds)//p.folds.repeats*(p.folds.n - 1)//p.folds.n)
-    base = oof[(oof.experiment == p.folds.experiments[0]) & (oof.repeat == 0)]
+    effects = fold_effects(oof, n_train=len(folds)//p.crossval.repeats*(p.crossval.folds - 1)//p.crossval.folds)
+    base = oof[(oof.experiment == p.crossval.experiments[0]) & (oof.repeat == 0)]
     first = evaluate(base.drop(columns=["repeat", "fold", "experiment"]), "val")
-    said = pd.read_csv(folder/"answers.csv", dtype={"id": str, "network": str}).fillna({"network": ""})
-    who = [f"answers.csv: {e}, {way}: not of this split's test part" for (e, way, _), t in
-           said.groupby(["experiment", "way", "network"], sort=False)
-           if not of_part(t, lab.split, "test")]
-    who += not_together(said)
+    said = pd.read_csv(folder/"test_predictions.csv", dtype={"id": str, "model": str}).fillna({"model": ""})
+    who = [f"test_predictions.csv: {e}, {way}: not of this split's test set" for (e, way, _), t in
+           said.groupby(["experiment", "way", "model"], sort=False)
+           if not of_subset(t, lab.split, "test")]
+    who += check_ensembles(said)
     placed = oof.merge(folds, on=["id", "repeat"])
-    if len(oof) != len(folds)*len(p.folds.experiments) or (placed.fold_x != placed.fold_y).any():
-        who.append("oof.csv: not one prediction of each picture by the network of its fold")
+    if len(oof) != len(folds)*len(p.crossval.experiments) or (placed.fold_x != placed.fold_y).any():
+        who.append("oof.csv: not one prediction of each image by the model of its fold")
     tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects,
-                  ways=score_ways(said), gains=gains(said))
+                  ways=score_methods(said), gains=gains(said))
     def confusion(): return plot_confusions(first["confusion_matrix"], first["classes"])
     return [*who, *(line for name, t in tables.items()
                     for line in same_table(folder/f"{name}.csv", t)),
             *same_json(folder/"metrics.json", dict(oof=first, split=split_hash(lab.split))),
             *figure_problem(folder/"confusion_matrix.png", confusion)]
 
-def not_together(said: pd.DataFrame) -> list[str]: # see `cvlab.studies.crossval.on_test`
-    "Where the answers of all networks together are not those of the single ones."
+def check_ensembles(said: pd.DataFrame) -> list[str]: # see `cvlab.studies.crossval.on_test`
+    "Where the answers of all models together are not those of the single ones."
     from cvlab.evaluation.ensembles import averaged, logit_columns, voted
     off, here = [], said.set_index(["experiment", "way"])
     for (e, way), f in [((e, w), f) for e, w in dict.fromkeys(here.index)
                         for n, f in (("average", averaged), ("vote", voted))
                         if e != "all" and w.split(",")[0] == n]:
-        single = here.loc[[(e, way.replace("average", "one network").replace("vote", "one network"))]]
-        want = f([t.reset_index(drop=True) for _, t in single.groupby("network")])
+        single = here.loc[[(e, way.replace("average", "one model").replace("vote", "one model"))]]
+        want = f([t.reset_index(drop=True) for _, t in single.groupby("model")])
         columns = logit_columns(want)
         if not np.allclose(here.loc[[(e, way)], columns], want[columns], atol=1e-4):
-            off.append(f"answers.csv: {e}: the {way} is not that of the single networks")
+            off.append(f"test_predictions.csv: {e}: the {way} is not that of the single models")
     return off
 
 def same_table(path: Path, now: pd.DataFrame) -> list[str]:
@@ -394,9 +400,9 @@ def same_table(path: Path, now: pd.DataFrame) -> list[str]:
     off = first_difference(was.fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list"))
     return [f"{path.name}: {off}"] if off else []
 
-def of_part(preds: pd.DataFrame, split: pd.DataFrame, part: str) -> bool:
-    "Is the table about all pictures of a part, and no others?"
-    want = split[split.part == part]
+def of_subset(preds: pd.DataFrame, split: pd.DataFrame, subset: str) -> bool:
+    "Is the table about all images of a part, and no others?"
+    want = split[split.subset == subset]
     return sorted(zip(preds.id, preds.label)) == sorted(zip(want.id, want.label))
 
 # %% ../../nbs/evidence/02_verify.ipynb #43ecea85
@@ -438,8 +444,8 @@ def check_evaluate(lab, stage, folder):
     "Metrics and figures from predictions and history, and the predictions against the history."
     preds = check_judged(read_predictions(folder/"predictions.csv"), lab.split,
                          "predictions.csv")
-    metrics = {part: evaluate(preds, part) | {"split": split_hash(lab.split)}
-               for part in ("val", "test")}
+    metrics = {subset: evaluate(preds, subset) | {"split": split_hash(lab.split)}
+               for subset in ("val", "test")}
     train = lab.path(f"runs/train/{folder.parent.name}/{folder.name}")
     history, p = pd.read_csv(train/"results.csv"), run_params(train)["effective"]
     def curves(): return plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
@@ -501,28 +507,28 @@ def same_text(a: str, b: str) -> bool:
     return NUMBER.sub("#", a) == NUMBER.sub("#", b) and all(near(float(x), float(y))
                                                             for x, y in pairs)
 
-def cells_of(path: Path, places: dict[str, str] | None = None) -> tuple[str, list[bytes]]: # text, pictures
+def cells_of(path: Path, places: dict[str, str] | None = None) -> tuple[str, list[bytes]]: # text, images
     "What an executed notebook holds, but for the injected parameters, which say where it lies."
     text = path.read_text(encoding="utf-8")
     for a, b in (places or {}).items(): text = text.replace(a, b)
     cells = [c for c in json.loads(text)["cells"]
              if "injected-parameters" not in c["metadata"].get("tags", [])]
     data = [o["data"] for c in cells for o in c.get("outputs", []) if "data" in o]
-    pictures = [base64.b64decode(d.pop("image/png")) for d in data if "image/png" in d]
-    return json.dumps(cells), pictures
+    images = [base64.b64decode(d.pop("image/png")) for d in data if "image/png" in d]
+    return json.dumps(cells), images
 
 def same_notebook(old: Path, new: Path, places: dict[str, str]) -> bool:
-    "The same cells, texts, and pictures to the eye."
+    "The same cells, texts, and images to the eye."
     (text, was), (again, now) = cells_of(old), cells_of(new, places)
     return same_text(text, again) and len(was) == len(now) and all(
-        a == b or same_picture(io.BytesIO(a), io.BytesIO(b)) for a, b in zip(was, now))
+        a == b or same_image(io.BytesIO(a), io.BytesIO(b)) for a, b in zip(was, now))
 
 def same_file(old: Path, new: Path, places: dict[str, str] # text of the new notebook -> of the old one
              ) -> bool:
     "Equal; to the last digits, to the eye, and but for where it lay."
     if not new.exists(): return False
     if old.read_bytes() == new.read_bytes(): return True
-    if old.suffix == ".png": return same_picture(old, new)
+    if old.suffix == ".png": return same_image(old, new)
     if old.suffix == ".ipynb": return same_notebook(old, new, places)
     return same_text(old.read_text(encoding="utf-8"), new.read_text(encoding="utf-8"))
 
@@ -554,7 +560,7 @@ def expected_params(lab: Lab, stage: str, folder: Path, effective: dict) -> dict
     asked = {s: asked[s] for s in STAGES[kind(stage)].sections if s in asked}
     auto = {f"{s}.{k}": effective[s][k] for s, p in asked.items() if isinstance(p, dict)
             for k in p if p[k] == "auto"}
-    return dict(experiment=exp, seed=seed, requested=asked, effective=in_effect(asked, auto),
+    return dict(experiment=exp, seed=seed, requested=asked, effective=check_effective(asked, auto),
                 data=data_hash(lab.split), split=split_hash(lab.split))
 
 def provenance_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
@@ -586,7 +592,7 @@ def notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
 
 # %% ../../nbs/evidence/02_verify.ipynb #2a9341c4
 def ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
-    "Whoever has predictions of the test part has a line in the ledger."
+    "Whoever has predictions of the test set has a line in the ledger."
     if not STAGES[kind(stage)].test_set: return []
     said, ledger = run_params(folder), read_ledger(lab.path("runs/ledger.csv"))
     asker = lab.path("runs/train")/folder.parent.name/folder.name if kind(stage) == "evaluate" else folder
@@ -594,9 +600,9 @@ def ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
                 experiment=said["experiment"], seed=said["seed"],
                 asked=json_hash(question(run_params(asker)["requested"]))[:12])
     mine = ledger[(ledger[list(want)] == pd.Series(want)).all(axis=1)]
-    n = int((lab.split.part == "test").sum())
-    if mine.empty: return ["runs/ledger.csv: the test part was read and no line says so"]
-    return [f"runs/ledger.csv: {k} test pictures were read, the split has {n}"
+    n = int((lab.split.subset == "test").sum())
+    if mine.empty: return ["runs/ledger.csv: the test set was read and no line says so"]
+    return [f"runs/ledger.csv: {k} test images were read, the split has {n}"
             for k in mine.n if k != n]
 
 def twins(lab: Lab, stage: str, folder: Path) -> list[str]:
@@ -642,41 +648,41 @@ def check_measured(lab: Lab) -> list[Line]:
     return [measured_line(f, lab) for f in sorted(lab.path("runs/measured").glob("*/*"))]
 
 def measured_line(recipe: Path, lab: Lab) -> Line:
-    "The runs of one recipe, or one certificate."
+    "The runs of one recipe, or one leakage report."
     files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
     problems = [f"{f.relative_to(recipe)}: {p}" for f in files
                 for p in guarded(measured_problems, f)]
     what = f"{len(files)} predictions agree with their splits and histories"
-    if (recipe/"guesses.csv").exists():
-        problems, what = (guarded(check_guesses, recipe),
+    if (recipe/"oof_classes.csv").exists():
+        problems, what = (guarded(check_classes, recipe),
                           "the scores of its folds follow from the guesses; top-5 of its tables does not")
-        if not (recipe/"single_guesses.csv").exists():
-            what += ", nor do the scores of single networks on the test part"
-    if (recipe/"certificate.json").exists():
-        problems, what = guarded(check_leaks, lab, "leaks", recipe), "the certificate follows from its tables"
+        if not (recipe/"single_model_classes.csv").exists():
+            what += ", nor do the scores of single models on the test set"
+    if (recipe/"leakage_report.json").exists():
+        problems, what = guarded(check_leakage, lab, "leakage", recipe), "the leakage report follows from its tables"
     return Line(name, "drift", problems[0]) if problems else Line(
-        name, "unverifiable", f"its pictures cannot be shipped; {what}")
+        name, "unverifiable", f"its images cannot be shipped; {what}")
 
-def check_guesses(recipe: Path) -> list[str]:
-    "Scores, means, effects, figures and the scores of the test part from who named what (`cvlab.studies.crossval.keep_folds`)."
+def check_classes(recipe: Path) -> list[str]:
+    "Scores, means, effects, figures and the scores of the test set from who named what (`cvlab.studies.crossval.export_crossval`)."
     from cvlab.studies.crossval import (
         SCORES,
-        from_guesses,
+        from_classes,
         over_folds,
         plot_folds,
-        score_guesses,
+        score_classes,
     )
     def text(name): return pd.read_csv(recipe/name, dtype=str, keep_default_na=False)
-    oof, test, split = text("guesses.csv"), text("test_guesses.csv"), read_split(recipe/"split.csv")
-    scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"ways.csv")
-    single = text("single_guesses.csv") if (recipe/"single_guesses.csv").exists() else None
+    oof, test, split = text("oof_classes.csv"), text("test_classes.csv"), read_split(recipe/"split.csv")
+    scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"test_scores.csv")
+    single = text("single_model_classes.csv") if (recipe/"single_model_classes.csv").exists() else None
     if single is None:
-        ways = ways.query("networks == 1") # what single networks said is not there
-    def score(t, name): return score_guesses(t.label, t[name], t[f"{name}.nll"].astype(float))
+        ways = ways.query("models == 1") # what single models said is not there
+    def score(t, name): return score_classes(t.label, t[name], t[f"{name}.nll"].astype(float))
     now = [dict(repeat=int(r), fold=int(k), n=len(g), **score(g, e), experiment=e)
            for e in scores.experiment.unique()
            for (r, k), g in oof.groupby(["repeat", "fold"])]
-    def of_way(e, w): # the mean of its networks
+    def of_way(e, w): # the mean of its models
         t, names = (test, [f"{e}/{w}"]) if f"{e}/{w}" in test else (single, [
             c for c in single if c.startswith(f"{e}/{w}/") and not c.endswith(".nll")])
         return pd.DataFrame([score(t, name) for name in names]).mean()
@@ -685,16 +691,16 @@ def check_guesses(recipe: Path) -> list[str]:
     means = pd.concat({e: over_folds(g)
                        for e, g in pd.DataFrame(now).groupby("experiment", sort=False)},
                       names=["experiment", "score"])
-    off = same_table(recipe/"scores.csv", pd.DataFrame(now)) + same_table(recipe/"together.csv", means.reset_index())
+    off = same_table(recipe/"scores.csv", pd.DataFrame(now)) + same_table(recipe/"summary.csv", means.reset_index())
     worst = (of_test[list(SCORES)] - ways[list(SCORES)]).abs().max().max()
-    if worst > 1e-4: off.append(f"ways.csv: {worst:.2g} from what test_guesses.csv gives")
-    for name, t, part in (("guesses.csv", oof.drop_duplicates("id"), split.part != "test"),
-                          ("test_guesses.csv", test, split.part == "test")):
-        if sorted(zip(t.id, t.label)) != sorted(zip(split.id[part], split.label[part])):
-            off.append(f"{name}: not the pictures of split.csv")
-    for name, t in from_guesses(recipe).items(): off += same_table(recipe/f"{name}.csv", t)
+    if worst > 1e-4: off.append(f"test_scores.csv: {worst:.2g} from what test_classes.csv gives")
+    for name, t, subset in (("oof_classes.csv", oof.drop_duplicates("id"), split.subset != "test"),
+                          ("test_classes.csv", test, split.subset == "test")):
+        if sorted(zip(t.id, t.label)) != sorted(zip(split.id[subset], split.label[subset])):
+            off.append(f"{name}: not the images of split.csv")
+    for name, t in from_classes(recipe).items(): off += same_table(recipe/f"{name}.csv", t)
     off += not_those_effects(scores, effects := pd.read_csv(recipe/"effects.csv"),
-                             (split.part != "test").sum())
+                             (split.subset != "test").sum())
     first = scores.experiment.iloc[0]
     classes, base = sorted(oof.label.unique()), oof[oof.repeat == "0"]
     named = pd.crosstab(base.label, base[first]).reindex(index=classes, columns=classes, fill_value=0).to_numpy()
@@ -703,7 +709,7 @@ def check_guesses(recipe: Path) -> list[str]:
             *figure_problem(recipe/"confusion_matrix.png",
                             lambda: plot_confusions(named, classes))]
 
-def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # pictures of all folds
+def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # images of all folds
                      ) -> list[str]:
     "Is each effect the mean difference of the folds' scores to the first experiment's, with its interval?"
     at, off = scores.set_index(["repeat", "fold"]), []
@@ -735,8 +741,8 @@ def pages(lab: Lab) -> list[Path]:
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Numbers, links and figures of one page."
     name, text = page.relative_to(lab.root).as_posix(), page_text(page)
-    made = {o for s in lab.lock for o in lab.outs(s)} | { # redrawn by `check_guesses`
-        f.relative_to(lab.root).as_posix() for kept in lab.root.glob("runs/measured/*/*/guesses.csv")
+    made = {o for s in lab.lock for o in lab.outs(s)} | { # redrawn by `check_classes`
+        f.relative_to(lab.root).as_posix() for kept in lab.root.glob("runs/measured/*/*/oof_classes.csv")
         for f in kept.parent.glob("*.png")}
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
@@ -750,7 +756,7 @@ def page_text(page: Path) -> str:
 
 # %% ../../nbs/evidence/02_verify.ipynb #ec15c6f8
 def verify(root: str | Path = ".") -> list[Line]: # the problems first
-    "Check everything that can be checked without data, weights, GPU and network."
+    "Check everything that can be checked without data, weights, GPU and internet."
     lab = Lab(root)
     with ThreadPoolExecutor(2) as pool: # each stage that runs again is another process
         found = pool.submit(lock_problems, lab)
@@ -769,7 +775,7 @@ def verify(root: str | Path = ".") -> list[Line]: # the problems first
 
 # %% ../../nbs/evidence/02_verify.ipynb #f9a27f01
 def check_data(lab: Lab) -> list[Line]:
-    "Divide the pictures again."
+    "Divide the images again."
     from cvlab.data.importers import open_data
     from cvlab.data.samples import split_samples, write_split
     from cvlab.runs.run import cache_folder
@@ -781,8 +787,8 @@ def check_data(lab: Lab) -> list[Line]:
     write_split(again, split)
     if again.read_bytes() == lab.path("runs/prepare/split.csv").read_bytes():
         return [Line("data", "verified",
-                     f"{len(split)} pictures divided again: the same split, {split_hash(split)[:16]}")]
-    def key(s): return set(s[["id", "label", "part"]].itertuples(index=False, name=None))
+                     f"{len(split)} images divided again: the same split, {split_hash(split)[:16]}")]
+    def key(s): return set(s[["id", "label", "subset"]].itertuples(index=False, name=None))
     gone = sorted(key(lab.split) - key(split)) or sorted(key(split) - key(lab.split))
     return [Line("data", "drift",
                  f"dividing {source.name} again gives another split: {len(gone)} rows are not in "
@@ -806,27 +812,27 @@ def weights_line(lab: Lab, stage: str) -> Line:
     stored, now = read_predictions(folder/"predictions.csv"), predict_again(lab, weights)
     if stored.iloc[:, :3].values.tolist() != now.iloc[:, :3].values.tolist() or list(stored) != list(now):
         return Line(stage, "drift",
-                    "the weights are about other pictures or classes than predictions.csv")
+                    "the weights are about other images or classes than predictions.csv")
     off = float(np.abs(probabilities(stored) - probabilities(now)).max())
     if off <= PROBABILITY:
         return Line(stage, "verified",
-                    f"{len(now)} pictures predicted again, probabilities within {off:.1g}")
+                    f"{len(now)} images predicted again, probabilities within {off:.1g}")
     return Line(stage, "drift",
                 f"the weights give other predictions, a probability {off:.3f} apart ({PROBABILITY} is allowed)")
 
 def predict_again(lab: Lab, weights: Path) -> pd.DataFrame: # a predictions table, sorted as the file
-    "Predictions of the val and test parts."
-    from cvlab.data.loaders import part_of, picture_cache
+    "Predictions of the val and test sets."
+    from cvlab.data.loaders import image_cache, subset_of
     from cvlab.evaluation.predict import logits_of, predictions
     from cvlab.models.create import load_model
     from cvlab.runs.run import cache_folder
     model, info = load_model(weights)
-    images = picture_cache(lab.path(lab.params.data.path), lab.split, info["side"],
+    images = image_cache(lab.path(lab.params.data.path), lab.split, info["side"],
                            cache_folder())
-    parts = [part_of(lab.split, images, p, lambda rows: None) for p in ("val", "test")]
+    parts = [subset_of(lab.split, images, p, lambda rows: None) for p in ("val", "test")]
     table = pd.concat([predictions(rows, logits_of(model, ims, info), info["classes"])
                        for ims, _, rows in parts])
-    return table.sort_values(["part", "id"], kind="stable", ignore_index=True)
+    return table.sort_values(["subset", "id"], kind="stable", ignore_index=True)
 
 # %% ../../nbs/evidence/02_verify.ipynb #c6f9e27b
 def numbers_of(path: Path) -> dict[str, float]: # by place

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['schema', 'find_runs', 'effective', 'history_of', 'judged', 'run_row', 'run_table', 'beginnings', 'named', 'runs_here',
-           'tails', 'few_enough', 'best_of', 'plot_runs', 'mistakes', 'as_html', 'picture_html', 'findings_html',
+           'tails', 'few_enough', 'best_of', 'plot_runs', 'mistakes', 'as_html', 'image_html', 'findings_html',
            'samples_html', 'Browser', 'widget_of', 'is_live', 'show_browser', 'schema_of', 'allowed', 'choices',
            'yaml_value', 'params_help', 'LabMagics', 'next_runs', 'next_params', 'complete_magics',
            'load_ipython_extension']
@@ -84,7 +84,7 @@ def history_of(run) -> tuple[pd.DataFrame, str]: # results.csv, and the column b
     return h, monitor
 
 def judged(run) -> pd.DataFrame|None: # a predictions table
-    "What a run said of the validation and test pictures; None where it was not evaluated."
+    "What a run said of the validation and test images; None where it was not evaluated."
     path = run.judged/"predictions.csv"
     return read_predictions(path) if path.exists() else None
 
@@ -96,16 +96,16 @@ def run_row(run) -> dict: # one row of `run_table`
     row = dict(epochs=len(h), kept=None if kept is None else int(kept.epoch),
                val_accuracy=None if kept is None else kept.val_accuracy, test_accuracy=None,
                interval="",
-               test_pictures=None)
-    test = preds[preds.part == "test"] if preds is not None else ()
+               test_images=None)
+    test = preds[preds.subset == "test"] if preds is not None else ()
     if not len(test): return row
     right, n = int((predicted(test) == test.label).sum()), len(test)
     interval = fmt_interval(right/n, *wilson_interval(right, n)).split(" ", 1)[1]
-    return row | dict(test_accuracy=right/n, interval=interval, test_pictures=n)
+    return row | dict(test_accuracy=right/n, interval=interval, test_images=n)
 
 def run_table(
     runs:pd.DataFrame # of `find_runs`
-) -> pd.DataFrame: # experiment, seed, epochs, kept, val_accuracy, test_accuracy, interval, test_pictures; a note
+) -> pd.DataFrame: # experiment, seed, epochs, kept, val_accuracy, test_accuracy, interval, test_images; a note
     "What the runs came to, a row each."
     rows = []
     for run in runs.itertuples():
@@ -114,7 +114,7 @@ def run_table(
                    seed=seed.removeprefix("seed-"), note="")
         try: rows.append(row | run_row(run))
         except LabError as e: rows.append(row | dict(note=f"cannot be read: {e}"))
-    counts = ["epochs", "kept", "test_pictures"]
+    counts = ["epochs", "kept", "test_images"]
     columns = ["run", "experiment", "seed", *counts[:2], "val_accuracy", "test_accuracy",
                "interval", counts[2], "note"]
     table = pd.DataFrame(rows, columns=columns).set_index("run")
@@ -163,8 +163,8 @@ def runs_here(
 # %% ../../nbs/explain/07_browse.ipynb #061ec1e5
 # not by colour alone
 _DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2))]
-_PANELS = {"train_loss": "train loss (mean a picture)",
-           "val_loss": "val loss (mean a picture)",
+_PANELS = {"train_loss": "train loss (mean an image)",
+           "val_loss": "val loss (mean an image)",
            "val_accuracy": "val accuracy (share right)"}
 
 def tails(words: list[str]) -> list[str]:
@@ -215,13 +215,13 @@ def plot_runs(
 def mistakes(
     preds:pd.DataFrame, # predictions table
     n:int=8 # rows
-) -> pd.DataFrame: # picture, is, said, probability
-    "The test pictures that were named wrongly, with the surest mistake first."
-    rows = preds[preds.part == "test"]
-    t = pd.DataFrame({"picture": rows.id.to_numpy(), "is": rows.label.to_numpy(),
+) -> pd.DataFrame: # image, is, said, probability
+    "The test images that were named wrongly, with the surest mistake first."
+    rows = preds[preds.subset == "test"]
+    t = pd.DataFrame({"image": rows.id.to_numpy(), "is": rows.label.to_numpy(),
                       "said": predicted(rows),
                       "probability": probabilities(rows).max(1).round(3)})
-    return t[t["is"] != t.said].sort_values(["probability", "picture"], ascending=[False, True])[:n]
+    return t[t["is"] != t.said].sort_values(["probability", "image"], ascending=[False, True])[:n]
 
 # %% ../../nbs/explain/07_browse.ipynb #8285de81
 def as_html(table: pd.DataFrame, words: bool = False, # does it hold sentences rather than numbers?
@@ -233,8 +233,8 @@ def as_html(table: pd.DataFrame, words: bool = False, # does it hold sentences r
     left = '<{} style="text-align: left">'.format
     return page.replace("<td>", left("td")).replace("<th>", left("th")) if words else page
 
-def picture_html(png: bytes, alt: str, width: str = "100%") -> str:
-    "A picture inside the page."
+def image_html(png: bytes, alt: str, width: str = "100%") -> str:
+    "An image inside the page."
     return (f'<img alt="{html.escape(alt)}" style="max-width: {width}" '
             f'src="data:image/png;base64,{base64.b64encode(png).decode()}">')
 
@@ -246,7 +246,7 @@ def findings_html(run) -> str: # one line
     try:
         preds, (h, _) = judged(run), history_of(run)
         if preds is None: return ""
-        about = dict(n_classes=len(classes_of(preds)), n_val=int((preds.part == "val").sum()),
+        about = dict(n_classes=len(classes_of(preds)), n_val=int((preds.subset == "val").sum()),
                      params=effective(run))
         found = diagnose(h, **about)
         words = "; ".join(f"<b>{html.escape(str(f))}</b> ({html.escape(f.because)})"
@@ -256,19 +256,19 @@ def findings_html(run) -> str: # one line
 
 # %% ../../nbs/explain/07_browse.ipynb #416328f2
 def samples_html(runs: pd.DataFrame) -> str:
-    "The surest mistakes of the first run of a group: as a picture where one is stored, else as a table."
+    "The surest mistakes of the first run of a group: as an image where one is stored, else as a table."
     run = next(runs.itertuples())
     name, page = html.escape(run.Index), run.judged/"worst.png"
     if page.exists():
-        picture = picture_html(page.read_bytes(), f"Mistakes of {run.Index}", "46em")
-        return f"<p><code>{name}</code>, its surest mistakes:</p>{picture}"
+        image = image_html(page.read_bytes(), f"Mistakes of {run.Index}", "46em")
+        return f"<p><code>{name}</code>, its surest mistakes:</p>{image}"
     try: preds = judged(run)
     except LabError as e: return f"<p>{html.escape(str(e))}</p>"
     if preds is None:
         return f"<p><code>{name}</code> was not evaluated: nothing to look at.</p>"
     wrong = mistakes(preds)
-    if not len(wrong): return f"<p><code>{name}</code> named every test picture right.</p>"
-    said = f"<p><code>{name}</code>, its surest mistakes (no picture is stored here):</p>"
+    if not len(wrong): return f"<p><code>{name}</code> named every test image right.</p>"
+    said = f"<p><code>{name}</code>, its surest mistakes (no image is stored here):</p>"
     return said + as_html(wrong, words=True, index=False)
 
 # %% ../../nbs/explain/07_browse.ipynb #776e922b
@@ -301,7 +301,7 @@ class Browser:
             if good: histories[w] = good
             lines += [findings_html(r) for r in runs.itertuples()]
         if not histories: return f"<ul>{''.join(lines)}</ul>"
-        fig = picture_html(figure_png(plot_runs(histories)),
+        fig = image_html(figure_png(plot_runs(histories)),
                            f"Training curves of {', '.join(histories)}")
         return f"{fig}<details open><summary>What the curves say</summary><ul>{''.join(lines)}</ul></details>"
 
@@ -419,7 +419,7 @@ class LabMagics(Magics):
     "`%runs` and `%params`."
     @line_magic
     def runs(self, line):
-        "`%runs`: what was trained. `%runs default hot/seed-1`: these, side by side."
+        "`%runs`: what was trained. `%runs default lr_too_high/seed-1`: these, side by side."
         try: bundle = show_browser(Browser(line.split()))
         except LabError as e: raise UsageError(f"cvlab: {e}") from None
         self.shell.display_pub.publish(data=bundle)

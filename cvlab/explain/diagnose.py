@@ -46,9 +46,9 @@ def loss_floor(
 MIN_EPOCHS = 3     # fewer epochs are no trend
 UNDERFIT = .5      # training loss: more than half of what knowing nothing costs is left
 NOTHING = .9       # training loss: nothing to speak of was learnt
-# loss: worse than knowing nothing; fresh networks begin below it (1.2 in the small trainings below)
+# loss: worse than knowing nothing; fresh models begin below it (1.2 in the small trainings below)
 WORSE = 1.5
-# a rise of the training loss over its best; healthy runs climb 0.0 to 0.2, one 0.4, hot ones 200
+# a rise of the training loss over its best; healthy runs climb 0.0 to 0.2, one 0.4, lr_too_high ones 200
 CLIMB = .5
 # a rise of the validation loss over its best (Prechelt's generalisation loss, in shares of chance)
 RISE = .1
@@ -57,13 +57,13 @@ GAP = .5           # validation loss above training loss: half of what knowing n
 GAIN = .05         # a fall of the validation loss within the last third of the epochs
 STILL = .02        # a fall in half of the epochs that is none
 LEFT = .1          # validation loss: less than this is not worth a remedy
-# nats, -log(0.01): what one picture costs that is misjudged at 99 %; one picture proves nothing
+# nats, -log(0.01): what one image costs that is misjudged at 99 %; one image proves nothing
 FEW = 4.6
 # spread of the accuracy in standard errors; pure counting goes beyond in less than 1 of 100 runs
 NOISY = 2.
-# Wilson's lower bound of an accuracy as good as perfect: from 73 pictures without a mistake
+# Wilson's lower bound of an accuracy as good as perfect: from 73 images without a mistake
 PERFECT = .95
-# standard deviation of a picture's loss over its mean; 1.3 to 4.7, mostly 3, in the runs of runs/
+# standard deviation of an image's loss over its mean; 1.3 to 4.7, mostly 3, in the runs of runs/
 SPREAD = 3.
 ANNEALED = .1      # a rate below this share of its largest has come down
 
@@ -109,13 +109,13 @@ def check_history(
 # %% ../../nbs/explain/03_diagnose.ipynb #4dd47060
 def curves(
     history:pd.DataFrame, # see `check_history`
-    n_classes:int, n_val:int, # classes, validation pictures
+    n_classes:int, n_val:int, # classes, validation images
     params:dict|None=None, # the run's own parameters in sections, as in its params.yaml
     chance:float|None=None # nats; of knowing only how frequent each class is, where that is less than log(n_classes)
 ) -> Curves:
     "Check and rescale a history."
     if n_classes < 2 or n_val < 1:
-        raise LabError(f"diagnose: needs two or more classes and a validation picture, got {n_classes} and {n_val}")
+        raise LabError(f"diagnose: needs two or more classes and a validation image, got {n_classes} and {n_val}")
     h, params = check_history(history), params or {}
     loss = params.get("loss") or {}
     floor = loss_floor(n_classes, loss.get("label_smoothing", 0.))
@@ -136,7 +136,7 @@ def end(x: np.ndarray, c: Curves) -> float: # median over the last third
     return float(np.median(x[tail(c)]))
 
 def noticeable(c: Curves, least: float) -> float: # share of chance
-    "The smallest difference of two validation losses that counts: `least`, or more than one picture can make."
+    "The smallest difference of two validation losses that counts: `least`, or more than one image can make."
     return max(least, FEW/(c.n_val*c.unit))
 
 def smooth(x: np.ndarray) -> np.ndarray:
@@ -206,7 +206,7 @@ def n_epochs(c: Curves) -> int: return c.get("train.epochs") or len(c)
 FLIPS = ("hflip", "vflip")
 
 def augments(c: Curves) -> bool|None: # None where it is not known
-    "Does the training change its pictures, mirroring aside?"
+    "Does the training change its images, mirroring aside?"
     a = c.get("augment")
     return None if a is None else any(k not in FLIPS for k in switched_on(a))
 
@@ -224,8 +224,8 @@ def regularise(c: Curves) -> list[str]:
     return [change("train.epochs", best)] if best < n_epochs(c) else []
 
 def liberate(c: Curves) -> list[str]:
-    "Less against learning: the first of frozen layers, dropout, augmentation, a small network, a low rate."
-    if c.get("model.frozen", "none") != "none": return ["model.frozen=none"]
+    "Less against learning: the first of frozen layers, dropout, augmentation, a small model, a low rate."
+    if c.get("model.freeze", "none") != "none": return ["model.freeze=none"]
     if c.get("model.dropout", 0) > .25: return ["model.dropout=0.0"]
     if augments(c):
         on = switched_on(c.get("augment"))
@@ -369,7 +369,7 @@ def overfit(c: Curves) -> Finding | None:
                    if rises(c) else
                    "the validation loss lies far above the training loss", numbers | kept,
                    "It grows sure of its mistakes: smooth the labels." if kept else
-                   "Make it harder to learn by heart; best of all, more pictures.",
+                   "Make it harder to learn by heart; best of all, more images.",
                    ["loss.label_smoothing=0.1"] if kept else regularise(c))
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2d9654f5
@@ -413,11 +413,11 @@ def underfit(c: Curves) -> Finding | None:
                    times_rate(c, 10)) if left >= NOTHING else
                   ("It learns slowly: three times the rate.", times_rate(c, 3))
                   if pace(c)*len(c) > RISE else
-                  ("It stands still: less that holds it back, or a larger network.",
+                  ("It stands still: less that holds it back, or a larger model.",
                    liberate(c)))
     numbers = {"training loss at the end, of chance": (left, ">", UNDERFIT),
                "its fall an epoch": (pace(c),)}
-    return Finding("underfit", None, "much is left of the loss on the training pictures",
+    return Finding("underfit", None, "much is left of the loss on the training images",
                    numbers, says, over)
 
 # %% ../../nbs/explain/03_diagnose.ipynb #c3bac5be
@@ -456,7 +456,7 @@ def plateau(c: Curves) -> Finding | None:
                   if not rate_fell(c)
                   and c.get("schedule.name", "one_cycle") != "one_cycle" else
                   ("More epochs will not help: make it harder to learn by heart.", regularise(c)) if gap > GAIN else
-                  ("More epochs will not help: less that holds it back, or a larger network.",
+                  ("More epochs will not help: less that holds it back, or a larger model.",
                    liberate(c)))
     return Finding("plateau", int(c.epoch[best]),
                    "no gain in the second half of the epochs, and something is left",
@@ -489,14 +489,14 @@ def leak(c: Curves) -> Finding | None:
         epoch, rule, numbers = None, "validation is easier than training", {what: (ratio, "<",
                                                                                    1 - luck)}
     elif fair and last >= PERFECT and end(c.train, c) <= GAIN and ratio < 1 + luck:
-        epoch, rule = None, "known by heart, and the validation pictures as well"
+        epoch, rule = None, "known by heart, and the validation images as well"
         numbers = {"accuracy at the end, lower bound": (last, ">=", PERFECT),
                    what: (ratio, "<", 1 + luck),
                    "training loss at the end, of chance": (end(c.train, c), "<=", GAIN)}
     else: return None
     return Finding("leak suspected", epoch, rule, numbers,
                    "No experiment yet: look for copies of training "
-                   "pictures among those of validation, and for what gives the class away. Or it is this easy.")
+                   "images among those of validation, and for what gives the class away. Or it is this easy.")
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2f2df824
 RULES = [diverged, leak, too_high, overfit, not_converged, underfit, noisy, plateau]
@@ -535,7 +535,7 @@ def wide_html(
 def diagnose(
     history:pd.DataFrame, # epoch, train_loss, val_loss, val_accuracy, lr: results.csv of a training that has ended
     *,
-    n_classes:int, n_val:int, # classes, validation pictures
+    n_classes:int, n_val:int, # classes, validation images
     params:dict|None=None, # the run's own parameters in sections, as in its params.yaml; what is missing is not known
     chance:float|None=None # nats; of knowing only how frequent each class is, where that is less than log(n_classes)
 ) -> Findings: # one at least

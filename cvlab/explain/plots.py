@@ -24,8 +24,8 @@ from cvlab.core.style import (
     GREY,
     ORANGE,
     PALETTE,
-    PART_COLOURS,
     RED,
+    SUBSET_COLOURS,
     figure_title,
     legend_above,
     new_figure,
@@ -41,28 +41,28 @@ def _finish_counts(fig, ax, table):
     "Numbers at the ends of the bars, axes, legend and title."
     for i, row in enumerate(table.to_numpy()):
         ax.text(row.sum(), i, "  " + " + ".join(map(str, row)), va="center", fontsize=8)
-    ax.set(xlabel="pictures", xlim=(0, table.sum(axis=1).max() * 1.25))
+    ax.set(xlabel="images", xlim=(0, table.sum(axis=1).max() * 1.25))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     legend_above(ax, ncols=len(table.columns))
     n = table.sum(axis=1)
-    figure_title(fig, f"{n.sum()} pictures of {len(n)} classes, {_span(n)} a class")
+    figure_title(fig, f"{n.sum()} images of {len(n)} classes, {_span(n)} a class")
 
 # %% ../../nbs/explain/00_plots.ipynb #65027b93
 def plot_counts(
     samples:pd.DataFrame # columns label and part
 ) -> Figure: # one bar a class, cut into parts
-    "Pictures per class and part."
-    table = pd.crosstab(samples.label, samples.part)
-    table = table[[p for p in PART_COLOURS if p in table]
-                  + [p for p in table if p not in PART_COLOURS]]
+    "Images per class and part."
+    table = pd.crosstab(samples.label, samples.subset)
+    table = table[[p for p in SUBSET_COLOURS if p in table]
+                  + [p for p in table if p not in SUBSET_COLOURS]]
     fig, ax = new_figure(7, 1.3 + .3 * len(table))
     left = np.zeros(len(table))
     names = [short_name(c, 30) for c in table.index]
-    for part in table:
-        colour, label = PART_COLOURS.get(part, GREY), f"{part} ({table[part].sum()})"
-        ax.barh(names, table[part], left=left, color=colour, label=label, height=.72)
-        left += table[part].to_numpy()
+    for subset in table:
+        colour, label = SUBSET_COLOURS.get(subset, GREY), f"{subset} ({table[subset].sum()})"
+        ax.barh(names, table[subset], left=left, color=colour, label=label, height=.72)
+        left += table[subset].to_numpy()
     _finish_counts(fig, ax, table)
     return fig
 
@@ -83,13 +83,13 @@ def _finish_sizes(fig, ax, samples):
     short = samples[["width", "height"]].min(axis=1)
     span = f"{_span(short)} pixels" + (f" (median {short.median():.0f})"
                                        if short.nunique() > 1 else "")
-    figure_title(fig, f"{len(samples)} pictures, shorter side {span}")
+    figure_title(fig, f"{len(samples)} images, shorter side {span}")
 
 # %% ../../nbs/explain/00_plots.ipynb #35be79b2
 def plot_sizes(
     samples:pd.DataFrame # columns width and height in pixels, and label
 ) -> Figure: # width against height, one colour a class (one for all above ten classes)
-    "Sizes of the pictures as they lie on disk."
+    "Sizes of the images as they lie on disk."
     fig, ax = new_figure(6.5, 4.2)
     classes = sorted(set(samples.label))
     groups = samples.groupby("label") if len(classes) <= 10 else [("all classes", samples)]
@@ -104,10 +104,10 @@ def plot_sizes(
 
 # %% ../../nbs/explain/00_plots.ipynb #d4707d79
 def plot_mean_colours(
-    colours:np.ndarray, # mean colour of each picture, (n, 3), 0..255
-    labels # class of each picture, (n,)
+    colours:np.ndarray, # mean colour of each image, (n, 3), 0..255
+    labels # class of each image, (n,)
 ) -> Figure: # one row of stripes a class
-    "The mean colour of every picture, by class."
+    "The mean colour of every image, by class."
     colours, labels = np.asarray(colours, dtype=np.float64), np.asarray(labels)
     classes = sorted(set(labels))
     fig, ax = new_figure(7, 1 + .38 * len(classes))
@@ -116,17 +116,17 @@ def plot_mean_colours(
         own = own[np.argsort(own @ [.299, .587, .114], kind="stable")]  # Rec. 601 luma
         ax.imshow(own[None] / 255, extent=(0, 100, i + .4, i - .4), aspect="auto",
                   interpolation="nearest")
-    ax.set(xlabel="pictures of the class, dark to light (%)", xlim=(0, 100),
+    ax.set(xlabel="images of the class, dark to light (%)", xlim=(0, 100),
            ylim=(len(classes) - .5, -.5))
     ax.set_yticks(range(len(classes)),
                   [f"{short_name(c, 30)} ({(labels == c).sum()})" for c in classes])
     ax.grid(False)
-    figure_title(fig, f"Mean colour of {len(labels)} pictures")
+    figure_title(fig, f"Mean colour of {len(labels)} images")
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #52ff3f8d
 def _draw(ax, im, title):
-    "One picture and its title; greys are not stretched."
+    "One image and its title; greys are not stretched."
     limits = {} if np.ndim(im) == 3 else dict(vmin=0, vmax=255
                                               if np.asarray(im).dtype == np.uint8 else 1)
     ax.imshow(im, cmap="gray", interpolation="nearest", **limits)
@@ -140,12 +140,12 @@ def _frame(ax, right):
 
 # %% ../../nbs/explain/00_plots.ipynb #7776aed0
 def show_images(
-    images, # pictures: uint8 (h, w, 3) or (h, w), or floats 0..1
-    titles=None, # one text a picture, `\n` between a name and a number
-    ncols:int=6, # pictures a row
-    right=None # one truth value a picture: framed blue if right, dashed orange-red if wrong
-) -> Figure: # a grid of pictures
-    "Pictures in a grid."
+    images, # images: uint8 (h, w, 3) or (h, w), or floats 0..1
+    titles=None, # one text an image, `\n` between a name and a number
+    ncols:int=6, # images a row
+    right=None # one truth value an image: framed blue if right, dashed orange-red if wrong
+) -> Figure: # a grid of images
+    "Images in a grid."
     images, titles = list(images), [""] * len(images) if titles is None else titles
     titles = ["\n".join(short_name(part, 18) for part in str(t).split("\n")) for t in titles]
     lines = max((t.count("\n") + 1 for t in titles if t), default=0)
@@ -201,7 +201,7 @@ def _mark_kept(ax, run, monitor):
 def plot_history(
     results, # results table (epoch, train_loss, val_loss, val_accuracy, lr), or a dict of them by run name
     monitor:str="val_loss", # the column that the epoch was kept by
-    n:int|None=None # validation pictures, for the title
+    n:int|None=None # validation images, for the title
 ) -> Figure: # three panels: loss, accuracy, learning rate
     "Training curves of one run, or of several seeds laid over one another."
     runs = list(results.values()) if isinstance(results, dict) else [results]
@@ -211,7 +211,7 @@ def plot_history(
     _lines(axes[0], runs, "val_loss", ORANGE, "val")
     _lines(axes[1], runs, "val_accuracy", ORANGE, "val")
     _lines(axes[2], runs, "lr", GREY, "learning rate")
-    names = "loss (mean a picture)", "val accuracy (share right)", "learning rate"
+    names = "loss (mean an image)", "val accuracy (share right)", "learning rate"
     for ax, name in zip(axes, names): _epochs(ax, name)
     losses = pd.concat([r[["train_loss", "val_loss"]].stack() for r in runs])
     if losses.max() > 50 * losses.median():
@@ -227,7 +227,7 @@ def _finish_lr(fig, ax, median, interval, chosen):
     low, start = median.min(), median.iloc[:max(1, len(median) // 10)].median()
     fall = max(start - low, 1e-3)
     ax.set(xscale="log", ylim=(low - .1 * fall, start + .6 * fall))
-    ax.set(xlabel="learning rate (log scale)", ylabel="loss (mean a picture)")
+    ax.set(xlabel="learning rate (log scale)", ylabel="loss (mean an image)")
     legend_above(ax, ncols=2)
     if not (interval and chosen): return figure_title(fig, "Learning-rate finder")
     where = "inside" if interval[0] <= chosen <= interval[1] else "below" if chosen < interval[0] else "above"
@@ -300,8 +300,8 @@ def _matrix(ax, m, classes, normalise):
     texts = np.char.mod("%.0f", 100 * shares) if normalise else m.astype(str)
     _cells(ax, shares, np.where(m == 0, "·" if len(m) > 4 else "0", texts))
     _class_ticks(ax, classes, m.sum(axis=1))
-    title = "% of the true class" if normalise else "pictures"
-    ax.set(xlabel="predicted class", ylabel="true class (pictures)", title=title)
+    title = "% of the true class" if normalise else "images"
+    ax.set(xlabel="predicted class", ylabel="true class (images)", title=title)
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
@@ -336,22 +336,22 @@ def plot_confusion_pair(
 # %% ../../nbs/explain/00_plots.ipynb #970c0138
 def plot_probabilities(
     preds:pd.DataFrame, # predictions table
-    part:str="test" # part to show: val or test
+    subset:str="test" # part to show: val or test
 ) -> Figure: # stacked histogram, right and wrong
     "Histogram of the probability given to the true class."
-    rows = preds[preds.part == part]
+    rows = preds[preds.subset == subset]
     p = true_probability(rows)
     right = predicted(rows) == rows.label.to_numpy()
     fig, ax = new_figure(6, 3.2)
     names = [f"right ({right.sum()})", f"wrong ({(~right).sum()})"]
     look = dict(stacked=True, color=[BLUE, RED], ec="white", lw=.5, label=names)
     ax.hist([p[right], p[~right]], bins=np.linspace(0, 1, 21), **look)
-    ax.set(xlabel="predicted probability of the true class", ylabel=f"{part} pictures",
+    ax.set(xlabel="predicted probability of the true class", ylabel=f"{subset} images",
            xlim=(0, 1))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10]))
     legend_above(ax, ncols=2)
     finding = f", median probability of the true class {np.median(p):.2f}" if len(p) else ""
-    figure_title(fig, f"{len(p)} {part} pictures{finding}")
+    figure_title(fig, f"{len(p)} {subset} images{finding}")
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #7a1ea408
@@ -378,7 +378,7 @@ def _limits(values):
 def plot_comparison(
     table:pd.DataFrame, # one row a run: experiment, seed, the metric, and optionally baseline (bool)
     metric:str="accuracy", # column to compare, larger is better
-    label:str="test accuracy (share of pictures)", # text of the axis, with its unit
+    label:str="test accuracy (share of images)", # text of the axis, with its unit
     bounds:tuple[float, float]=(0, 1) # what the metric can be; intervals are cut there
 ) -> Figure: # one row an experiment
     "Experiments and baselines: dot a seed, mean and 95 % interval."
@@ -431,7 +431,7 @@ def _forest_row(ax, y, r, limits):
 def _forest_label(r):
     "Name, and how much it rests on."
     seeds = f"{r.seeds} seed" + "s"*(r.seeds != 1)
-    return f"{short_name(r.experiment, 30)}\n{seeds}" + (f" × {r.n} pictures" if pd.notna(r.n)
+    return f"{short_name(r.experiment, 30)}\n{seeds}" + (f" × {r.n} images" if pd.notna(r.n)
                                                      else "")
 
 def plot_effects(
@@ -462,18 +462,18 @@ def _reliability_axes(fig, axes, c, e, low):
     axes[0].plot([0, 1], [0, 1], color="#222222", lw=1, ls=(0, (4, 2)),
                  label="as often right as it says")
     axes[0].set(ylabel="accuracy (share right)", ylim=(-.03, 1.03), xlim=(low, 1.01))
-    axes[1].set(ylabel="pictures", xlabel="confidence (probability of the answer)")
+    axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
     axes[1].yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     legend_above(axes[0], ncols=2)
     figure_title(fig,
-           f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['part']} pictures; "
-                f"a calibrated network would show {e['ece_if_calibrated']:.3f}")
+           f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['subset']} images; "
+                f"a calibrated model would show {e['ece_if_calibrated']:.3f}")
 
 def plot_reliability(
     calibration:dict, # what `cvlab.evaluation.compare.calibration` returned
     mass:bool=False # bins of equal mass rather than equal width
-) -> Figure: # reliability diagram above, pictures per bin below
-    "Accuracy against confidence with Wilson's interval a bin, and how many pictures each bin has."
+) -> Figure: # reliability diagram above, images per bin below
+    "Accuracy against confidence with Wilson's interval a bin, and how many images each bin has."
     e = calibration["mass" if mass else "width"]
     t = pd.DataFrame(e["table"])
     fig, axes = new_figure(5, 4.6, 2, 1, sharex=True, height_ratios=(4, 1))

@@ -119,7 +119,7 @@ def _grow(line, h, column, epoch):
     line.axes.draw_artist(line)
 
 def _frames(histories, n_classes):
-    "One RGB picture an epoch, in order, and the last epoch."
+    "One RGB image an epoch, in order, and the last epoch."
     fig, axes = _axes(histories, n_classes)
     canvas, lines = FigureCanvasAgg(fig), _lines(axes, histories)
     last = int(max(h.epoch.max() for hs in histories.values() for h in hs))
@@ -129,36 +129,36 @@ def _frames(histories, n_classes):
     fig.set_layout_engine("none")
     for artist in (title, *(line for *_, line in lines)): artist.set_animated(True)
     canvas.draw()
-    empty, pictures = canvas.copy_from_bbox(fig.bbox), []
+    empty, images = canvas.copy_from_bbox(fig.bbox), []
     for epoch in _shown(last):
         canvas.restore_region(empty)
         title.set_text(words(epoch))
         fig.draw_artist(title)
         for h, column, line in lines: _grow(line, h, column, epoch)
-        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     plt.close(fig)
-    return pictures, last
+    return images, last
 
 # %% ../../nbs/explain/05_timelapse.ipynb #bb6df9dc
-def _colours(picture):
-    "The colours of a picture (n, 3), how often each is there, and which one each pixel has."
-    rgb = np.asarray(picture).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+def _colours(image):
+    "The colours of an image (n, 3), how often each is there, and which one each pixel has."
+    rgb = np.asarray(image).astype(np.int64) @ [1 << 16, 1 << 8, 1]
     found, which, counts = np.unique(rgb, return_inverse=True, return_counts=True)
     return np.stack([found >> 16, found >> 8 & 255, found & 255], -1), counts, which.reshape(rgb.shape)
 
-def _indexed(picture, palette):
-    "The picture with each colour replaced by the nearest of a palette (n, 3)."
-    colours, _, which = _colours(picture)
+def _indexed(image, palette):
+    "The image with each colour replaced by the nearest of a palette (n, 3)."
+    colours, _, which = _colours(image)
     nearest = ((colours[:, None] - palette)**2).sum(-1).argmin(1).astype(np.uint8)
     small = Image.fromarray(nearest[which])
     small.putpalette(palette.ravel().tolist())
     return small
 
-def _gif(pictures):
+def _gif(images):
     "The bytes of the film and of its last frame."
-    colours, counts, _ = _colours(pictures[-1])
+    colours, counts, _ = _colours(images[-1])
     palette = colours[np.argsort(-counts, kind="stable")[:16]] # the commonest
-    frames = [_indexed(p, palette) for p in pictures]
+    frames = [_indexed(p, palette) for p in images]
     film, still = io.BytesIO(), io.BytesIO()
     frames[0].save(film, "GIF", save_all=True, append_images=frames[1:],
                    duration=[330]*(len(frames) - 1) + [4000],
@@ -186,8 +186,8 @@ class Timelapse:
     def _repr_html_(self):
         film, still = (f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
                        for kind, data in (("gif", self.gif), ("png", self.still)))
-        return (f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
-                f'<img src="{film}" alt="{html.escape(self.alt)}"></picture>')
+        return (f'<image><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
+                f'<img src="{film}" alt="{html.escape(self.alt)}"></image>')
     def __repr__(self): return f"Timelapse: {self.alt}"
 
 # %% ../../nbs/explain/05_timelapse.ipynb #9d3c461d
@@ -203,11 +203,11 @@ def timelapse(
     if n_classes < 2: raise LabError(f"timelapse: needs two or more classes, got {n_classes}")
     with matplotlib.rc_context():
         use_lab_style(100)
-        pictures, last = _frames(histories, n_classes)
+        images, last = _frames(histories, n_classes)
     peaks = ", ".join(f"{e} {max(h.lr.max() for h in hs):.2g}" for e, hs in histories.items())
     alt = (f"Training loss, validation accuracy and learning rate of {sum(map(len, histories.values()))} trainings, "
            f"growing over {last} epochs. At the end {_words(histories, last)}. Largest learning rate: {peaks}.")
-    return Timelapse(*_gif(pictures), alt)
+    return Timelapse(*_gif(images), alt)
 
 # %% ../../nbs/explain/05_timelapse.ipynb #0be66a1c
 def film_of(

@@ -47,24 +47,24 @@ _SPLIT = "runs/prepare/split.csv"
 
 STAGES = {s.name: s for s in [
     Stage("prepare", ("data", "split"), ("split.csv",), ("data",),
-          test_set=True, commands=("train", "folds"),
-          rest="split.csv: the pictures (--data, once they are here)"),
+          test_set=True, commands=("train", "crossval"),
+          rest="split.csv: the images (--data, once they are here)"),
     Stage("baseline", ("data", "model", "baseline"),
           ("majority.csv", "histogram.csv", "probe.csv", "metrics.json"), (_SPLIT,),
-          test_set=True, commands=("train", "folds"),
+          test_set=True, commands=("train", "crossval"),
           recomputed="metrics, the majority's predictions",
-          rest="histogram.csv, probe.csv: the pictures"),
-    Stage("leaks", ("data", "model", "baseline", "leaks"),
-          ("certificate.json", "pairs.csv", "probes.csv", "guesses.csv", "split.csv",
+          rest="histogram.csv, probe.csv: the images"),
+    Stage("leakage", ("data", "model", "baseline", "leakage"),
+          ("leakage_report.json", "pairs.csv", "probes.csv", "shortcut_predictions.csv", "split.csv",
            "probe.csv", "probe_without.csv", "accuracy.csv"), ("data", _SPLIT),
-          test_set=True, commands=("train", "folds"),
-          recomputed="pairs counted, leaking pictures, findings, accuracies",
-          rest="pairs.csv, probes.csv: the pictures"),
+          test_set=True, commands=("train", "crossval"),
+          recomputed="pairs counted, leaking images, findings, accuracies",
+          rest="pairs.csv, probes.csv: the images"),
     Stage("lr_find", ("data", "augment", "model", "loss", "optim", "train", "lr_find"),
           ("curves.csv", "lr.json"), (_SPLIT,),
           recomputed="suggestion and interval", rest="curves.csv: a run"),
     Stage("train", _TRAIN, ("results.csv", "train.log"),
-          ("runs/leaks/split.csv", _SPLIT), # with leaks.action=fail nothing trains on a split that leaks
+          ("runs/leakage/split.csv", _SPLIT), # with leakage.action=fail nothing trains on a split that leaks
           each=True, weights="runs/weights/{each}", commands=("train",),
           rest="results.csv, weights: a training (--retrain), or the weights (--weights)"),
     Stage("evaluate", ("data", "augment", "train", "evaluate"),
@@ -75,15 +75,15 @@ STAGES = {s.name: s for s in [
           each=True, test_set=True, commands=("train",),
           recomputed="metrics, curves, confusion, reliability",
           rest="predictions.csv: the weights (--weights)"),
-    Stage("folds", (*_TRAIN[:1], "split", *_TRAIN[1:], "folds", "experiments"),
-          ("assigned.csv", "oof.csv", "scores.csv", "together.csv", "effects.csv",
-           "answers.csv", "ways.csv", "gains.csv", "experiments.yaml", "metrics.json",
+    Stage("crossval", (*_TRAIN[:1], "split", *_TRAIN[1:], "crossval", "experiments"),
+          ("folds.csv", "oof.csv", "scores.csv", "summary.csv", "effects.csv",
+           "test_predictions.csv", "test_scores.csv", "test_differences.csv", "experiments.yaml", "metrics.json",
            "folds.png", "confusion_matrix.png", "train.log"),
-          ("runs/leaks/split.csv", _SPLIT),
-          weights="runs/weights/folds", keeps_weights=True, commands=("folds",),
-          smoke=("folds.n=2",),
+          ("runs/leakage/split.csv", _SPLIT),
+          weights="runs/weights/crossval", keeps_weights=True, commands=("crossval",),
+          smoke=("crossval.folds=2",),
           recomputed="the folds, scores, means, effects, metrics, confusion",
-          rest="oof.csv, answers.csv: the weights"),
+          rest="oof.csv, test_predictions.csv: the weights"),
     Stage("interpret", ("data", "train", "interpret"),
           ("pointing.csv", "layers.csv", "pointing.json", "heatmaps.png", "pointing.png"),
           ("data", _SPLIT, "runs/weights/default"), experiment="default",
@@ -93,11 +93,11 @@ STAGES = {s.name: s for s in [
            "diagnoses.csv", "curves/*"),
           (_SPLIT, "runs/train", "runs/evaluate", "runs/baseline"),
           recomputed="run again, every output", rest="", again=True),
-    Stage("report", ("seeds", "experiments", "train", "folds"), (),
+    Stage("report", ("seeds", "experiments", "train", "crossval"), (),
           ("nbs/pages/index.ipynb", "nbs/pages/results.ipynb", "nbs/pages/card.ipynb",
            "nbs/pages/claims.yaml", "nbs/pages/card_claims.yaml", "nbs/pages/card.yaml",
-           "nbs/pages/reasons.yaml", "runs/prepare", "runs/baseline", "runs/leaks",
-           "runs/lr_find", "runs/train", "runs/evaluate", "runs/folds", "runs/interpret",
+           "nbs/pages/reasons.yaml", "runs/prepare", "runs/baseline", "runs/leakage",
+           "runs/lr_find", "runs/train", "runs/evaluate", "runs/crossval", "runs/interpret",
            "runs/compare", "runs/measured", "runs/ledger.csv", "runs/bench/rows.json",
            "runs/bench/table.csv", "runs/bench/without_bf16/rows.json"),
           pages=("README.md", "TRAINING_RESULTS.md", "runs/cards"),
@@ -115,7 +115,7 @@ def stage_of(name: str) -> Stage:
 
 def stages_for(command: str) -> tuple[str, ...]:
     "The stages that a command runs on a folder of images, in order."
-    first = {"train": ("prepare", "leaks"), "folds": ("prepare", "leaks")}.get(command, ())
+    first = {"train": ("prepare", "leakage"), "crossval": ("prepare", "leakage")}.get(command, ())
     return (*first, *(n for n, s in STAGES.items() if command in s.commands and n not in first))
 
 # %% ../../nbs/runs/00_stages.ipynb #add5042f

@@ -32,12 +32,18 @@ from ..core.io import LabError
 from ..core.params import Params
 from ..core.repro import derive_seed
 from ..core.style import BLUE, GREY
-from ..data.loaders import part_of
+from ..data.loaders import subset_of
 from ..data.samples import split_samples
 from ..evaluation.baselines import colour_histogram
 from ..evaluation.predict import logits_of
-from ..training.frozen_cache import frozen_once
-from ..training.recipe import batches_of, callbacks_of, learner_of, network_of, train_by
+from ..training.frozen_cache import cache_features
+from cvlab.training.recipe import (
+    batches_of,
+    callbacks_of,
+    create_network,
+    learner_of,
+    train_by,
+)
 
 # %% ../../nbs/studies/00_regression.ipynb #3e16bcec
 def numbers_of(samples: pd.DataFrame) -> np.ndarray: # float64 (n,)
@@ -48,14 +54,14 @@ def numbers_of(samples: pd.DataFrame) -> np.ndarray: # float64 (n,)
         raise LabError(f"{samples.path.iloc[i]}: its label {samples.label.iloc[i]!r} is no number; "
                        "name a CSV with the columns path and label, a number each")
     if len(values) < 20:
-        raise LabError(f"{len(values)} pictures with a number; at least twenty are needed")
+        raise LabError(f"{len(values)} images with a number; at least twenty are needed")
     if np.ptp(values) == 0:
-        raise LabError(f"every picture has the number {values[0]:g}: there is nothing to learn")
+        raise LabError(f"every image has the number {values[0]:g}: there is nothing to learn")
     return values
 
 def split_numbers(samples: pd.DataFrame, # id, path, label, group, part
                   val: float = .15, test: float = .15, seed: int = 0) -> pd.DataFrame: # with part, and value
-    "Give every picture its part, small and large numbers in proportion."
+    "Give every image its part, small and large numbers in proportion."
     values = numbers_of(samples)
     bins = pd.qcut(pd.Series(values).rank(method="first"), min(10, len(values)//10),
                    labels=False)
@@ -84,14 +90,14 @@ def judge_numbers(table: pd.DataFrame, # value, said
 
 # %% ../../nbs/studies/00_regression.ipynb #6e512ff1
 class SquaredError(nn.Module):
-    "Mean squared error of a network with one output."
+    "Mean squared error of a model with one output."
     def forward(self, out: Tensor, # (bs, 1)
                 y: Tensor # (bs,)
                ) -> Tensor: return F.mse_loss(out[:, 0].float(), y.float())
 
 @dataclass(frozen=True)
 class Scale:
-    "The mean and the spread of the training part's numbers."
+    "The mean and the spread of the training set's numbers."
     mean: float
     sd: float
     def down(self, v): return (v - self.mean)/self.sd
@@ -115,39 +121,39 @@ def train_numbers(p: Params, split: pd.DataFrame, # see `split_numbers`
                   images, cache: str | Path, # where what frozen layers give may be kept
                   seed: int = 0, device="cpu", log=print, cbs: list = ()
                  ): # -> (learner, history, Scale)
-    "Train a network with one output."
+    "Train a model with one output."
     check_numbers(p)
-    own = split.value[split.part == "train"]
+    own = split.value[split.subset == "train"]
     scale = Scale(float(own.mean()), float(own.std(ddof=0)))
-    loaders = [batches_of(p, split.assign(label="number"), images, part, seed, device)
-               for part in ("train", "val")]
-    model, cbs = network_of(p, 1, seed), [*cbs, *callbacks_of(p, 1)]
-    if p.train.frozen_once:
-        loaders, short = frozen_once(model, p.model.frozen, loaders, cache, p.train.precision)
+    loaders = [batches_of(p, split.assign(label="number"), images, subset, seed, device)
+               for subset in ("train", "val")]
+    model, cbs = create_network(p, 1, seed), [*cbs, *callbacks_of(p, 1)]
+    if p.train.cache_features:
+        loaders, short = cache_features(model, p.model.freeze, loaders, cache, p.train.precision)
         cbs.append(short)
     learn = learner_of(p, *loaders, model, ["number"], seed, device, log, cbs)
-    for dl, part in zip(loaders, ("train", "val")):
-        dl.targets = torch.tensor(scale.down(split.value[split.part == part].to_numpy()),
+    for dl, subset in zip(loaders, ("train", "val")):
+        dl.targets = torch.tensor(scale.down(split.value[split.subset == subset].to_numpy()),
                                   dtype=torch.float32)
     learn.loss_func = SquaredError().to(device)
     return learn, train_by(p, learn), scale
 
-def say_numbers(model: nn.Module, scale: Scale, split: pd.DataFrame, images, part: str,
+def say_numbers(model: nn.Module, scale: Scale, split: pd.DataFrame, images, subset: str,
                 info: dict, note=None, device="cpu") -> pd.DataFrame: # id, part, value, said
-    "What a network says of a part; `note` as for `cvlab.data.loaders.part_of`."
-    ims, _, rows = part_of(split.assign(label="number"), images, part, note)
+    "What a model says of a part; `note` as for `cvlab.data.loaders.subset_of`."
+    ims, _, rows = subset_of(split.assign(label="number"), images, subset, note)
     said = scale.up(logits_of(model, ims, info, device)[:, 0].astype(np.float64))
-    return rows[["id", "part", "value"]].reset_index(drop=True).assign(said=said)
+    return rows[["id", "subset", "value"]].reset_index(drop=True).assign(said=said)
 
 # %% ../../nbs/studies/00_regression.ipynb #c921876e
 def simple_numbers(split: pd.DataFrame, images, note, bins: int = 8
                   ) -> dict[str, pd.DataFrame]: # mean, histogram: as `say_numbers`
-    "What the baselines say of the test part."
-    train, _, own = part_of(split.assign(label="number"), images, "train")
-    test, _, rows = part_of(split.assign(label="number"), images, "test", note)
+    "What the baselines say of the test set."
+    train, _, own = subset_of(split.assign(label="number"), images, "train")
+    test, _, rows = subset_of(split.assign(label="number"), images, "test", note)
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15))).fit(
         colour_histogram(train[:], bins), own.value)
-    table = rows[["id", "part", "value"]].reset_index(drop=True)
+    table = rows[["id", "subset", "value"]].reset_index(drop=True)
     said = ridge.predict(colour_histogram(test[:], bins))
     return {"mean": table.assign(said=own.value.mean()), "histogram": table.assign(said=said)}
 
@@ -159,10 +165,10 @@ def plot_numbers(table: pd.DataFrame, # see `say_numbers`
     ends = [min(table.value.min(), table.said.min()), max(table.value.max(), table.said.max())]
     a.plot(ends, ends, color=GREY, lw=1)
     a.plot(table.value, table.said, "o", color=BLUE, ms=4, alpha=.6)
-    a.set(xlabel=f"true number{unit}", ylabel=f"what the network says{unit}")
+    a.set(xlabel=f"true number{unit}", ylabel=f"what the model says{unit}")
     a.set_aspect("equal", adjustable="datalim")
     b.hist(table.said - table.value, bins=16, color=BLUE)
     b.axvline(0, color=GREY, lw=1)
     b.yaxis.set_major_locator(MaxNLocator(integer=True))
-    b.set(xlabel=f"error{unit}: said less true", ylabel=f"pictures (n = {len(table)})")
+    b.set(xlabel=f"error{unit}: said less true", ylabel=f"images (n = {len(table)})")
     return fig

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'BY_CLASS', 'LOADER', 'seed_loader', 'SeedEpoch', 'precision_dtype', 'Precision', 'by_class', 'History',
-           'KeepBest', 'StopOnNaN', 'KeepFrozen', 'Thaw', 'Step', 'LabLearner', 'create_learner', 'measured',
-           'precision_of', 'n_plateaus', 'warm', 'schedule', 'is_out_of_memory', 'train']
+           'KeepBest', 'TerminateOnNaN', 'KeepFrozen', 'GradualUnfreeze', 'GradientAccumulation', 'LabLearner',
+           'create_learner', 'effective_params', 'precision_of', 'n_plateaus', 'warm', 'schedule', 'is_out_of_memory',
+           'train']
 
 # %% ../../nbs/training/02_learner.ipynb #a124f60e
 import math
@@ -98,7 +99,7 @@ class History(Callback):
     def before_epoch(self):
         device = next(self.learn.model.parameters()).device
         self.sums = {m: torch.zeros(2, device=device) for m in (True, False)} # loss, right
-        self.n = {True: 0, False: 0} # pictures
+        self.n = {True: 0, False: 0} # images
         self.confusion, self.more = None, {} # what other callbacks add to the row
     def after_loss(self):
         # mixed: the larger share
@@ -147,7 +148,7 @@ class KeepBest(Callback):
             self.epoch_of_best, self.state = self.epoch + 1, self.last
 
 # %% ../../nbs/training/02_learner.ipynb #190161f4
-class StopOnNaN(Callback):
+class TerminateOnNaN(Callback):
     "Stop the training when the loss is NaN or infinite; `reason` then says where."
     reason, every = None, None # batches between two looks; None: 1 on a CPU, elsewhere 50
     def before_train(self): self.begin()
@@ -176,7 +177,7 @@ class KeepFrozen(Callback):
         for m in frozen_modules(self.learn.model): m.eval()
 
 # %% ../../nbs/training/02_learner.ipynb #6fe95c47
-class Thaw(Callback):
+class GradualUnfreeze(Callback):
     "Let one more group of layers learn every so many epochs."
     order = -40 # before KeepFrozen looks
     def __init__(self, frozen: str, # half | most | body: what is frozen in the first epoch
@@ -185,7 +186,7 @@ class Thaw(Callback):
     def before_epoch(self): freeze(self.learn.model, self.frozen, self.epoch//self.every)
 
 # %% ../../nbs/training/02_learner.ipynb #774e757e
-class Step(Callback):
+class GradientAccumulation(Callback):
     "Step after `accumulate` batches, with the gradient's norm cut to `clip`."
     def __init__(self, accumulate: int = 1, # batches a step
                  clip: float = 0., # largest norm; 0 leaves it alone
@@ -235,9 +236,9 @@ def create_learner(train_dl, # yields (xb, yb); its `set_epoch` is called where 
                    wd: float = .01, mom: float = .9, # see cvlab.training.optim.optimizer
                    decay: float = 1., # rate of a layer group as a share of that above
                    frozen: str = "none", # none | half | most | body
-                   thaw_every: int = 0, # epochs, see `Thaw`
+                   unfreeze_every: int = 0, # epochs, see `GradualUnfreeze`
                    loss_func: nn.Module | None = None, # of (logits, targets); None: cross-entropy
-                   l1: float = 0., # see `Step`
+                   l1: float = 0., # see `GradientAccumulation`
                    clip: float = 0., # largest norm of the gradient; 0 leaves it alone
                    accumulate: int = 1, # batches a step
                    precision: str = "fp32", # fp32 | bf16 | fp16
@@ -252,15 +253,15 @@ def create_learner(train_dl, # yields (xb, yb); its `set_epoch` is called where 
     device = torch.device(device)
     model = model.to(device, memory_format=torch.channels_last if channels_last
                      else torch.contiguous_format)
-    freeze(model, "none" if thaw_every else frozen)
+    freeze(model, "none" if unfreeze_every else frozen)
     groups = rates(model, 1., decay)
     dtype = precision_dtype(precision)
-    step = Step(accumulate, clip,
+    step = GradientAccumulation(accumulate, clip,
                 torch.amp.GradScaler(device.type) if precision == "fp16" else None, l1)
-    cbs = [SeedEpoch(seed), StopOnNaN(), KeepFrozen(), step, History(log, monitor in BY_CLASS),
+    cbs = [SeedEpoch(seed), TerminateOnNaN(), KeepFrozen(), step, History(log, monitor in BY_CLASS),
            KeepBest(monitor),
            *([Precision(dtype)] if dtype else []),
-           *([Thaw(frozen, thaw_every)] if thaw_every else []), *cbs]
+           *([GradualUnfreeze(frozen, unfreeze_every)] if unfreeze_every else []), *cbs]
     # fastai's Recorder is left out: it waits for the device in every step, and History has what it would tell
     cbs = [TrainEvalCallback(), CastToTensor(), *cbs]
     learn = LabLearner(DataLoaders(train_dl, val_dl, device=device), model, wd=wd, cbs=cbs,
@@ -271,27 +272,26 @@ def create_learner(train_dl, # yields (xb, yb); its `set_epoch` is called where 
     return learn
 
 # %% ../../nbs/training/02_learner.ipynb #3063ab76
-LOADER = [("train", "bs"), ("train", "sampler"), ("data", "size"), ("model", "normalise"),
-          ("augment", "hflip"),
-          ("augment", "vflip")]
+LOADER = {"train.batch_size": "bs", "train.sampler": "sampler", "data.size": "size",
+          "model.normalise": "normalise", "augment.hflip": "hflip", "augment.vflip": "vflip"}
 
-def measured(learn: Learner) -> dict: # dotted key of params.yaml -> value
+def effective_params(learn: Learner) -> dict: # dotted key of params.yaml -> value
     "The parameters that a learner, its optimiser and its loaders hold now."
-    groups, dl, step = learn.opt.opt.param_groups, learn.dls.train, learn.step
+    groups, dl, step = learn.opt.opt.param_groups, learn.dls.train, learn.gradient_accumulation
     return {"optim.name": name_of(learn.opt.opt), "optim.wd": groups[-1]["weight_decay"],
             "optim.l1": step.l1,
             "optim.clip": step.clip, "optim.accumulate": step.accumulate,
             **{f"loss.{k}": getattr(learn.loss_func, k)
                for k in ("label_smoothing", "gamma", "tau")
                if hasattr(learn.loss_func, k)},
-            "train.thaw_every": learn.thaw.every if hasattr(learn, "thaw") else 0,
+            "train.unfreeze_every": learn.gradual_unfreeze.every if hasattr(learn, "gradual_unfreeze") else 0,
             "train.monitor": learn.keep_best.monitor,
             "train.threads": torch.get_num_threads(), "train.precision": precision_of(learn),
-            "train.grow_from": learn.grow.start if hasattr(learn, "grow") else 0,
-            "train.frozen_once": hasattr(learn, "shortened"),
+            "train.start_size": learn.progressive_resize.start if hasattr(learn, "progressive_resize") else 0,
+            "train.cache_features": hasattr(learn, "shortened"),
             **({"train.channels_last": dl.layout == torch.channels_last}
                if hasattr(dl, "layout") else {}),
-            **{f"{s}.{k}": getattr(dl, k) for s, k in LOADER if hasattr(dl, k)}}
+            **{key: getattr(dl, name) for key, name in LOADER.items() if hasattr(dl, name)}}
 
 def precision_of(learn: Learner) -> str: # fp32 | bf16 | fp16
     "What the forward pass is cast to."
@@ -354,11 +354,11 @@ def train(learn: Learner, epochs: int, lr: float, # the largest rate, of the hea
             if learn.start < epochs: learn.fit(epochs, lr=lr, cbs=ParamScheduler(sched))
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise
-        raise LabError("out of memory; lower train.bs (optim.accumulate makes up for it) or data.size, or use "
+        raise LabError("out of memory; lower train.batch_size (optim.accumulate makes up for it) or data.size, or use "
                        "train.precision: bf16") from None
-    if learn.stop_on_na_n.reason: learn.history.log(f"stopped: {learn.stop_on_na_n.reason}")
+    if learn.terminate_on_na_n.reason: learn.history.log(f"stopped: {learn.terminate_on_na_n.reason}")
     if learn.keep_best.state is None:
-        raise LabError(f"no epoch was completed: {learn.stop_on_na_n.reason}")
+        raise LabError(f"no epoch was completed: {learn.terminate_on_na_n.reason}")
     learn.model.load_state_dict(learn.keep_best.state)
     learn.seed_epoch.begin(epochs)
     return learn.history.frame

@@ -16,10 +16,10 @@ from ..core.params import nearest
 
 # %% ../../nbs/training/01_losses.ipynb #eb332a67
 def class_weights(alpha: str | dict[str, float] | None, # inverse | effective | a weight for each class | None: equal
-                  counts: dict[str, int], # pictures of each class in the training part
+                  counts: dict[str, int], # images of each class in the training set
                   beta: float = .999 # effective
                  ) -> Tensor | None: # (classes,), in the order of `counts`
-    "How much a picture of each class weighs; a `LabError` names a class without pictures or without a weight."
+    "How much an image of each class weighs; a `LabError` names a class without images or without a weight."
     if alpha is None: return None
     n = np.array(list(counts.values()), float)
     if isinstance(alpha, dict):
@@ -30,7 +30,7 @@ def class_weights(alpha: str | dict[str, float] | None, # inverse | effective | 
             if c not in alpha: raise LabError(f"loss.alpha: the list lacks class {c!r}")
         return torch.tensor([float(alpha[c]) for c in counts])
     if not n.all():
-        raise LabError(f"loss.alpha: class {list(counts)[n.argmin()]!r} has no training picture to be weighed by")
+        raise LabError(f"loss.alpha: class {list(counts)[n.argmin()]!r} has no training image to be weighed by")
     w = 1/n if alpha == "inverse" else (1 - beta)/(1 - beta**n)
     return torch.tensor(w*n.sum()/(w*n).sum(), dtype=torch.float32)
 
@@ -41,10 +41,10 @@ class Loss(nn.Module):
                  gamma: float = 0., # focus
                  label_smoothing: float = 0., # share of the target spread over all classes
                  tau: float = 0., # strength of the logit adjustment
-                 prior: Tensor | None = None): # (classes,), shares in the training part; needed with tau
+                 prior: Tensor | None = None): # (classes,), shares in the training set; needed with tau
         super().__init__()
         if tau and not (prior > 0).all():
-            raise LabError("loss.tau: a class has no training picture, so it has no share")
+            raise LabError("loss.tau: a class has no training image, so it has no share")
         self.gamma, self.label_smoothing, self.tau = gamma, label_smoothing, tau
         self.register_buffer("weight", weight)
         self.register_buffer("shift", tau*prior.log() if tau else None)
@@ -63,7 +63,7 @@ class Loss(nn.Module):
 
 # %% ../../nbs/training/01_losses.ipynb #9dec34b8
 def loss_of(params, # `loss` of params.yaml
-            targets: np.ndarray, # int (n,), of the training part
+            targets: np.ndarray, # int (n,), of the training set
             classes: list[str]) -> Loss:
     "The loss that the parameters ask for."
     n = np.bincount(targets, minlength=len(classes))

@@ -14,7 +14,7 @@ OPTIMIZERS = "adamw", "adam", "sgd", "radam", "ranger", "lamb"
 
 def optimizer(groups: list[tuple[list[Tensor], float]], # parameters and rate of each, see `cvlab.models.create.rates`
               name: str = "adamw", # one of OPTIMIZERS
-              wd: float = .01, # weight decay: added to the gradient (L2) in adam and sgd, decoupled in the others
+              wd: float = .01, # weight layer_lr_decay: added to the gradient (L2) in adam and sgd, decoupled in the others
               mom: float = .9 # momentum of sgd, first beta of the others
              ) -> torch.optim.Optimizer:
     "An optimiser with a rate for each group."

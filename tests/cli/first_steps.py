@@ -1,9 +1,9 @@
-"""A stranger's first steps: how many words, commands and minutes it takes from the README to a picture of one's own.
+"""A stranger's first steps: how many words, commands and minutes it takes from the README to an image of one's own.
 
     python tests/cli/first_steps.py [--install] [--out steps.json]
 
 clones this repository into a temporary folder, reads the commands out of the clone's README and types them there, in
-a home folder with 100 drawn pictures as `~/photos`. `--install` really installs (3 GB to download); without it the
+a home folder with 100 drawn images as `~/photos`. `--install` really installs (3 GB to download); without it the
 present environment runs the clone's sources. A command of the README that fails ends this with its output and exit
 status 1."""
 import argparse
@@ -23,8 +23,8 @@ OWN = "~/photos"
 def blocks(readme: str): # yields (offset, lines) of what is fenced and no programming language
     for m in re.finditer(r"^```(\w*)\n(.*?)^```$", readme, re.M | re.S):
         if m[1] in ("", "sh", "bash", "console"):
-            yield m.start(), [part.split("  #")[0].strip().removeprefix("$ ")
-                              for part in m[2].splitlines() if part.strip()]
+            yield m.start(), [subset.split("  #")[0].strip().removeprefix("$ ")
+                              for subset in m[2].splitlines() if subset.strip()]
 
 
 def words(text: str) -> int:
@@ -53,9 +53,9 @@ def way(readme: str) -> list[tuple[str, str]]: # (command, "" or why it is not t
 
 
 def words_before(readme: str) -> dict[str, int|None]: # None: there is none
-    "How much stands above the first command and above the first picture."
+    "How much stands above the first command and above the first image."
     places = dict(command=next((at for at, _ in blocks(readme)), None),
-                  picture=next((m.start() for m in re.finditer(r"^!\[", readme, re.M)), None))
+                  image=next((m.start() for m in re.finditer(r"^!\[", readme, re.M)), None))
     return {f"words_to_{k}": None if at is None else words(readme[:at])
             for k, at in places.items()}
 
@@ -127,19 +127,19 @@ def main():
             print(f"{row['wall']:8.1f} s  {row['processor']:8.1f} s processor  load {row['load']:4.1f}  {command}"
                   + (f"  ({note})" if note else ""), flush=True)
         drawn = (p for p in home.rglob("*.png") if home/"photos" not in p.parents)
-        pictures = sorted(drawn, key=lambda p: p.stat().st_mtime)
-        if not pictures:
-            sys.exit("README.md: after its commands there is no picture of the training")
-        waited = sum(r["wall"] for r in rows[:-1]) + pictures[0].stat().st_mtime - rows[-1]["start"]
+        images = sorted(drawn, key=lambda p: p.stat().st_mtime)
+        if not images:
+            sys.exit("README.md: after its commands there is no image of the training")
+        waited = sum(r["wall"] for r in rows[:-1]) + images[0].stat().st_mtime - rows[-1]["start"]
         result = dict(words_before(readme), commands=len(rows),
                       commands_not_on_the_page=sum("not on the page" in r["note"]
                                                    for r in rows),
-                      minutes=minutes(rows), minutes_to_own_picture=round(waited/60, 2),
+                      minutes=minutes(rows), minutes_to_own_image=round(waited/60, 2),
                       minutes_of_installing=minutes([r for r in rows
                                                      if r["command"].startswith("make install")]),
                       processor_minutes=round(sum(r["processor"] for r in rows)/60, 2),
                       installed=asked.install,
-                      first_picture=str(pictures[0].relative_to(home)), pictures=len(pictures),
+                      first_image=str(images[0].relative_to(home)), images=len(images),
                       machine=machine(),
                       steps=[{k: r[k] for k in ("command", "note", "wall", "processor", "load")} for r in rows])
         for k, v in result.items():

@@ -1,4 +1,4 @@
-"The command line as a person meets it: one line for a mistake, and one's own pictures through the same notebooks."
+"The command line as a person meets it: one line for a mistake, and one's own images through the same notebooks."
 import csv
 import io
 import json
@@ -15,7 +15,7 @@ from test_pipeline import gone, holder
 
 from cvlab.data.fixtures import photos_folder, tiny_folder
 
-QUICK = ["train.epochs=2", "data.size=32", "train.bs=8", "evaluate.samples=8",
+QUICK = ["train.epochs=2", "data.size=32", "train.batch_size=8", "evaluate.samples=8",
          "train.threads=1"]
 
 
@@ -32,14 +32,14 @@ def cvlab(*words, cwd=TOP):
     (["params", "-e", "dfault"], "did you mean default?"),
     (["train", "--data", "/no/such/folder"], "/no/such/folder: no such folder"),
     (["train", "--data", ".ci"], "put each class into a subfolder"),
-    (["train", "--data", "PICTURES", "model.name=resnet_18"], "nearest: resnet"),
-    (["train", "--data", "PICTURES", "--resume"],
+    (["train", "--data", "IMAGES", "model.name=resnet_18"], "nearest: resnet"),
+    (["train", "--data", "IMAGES", "--resume"],
      "no training of the base, seed 0, was begun here"),
-    (["train", "--data", "PICTURES", "model.weights=nothing.safetensors"],
+    (["train", "--data", "IMAGES", "model.weights=nothing.safetensors"],
      "nothing.safetensors: no such file"),
 ])
 def test_mistakes_end_in_one_line(words, says, tmp_path):
-    words = [tiny_folder(tmp_path/"pictures") if w == "PICTURES" else w for w in words]
+    words = [tiny_folder(tmp_path/"images") if w == "IMAGES" else w for w in words]
     code, out, err = cvlab(*words, *(["--out", tmp_path/"run"] if words[0] == "train" else []))
     assert code == 1 and says in err and "Traceback" not in err + out
     assert not (tmp_path/"run").exists(), "said before any work started"
@@ -64,7 +64,7 @@ EPOCHS = "train.epochs=160" # --fast makes it 40: long enough to be killed in th
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    "A run of one's own pictures, what it printed, and what git said before."
+    "A run of one's own images, what it printed, and what git said before."
     root = tmp_path_factory.mktemp("own")
     before = subprocess.run(["git", "status", "--porcelain"], cwd=TOP, capture_output=True, text=True).stdout
     code, out, err = cvlab("train", "--data", tiny_folder(root/"it's data"), "--out",
@@ -74,10 +74,10 @@ def trained(tmp_path_factory):
     return root, out, before
 
 
-def test_own_pictures_through_the_same_notebooks(trained):
+def test_own_images_through_the_same_notebooks(trained):
     tmp_path, out, before = trained
     assert len((tmp_path/"run/train/seed-3/results.csv").read_text().splitlines()) == 1 + 40, "--fast: a quarter"
-    assert "network    test accuracy" in out and "histogram  test accuracy" in out and "majority   test accuracy" in out
+    assert "model    test accuracy" in out and "histogram  test accuracy" in out and "majority   test accuracy" in out
     assert "The curves say: " in out and "Card: " in out and (tmp_path/"run/cards/seed-3/MODEL_CARD.md").exists()
     for f in ("prepare/split.csv", "train/seed-3/results.csv",
               "evaluate/seed-3/predictions.csv",
@@ -90,14 +90,14 @@ def test_weights_are_measured_and_used(trained):
     root, said, _ = trained
     code, out, err = cvlab("evaluate", "--run", root/"run")
     assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in said, err # the run's own figure
-    assert "test part opened (8 pictures): weights measured by hand" in out
+    assert "test set opened (8 images): weights measured by hand" in out
     code, out, err = cvlab("evaluate", "--run", root/"run", "--part", "val")
     assert code == 0 and "val accuracy" in out, err
     other = tiny_folder(root/"other", n=20, seed=5)
     code, out, err = cvlab("evaluate", "--run", root/"run/weights/seed-3", "--data", other)
     assert code == 0 and "n = 20" in out, out + err
     assert "val or test" in cvlab("evaluate", "--run", root/"run", "--part", "train")[2]
-    (other/"disc"/"0.png").write_bytes(b"no picture")
+    (other/"disc"/"0.png").write_bytes(b"no image")
     (other/"a,b.jpg").write_bytes(b"")
     code, out, err = cvlab("predict", "--run", root/"run", other)
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -172,8 +172,8 @@ def test_resume_without_a_name(tmp_path):
 
 def test_names_that_are_no_utf_8_and_files_that_are_none(trained, tmp_path):
     root, *_ = trained
-    picture, odd = next((root/"it's data"/"disc").iterdir()), os.fsencode(tmp_path/"b") + b"\xff.png"
-    for copy in (odd, tmp_path/"c蒲.png"): shutil.copy(picture, copy)
+    image, odd = next((root/"it's data"/"disc").iterdir()), os.fsencode(tmp_path/"b") + b"\xff.png"
+    for copy in (odd, tmp_path/"c蒲.png"): shutil.copy(image, copy)
     for pipe in (odd + b".png", tmp_path/"z.png"): os.mkfifo(pipe)
     for encoding in ("utf-8:strict", "latin-1:strict"):
         done = subprocess.run([BIN/"cvlab", "predict", "--run", root/"run", tmp_path], cwd=TOP,
@@ -239,5 +239,5 @@ def test_real_photographs_go_in(tmp_path):
     if folder is None:
         pytest.skip("needs real photographs: set CVLAB_PHOTOS to a folder that holds dandelion_grass")
     code, out, err = cvlab("train", "--data", folder, "--out", tmp_path/"run", *QUICK,
-                           "train.bs=32")
+                           "train.batch_size=32")
     assert code == 0 and "n = 45" in out, out + err

@@ -76,7 +76,7 @@ def page(chromium, lab):
 
 
 def shot(page, name):
-    "A picture for a person who wants to see it: `CVLAB_SHOTS=folder pytest tests/cli/test_lab.py`."
+    "An image for a person who wants to see it: `CVLAB_SHOTS=folder pytest tests/cli/test_lab.py`."
     if folder := os.environ.get("CVLAB_SHOTS"): page.screenshot(path=f"{folder}/{name}.png")
 
 
@@ -145,9 +145,9 @@ def test_the_landing_notebook_runs(lab, page, clone):
     assert choose.count() == 1, "the list of runs"
     choose.scroll_into_view_if_needed()
     shot(page, "runs")
-    choose.select_option(["hot"])
-    page.locator(".jp-Notebook:visible img[alt='Training curves of hot']").wait_for()
-    shot(page, "hot")
+    choose.select_option(["lr_too_high"])
+    page.locator(".jp-Notebook:visible img[alt='Training curves of lr_too_high']").wait_for()
+    shot(page, "lr_too_high")
 
 
 def test_tab_completes(lab, page):

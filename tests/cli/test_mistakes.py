@@ -35,9 +35,9 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    "Somebody's home: pictures, and a training on them."
+    "Somebody's home: images, and a training on them."
     home = tmp_path_factory.mktemp("template")
-    own = [f"data.path={tiny_folder(home/'photos')}", "data.size=32", "train.bs=8"]
+    own = [f"data.path={tiny_folder(home/'photos')}", "data.size=32", "train.batch_size=8"]
     for stage in ("prepare", "train"):
         where = home/"run"/stage/("seed-0" if stage == "train" else "")
         open_run(stage, "", 0, str(where), own).lock.release()
@@ -167,7 +167,7 @@ def test_a_mistake_is_answered(family, i, case, lab, home, request):
     said = f"$ {case['say']}\n{out[-2000:]}\n{err[-4000:]}"
     assert "Traceback" not in out + err, said
     assert code == case.get("code", 1), said
-    lines = [part.rstrip() for part in err.splitlines() if part.strip()]
+    lines = [subset.rstrip() for subset in err.splitlines() if subset.strip()]
     assert len(lines) <= 3, said
     assert any(re.fullmatch(pattern(case["told"]), line.rstrip()) for line in [*lines, *out.splitlines()]), \
         f"{case['told']}\nis not in\n{said}"

@@ -1,4 +1,4 @@
-"Each network of the list is built small, with a head of another size, and takes a step."
+"Each model of the list is built small, with a head of another size, and takes a step."
 import pytest
 
 from cvlab.core.io import LabError

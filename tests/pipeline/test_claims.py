@@ -76,7 +76,7 @@ def test_pages_come_from_a_finished_pipeline(page):
 
 
 def test_the_dataset_is_neither_trivial_nor_hopeless(claims):
-    "Means over the committed seeds: colours alone are not enough, the default network is."
+    "Means over the committed seeds: colours alone are not enough, the default model is."
     baseline = evaluate(read_predictions(TOP/"runs/baseline/histogram.csv"))["accuracy"]
     nets = [evaluate(read_predictions(p))["accuracy"]
             for p in (TOP/"runs/evaluate/default").glob("seed-*/predictions.csv")]

@@ -1,4 +1,4 @@
-"Any pictures in: what strangers send, the ways in, and which pictures are the lab's."
+"Any images in: what strangers send, the ways in, and which images are the lab's."
 import shutil
 import subprocess
 import zipfile
@@ -10,7 +10,7 @@ from conftest import BIN, TOP, clone_into, environ, run_inline, sh
 from cvlab.core.io import LabError, file_hash, read_json
 from cvlab.data.fixtures import HOSTILE, hostile_folder, tiny_folder
 
-QUICK = ["train.epochs=1", "data.size=32", "train.bs=8", "evaluate.samples=8"]
+QUICK = ["train.epochs=1", "data.size=32", "train.batch_size=8", "evaluate.samples=8"]
 
 
 def cvlab(*words, cwd=TOP):
@@ -27,11 +27,11 @@ def contents(folder):
             for p in folder.rglob("*") if p.is_symlink() or p.is_file()}
 
 
-def test_hostile_pictures_are_named_and_left_alone(tmp_path):
+def test_hostile_images_are_named_and_left_alone(tmp_path):
     folder = hostile_folder(tmp_path/"hostile")
     before = contents(folder)
     code, out, err = cvlab("data", "check", folder, "--full")
-    assert code == 1 and "class 'few' has 2 different picture(s)" in err
+    assert code == 1 and "class 'few' has 2 different image(s)" in err
     lines = {line.strip().split(": ")[0]: line for line in out.splitlines() if ": " in line}
     for name, (verdict, why) in HOSTILE.items():
         key = f"disc/{name}".replace("\n", "\\n")
@@ -43,7 +43,7 @@ def test_hostile_pictures_are_named_and_left_alone(tmp_path):
     shutil.copy(folder/"disc/grey.png", folder/"disc/grey again.png")
     before = contents(folder)
     code, out, err = cvlab("train", "--data", folder, "--out", tmp_path/"run", *QUICK)
-    assert code == 0 and "picture(s) are left out" in err, err
+    assert code == 0 and "image(s) are left out" in err, err
     split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
     assert {f"disc/{n}" for n, (v, _) in HOSTILE.items() if v != "refused"} <= set(split.path)
     assert not {f"disc/{n}" for n, (v, _) in HOSTILE.items() if v == "refused"} & set(split.path)
@@ -55,33 +55,33 @@ def test_a_table_in_an_archive_decides_parts(tmp_path):
     names = sorted(p.relative_to(tiny).as_posix() for p in tiny.rglob("*.png"))
     rows = [f"{n},{'round' if 'disc' in n else 'edged'},{'test' if i % 4 == 0 else 'train'}"
             for i, n in enumerate(names)]
-    (tiny/"samples.csv").write_text("\n".join(["path,label,part", *rows]))
+    (tiny/"samples.csv").write_text("\n".join(["path,label,subset", *rows]))
     archive = shutil.make_archive(tmp_path/"mine", "zip", tmp_path, "tiny")
     quick = [*QUICK, f"data.path={archive}", "split.val=0.2"]
     for stage in ("prepare", "train", "evaluate"):
         run_inline(stage, tmp_path/"run"/stage/("" if stage == "prepare" else "seed-0"), quick)
     split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
-    assert set(split[split.part == "test"].path) == set(names[::4]) and set(split.label) == {"round", "edged"}
-    assert (split.part == "val").sum() == 6, "a fifth of the thirty that were left"
+    assert set(split[split.subset == "test"].path) == set(names[::4]) and set(split.label) == {"round", "edged"}
+    assert (split.subset == "val").sum() == 6, "a fifth of the thirty that were left"
     preds = pd.read_csv(tmp_path/"run/evaluate/seed-0/predictions.csv", dtype=str)
-    assert (preds.part == "test").sum() == 10 and {"logit_round", "logit_edged"} < set(preds.columns)
+    assert (preds.subset == "test").sum() == 10 and {"logit_round", "logit_edged"} < set(preds.columns)
 
 
-def test_a_table_of_pictures_keeps_its_parts(tmp_path):
+def test_a_table_of_images_keeps_its_parts(tmp_path):
     pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     files = sorted(tiny_folder(tmp_path/"tiny", n=40).rglob("*.png"))
-    for part, some in (("train", files[::2]), ("test", files[1::2])):
+    for subset, some in (("train", files[::2]), ("test", files[1::2])):
         table = pd.DataFrame(dict(image=[dict(bytes=f.read_bytes(), path=f.name)
                                          for f in some],
                                   label=[f.parent.name for f in some]))
         (tmp_path/"hub/data").mkdir(parents=True, exist_ok=True)
-        table.to_parquet(tmp_path/f"hub/data/{part}-00000-of-00001.parquet")
+        table.to_parquet(tmp_path/f"hub/data/{subset}-00000-of-00001.parquet")
     code, out, err = cvlab("data", "check", tmp_path/"hub")
-    assert code == 0 and "40 pictures of 2 classes can be used" in out, err
+    assert code == 0 and "40 images of 2 classes can be used" in out, err
     run_inline("prepare", tmp_path/"run/prepare",
                [*QUICK, f"data.path={tmp_path/'hub'}", "split.val=0.2"])
     split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
-    assert split.part.value_counts().to_dict() == {"test": 20, "train": 16, "val": 4}
+    assert split.subset.value_counts().to_dict() == {"test": 20, "train": 16, "val": 4}
     assert set(split.label) == {"disc", "square"}
 
 
@@ -97,12 +97,12 @@ def test_an_archive_that_leads_out_is_refused(tmp_path):
 def clone(tmp_path_factory): return clone_into(tmp_path_factory.mktemp("lab")/"cvlab")
 
 
-def test_other_pictures_become_the_labs_and_travel(clone, tmp_path):
+def test_other_images_become_the_labs_and_travel(clone, tmp_path):
     committed = (clone/"data.dvc").read_bytes()
     def run(*a, **kw): return sh(clone, BIN/"cvlab", "data", *a, **kw)
     tiny = tiny_folder(tmp_path/"tiny")
     (tiny/"notes.txt").touch()
-    assert "not the suffix of a picture" in run("add", tiny).stdout
+    assert "not the suffix of an image" in run("add", tiny).stdout
     assert sh(clone, "git", "status", "--porcelain").stdout == " M data.dvc\n"
     assert (clone/"data.dvc").read_bytes() != committed
     mine = contents(clone/"data")
@@ -134,7 +134,7 @@ def test_a_published_set_comes_from_a_repository_of_its_shape(clone, tmp_path):
     done = sh(clone, BIN/"cvlab", "data", "import", "dandelion", "--url", theirs, "--rev", at)
     assert "No licence file" in done.stdout and at in (clone/"data.dvc").read_text()
     out = cvlab("data", "check", clone/"data")
-    assert "20 pictures of 2 classes" in out[1] and "model.h5" in out[1] and out[0] == 0
+    assert "20 images of 2 classes" in out[1] and "model.h5" in out[1] and out[0] == 0
     done = sh(clone, BIN/"cvlab", "data", "import", "dandelion", "--url", tmp_path/"nowhere",
               check=False)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
@@ -150,17 +150,17 @@ def test_a_published_split_is_certified_and_a_leak_stops_when_told(tmp_path, cap
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(f, to)
     shutil.copy(files[0], tmp_path/"parts/train/disc/copy.png")
-    quick = [*QUICK, f"data.path={tmp_path/'parts'}", "split.val=0.2", "leaks.planted=8"]
+    quick = [*QUICK, f"data.path={tmp_path/'parts'}", "split.val=0.2", "leakage.planted=8"]
     run_inline("prepare", tmp_path/"run/prepare", quick)
-    run_inline("leaks", tmp_path/"run/leaks", [*quick, "leaks.action=fail"])
-    ours = read_json(tmp_path/"run/leaks/certificate.json")
+    run_inline("leakage", tmp_path/"run/leaks", [*quick, "leakage.action=fail"])
+    ours = read_json(tmp_path/"run/leaks/leakage_report.json")
     assert ours["same_across"] == [] and ours["n"] == 40
-    run_inline("leaks", tmp_path/"run/leaks", [*quick, "leaks.split=published"])
-    theirs = read_json(tmp_path/"run/leaks/certificate.json")
+    run_inline("leakage", tmp_path/"run/leaks", [*quick, "leakage.split=published"])
+    theirs = read_json(tmp_path/"run/leaks/leakage_report.json")
     assert theirs["same_across"] == [["test/disc/" + files[0].name, "train/disc/copy.png"]] and theirs["n"] == 41
-    assert len(theirs["leaking"]["test"]) == 1 and "1 of 10 test pictures leak" in capsys.readouterr().out
-    (tmp_path/"run/leaks/certificate.json").unlink()
-    with pytest.raises(LabError, match="1 pair of the same picture in two parts, such as"):
-        run_inline("leaks", tmp_path/"run/leaks",
-                   [*quick, "leaks.split=published", "leaks.action=fail"])
-    assert read_json(tmp_path/"run/leaks/certificate.json") == theirs, "written before it stops"
+    assert len(theirs["leaking"]["test"]) == 1 and "1 of 10 test images leak" in capsys.readouterr().out
+    (tmp_path/"run/leaks/leakage_report.json").unlink()
+    with pytest.raises(LabError, match="1 pair of the same image in two parts, such as"):
+        run_inline("leakage", tmp_path/"run/leaks",
+                   [*quick, "leakage.split=published", "leakage.action=fail"])
+    assert read_json(tmp_path/"run/leaks/leakage_report.json") == theirs, "written before it stops"

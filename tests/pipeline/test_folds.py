@@ -7,75 +7,75 @@ import pandas as pd
 import pytest
 from conftest import TOP, run_inline
 
-from cvlab.cli.main import check_folds
+from cvlab.cli.main import check_crossval
 from cvlab.core.io import LabError
 from cvlab.core.params import resolve
 from cvlab.data import folds as folds_module
 from cvlab.data.fixtures import SMOKE, tiny_folder
 from cvlab.data.folds import make_folds
-from cvlab.data.loaders import picture_cache
+from cvlab.data.loaders import image_cache
 from cvlab.data.samples import find_samples, read_split, split_samples
 from cvlab.runs.run import smoke_root
 from cvlab.studies import crossval
 
-TWO = ["folds.experiments=[default, augmented]", "folds.n=3"]
+TWO = ["crossval.experiments=[default, augmented]", "crossval.folds=3"]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A tiny lab, cross-validated once."
-    made, overrides = smoke_root("folds")
-    root = tmp_path_factory.mktemp("folds")/"lab"
+    made, overrides = smoke_root("crossval")
+    root = tmp_path_factory.mktemp("crossval")/"lab"
     shutil.move(made, root)
     overrides = [*(o.replace(str(made), str(root)) for o in overrides), *TWO]
-    run_inline("folds", root/"folds", overrides)
+    run_inline("crossval", root/"crossval", overrides)
     return root, overrides
 
 
-def test_every_picture_is_judged_once_by_each(lab):
+def test_every_image_is_judged_once_by_each(lab):
     root, _ = lab
     split = read_split(root/"prepare"/"split.csv")
-    oof = pd.read_csv(root/"folds"/"oof.csv", dtype={"id": str})
+    oof = pd.read_csv(root/"crossval"/"oof.csv", dtype={"id": str})
     for e in ("default", "augmented"):
-        assert sorted(oof.id[oof.experiment == e]) == sorted(split.id[split.part != "test"])
+        assert sorted(oof.id[oof.experiment == e]) == sorted(split.id[split.subset != "test"])
     folds = [g.set_index("id").fold.to_dict() for _, g in oof.groupby("experiment")]
     assert folds[0] == folds[1], "the same folds"
     a, b = (g.filter(like="logit_").to_numpy() for _, g in oof.groupby("experiment"))
-    assert (a != b).any(), "other networks"
+    assert (a != b).any(), "other models"
 
 
 def test_the_second_is_compared_with_the_first(lab):
-    effects = pd.read_csv(lab[0]/"folds"/"effects.csv")
+    effects = pd.read_csv(lab[0]/"crossval"/"effects.csv")
     assert list(effects.experiment.unique()) == ["augmented"] and (effects.splits == 3).all()
 
 
 def test_what_is_finished_stays(lab):
     "Only the fold that is missing is trained, and everything comes out as before."
     root, overrides = lab
-    before = {f.name: f.read_bytes() for f in (root/"folds").glob("*.csv")}
-    (root/"weights"/"folds"/"augmented"/"fold-0-1.json").unlink()
+    before = {f.name: f.read_bytes() for f in (root/"crossval").glob("*.csv")}
+    (root/"weights"/"crossval"/"augmented"/"fold-0-1.json").unlink()
     with patch.object(crossval, "_train", wraps=crossval._train) as trained:
-        run_inline("folds", root/"folds", overrides)
+        run_inline("crossval", root/"crossval", overrides)
     assert [c.args[1] for c in trained.call_args_list] == ["fold-0-1"]
-    assert {f.name: f.read_bytes() for f in (root/"folds").glob("*.csv")} == before
+    assert {f.name: f.read_bytes() for f in (root/"crossval").glob("*.csv")} == before
 
 
 def test_another_parameter_trains_again(lab, tmp_path):
     root, overrides = lab
     copy = tmp_path/"lab"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".lock"))
-    overrides = [o for o in overrides if not o.startswith("folds.experiments")]
+    overrides = [o for o in overrides if not o.startswith("crossval.experiments")]
     with patch.object(crossval, "_train", wraps=crossval._train) as trained:
-        run_inline("folds", copy/"folds", [*overrides, "optim.wd=0.5"])
+        run_inline("crossval", copy/"crossval", [*overrides, "optim.wd=0.5"])
     assert len(trained.call_args_list) == 3
-    assert not (copy/"weights"/"folds"/"augmented").exists() or not any((copy/"weights"/"folds"/"augmented").iterdir())
+    assert not (copy/"weights"/"crossval"/"augmented").exists() or not any((copy/"weights"/"crossval"/"augmented").iterdir())
 
 
 def test_a_class_smaller_than_the_folds_is_refused(lab, tmp_path):
     root, overrides = lab
     shutil.copytree(root/"prepare", tmp_path/"prepare", ignore=shutil.ignore_patterns(".lock"))
-    with pytest.raises(LabError, match=r"folds.n=40: class '\w+' has \d+ different pictures"):
-        run_inline("folds", tmp_path/"folds", [*overrides, "folds.n=40"])
+    with pytest.raises(LabError, match=r"crossval.folds=40: class '\w+' has \d+ different images"):
+        run_inline("crossval", tmp_path/"crossval", [*overrides, "crossval.folds=40"])
 
 
 @pytest.mark.parametrize("option",
@@ -85,9 +85,9 @@ def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
     "With other labels and pixels in a fold its weights are the same, byte for byte; with others outside they are not."
     split = split_samples(find_samples(tiny_folder(tmp_path/"tiny", 48)))
     folds = make_folds(split, 3)
-    images = np.array(picture_cache(tmp_path/"tiny", split, 32, tmp_path/"cache"))
+    images = np.array(image_cache(tmp_path/"tiny", split, 32, tmp_path/"cache"))
     p = resolve(TOP/"params.yaml", "", [*SMOKE, "train.threads=1", option])
-    part = crossval.fold_split(split, folds, 0, 0, p.split.val, p.split.seed).set_index("id").part
+    subset = crossval.fold_split(split, folds, 0, 0, p.split.val, p.split.seed).set_index("id").subset
 
     def weights(name, spoilt):
         here, other = split.id.isin(spoilt), {"disc": "square", "square": "disc"}
@@ -97,26 +97,26 @@ def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
         crossval.train_fold(lab, 0, 0)
         return (tmp_path/name/"fold-0-0.safetensors").read_bytes()
     plain = weights("plain", [])
-    assert weights("fold", part.index[part == "fold"]) == plain
-    assert weights("test", split.id[split.part == "test"]) == plain
-    assert weights("train", part.index[part == "train"][:1]) != plain
+    assert weights("fold", subset.index[subset == "fold"]) == plain
+    assert weights("test", split.id[split.subset == "test"]) == plain
+    assert weights("train", subset.index[subset == "train"][:1]) != plain
 
 
 def test_one_experiment_has_nothing_to_compare_with(lab):
-    oof = pd.read_csv(lab[0]/"folds"/"oof.csv", dtype={"id": str})
+    oof = pd.read_csv(lab[0]/"crossval"/"oof.csv", dtype={"id": str})
     alone = crossval.fold_effects(oof[oof.experiment == "default"], 20)
-    assert not len(alone) and list(alone) == list(pd.read_csv(lab[0]/"folds"/"effects.csv")), "a header, and no row"
+    assert not len(alone) and list(alone) == list(pd.read_csv(lab[0]/"crossval"/"effects.csv")), "a header, and no row"
 
 
 def test_all_repeats_are_asked_before_anything_starts(lab):
     "A batch that fits the first repeat and not another is refused; so is one too large for what undersampling leaves."
     split = read_split(lab[0]/"prepare"/"split.csv")
-    def asked(*o): return resolve(TOP/"params.yaml", "", [*SMOKE, "folds.n=3", *o])
+    def asked(*o): return resolve(TOP/"params.yaml", "", [*SMOKE, "crossval.folds=3", *o])
     with patch.object(folds_module, "fold_split", wraps=folds_module.fold_split) as seen:
-        check_folds(split, asked("folds.repeats=4"))
+        check_crossval(split, asked("crossval.repeats=4"))
     assert {c.args[2] for c in seen.call_args_list} == {0, 1, 2, 3}
-    few = split[(split.label == "disc") & (split.part != "test")].id[:6]
-    rare = split[(split.label == "square") | (split.part == "test") | split.id.isin(few)]
-    check_folds(rare, asked("train.bs=8"))
-    with pytest.raises(LabError, match="training pictures that train.sampler=under leaves of"):
-        check_folds(rare, asked("train.bs=8", "train.sampler=under"))
+    few = split[(split.label == "disc") & (split.subset != "test")].id[:6]
+    rare = split[(split.label == "square") | (split.subset == "test") | split.id.isin(few)]
+    check_crossval(rare, asked("train.batch_size=8"))
+    with pytest.raises(LabError, match="training images that train.sampler=under leaves of"):
+        check_crossval(rare, asked("train.batch_size=8", "train.sampler=under"))

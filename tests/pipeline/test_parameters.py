@@ -9,13 +9,13 @@ from cvlab.data.fixtures import SMOKE, tiny_folder
 
 # a stage in which the parameter must show, and another value for it
 FLIPS = {
-    "data.size": ("train", 24), "data.margin": ("train", .25),
+    "data.size": ("train", 24), "data.crop_margin": ("train", .25),
     "split.val": ("prepare", .25), "split.test": ("prepare", .25),
     "split.seed": ("prepare", 1),
     "augment.hflip": ("train", .9), "augment.vflip": ("train", .5),
     "augment.rotate": ("train", 45.),
     "augment.zoom": ("train", .4), "augment.shift": ("train", .3),
-    "augment.crop": ("train", .5),
+    "augment.random_crop": ("train", .5),
     "augment.brightness": ("train", .5), "augment.contrast": ("train", .5),
     "augment.saturation": ("train", .9),
     "augment.hue": ("train", .2), "augment.policy": ("train", "trivial"),
@@ -24,35 +24,35 @@ FLIPS = {
     "augment.cutmix": ("train", 1.),
     "model.name": ("train", "resnet10t"), "model.weights": ("train", "WEIGHTS"),
     "model.normalise": ("train", "imagenet"), "model.head": ("train", "deep"),
-    "model.frozen": ("train", "half"),
+    "model.freeze": ("train", "half"),
     "model.dropout": ("train", .5), "loss.label_smoothing": ("train", .2),
     "loss.alpha": ("train", "effective"),
     "loss.beta": ("train", .5), "loss.gamma": ("train", 2.), "loss.tau": ("train", 1.),
     "optim.l1": ("train", .01),
     "optim.name": ("train", "sgd"), "optim.lr": ("train", .01), "optim.wd": ("train", .5),
     "optim.mom": ("train", .5),
-    "optim.decay": ("train", .5), "optim.clip": ("train", .01),
+    "optim.layer_lr_decay": ("train", .5), "optim.clip": ("train", .01),
     "optim.accumulate": ("train", 2),
     "schedule.name": ("train", "cosine"), "schedule.warmup": ("train", .5),
     "schedule.every": ("train", 1),
     "schedule.gamma": ("train", .5),
-    "train.epochs": ("train", 3), "train.bs": ("train", 4),
+    "train.epochs": ("train", 3), "train.batch_size": ("train", 4),
     "train.precision": ("train", "bf16"),
     "train.channels_last": ("train", "true"), "train.monitor": ("train", "val_accuracy"),
     "train.threads": ("train", 1),
-    "train.sampler": ("train", "over"), "train.thaw_every": ("train", 1),
+    "train.sampler": ("train", "over"), "train.unfreeze_every": ("train", 1),
     "train.patience": ("train", 1), "train.ema": ("train", .9),
     "train.save_every": ("train", 1),
-    "train.grow_from": ("train", 16),
-    "folds.n": ("folds", 3), "folds.repeats": ("folds", 2), "folds.tta": ("folds", "flip"),
-    "folds.student": ("folds", "default"), "folds.share": ("folds", 1.),
-    "folds.temperature": ("folds", 8.),
+    "train.start_size": ("train", 16),
+    "crossval.folds": ("crossval", 3), "crossval.repeats": ("crossval", 2), "crossval.tta": ("crossval", "flip"),
+    "crossval.student": ("crossval", "default"), "crossval.share": ("crossval", 1.),
+    "crossval.temperature": ("crossval", 8.),
     "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
     "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
     "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
     "baseline.probe_C": ("baseline", 1.),
-    "leaks.bits": ("leaks", 20), "leaks.alpha": ("leaks", .3),
-    "leaks.planted": ("leaks", 12), "evaluate.samples": ("evaluate", 5),
+    "leakage.bits": ("leakage", 20), "leakage.alpha": ("leakage", .3),
+    "leakage.planted": ("leakage", 12), "evaluate.samples": ("evaluate", 5),
     "interpret.samples": ("interpret", 4), "interpret.cells": ("interpret", 20),
 }
 # where a parameter shows only in company
@@ -63,21 +63,21 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"],
            "optim.mom": ["schedule.name=cosine"], # one_cycle moves it itself
            "schedule.every": ["schedule.name=step", "train.epochs=4"],
            "augment.magnitude": ["augment.policy=rand"],
-           "train.thaw_every": ["model.frozen=body"],
-           "loss.beta": ["loss.alpha=effective"], "folds.n": ["folds.n=2"],
-           "folds.repeats": ["folds.n=2"],
-           "folds.tta": ["folds.n=2"], "folds.student": ["folds.n=2"],
-           "folds.share": ["folds.n=2", "folds.student=default"],
-           "folds.temperature": ["folds.n=2", "folds.student=default"],
+           "train.unfreeze_every": ["model.freeze=backbone"],
+           "loss.beta": ["loss.alpha=effective"], "crossval.folds": ["crossval.folds=2"],
+           "crossval.repeats": ["crossval.folds=2"],
+           "crossval.tta": ["crossval.folds=2"], "crossval.student": ["crossval.folds=2"],
+           "crossval.share": ["crossval.folds=2", "crossval.student=default"],
+           "crossval.temperature": ["crossval.folds=2", "crossval.student=default"],
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use",
              "seeds": "the matrix of dvc.yaml, tests/pipeline/test_pipeline.py",
-             "experiments": "likewise", "folds.experiments": "tests/pipeline/test_folds.py",
-             "train.frozen_once": "the same training, faster: below, and nbs/training/05_frozen_cache",
+             "experiments": "likewise", "crossval.experiments": "tests/pipeline/test_folds.py",
+             "train.cache_features": "the same training, faster: below, and nbs/training/05_frozen_cache",
              "augment.albumentations": "below, where the extra is installed",
-             "leaks.split": "tests/pipeline/test_data.py, data that come with parts",
-             "leaks.action": "likewise"}
+             "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
+             "leakage.action": "likewise"}
 BASE = [o for o in SMOKE if not o.startswith("seeds")]
 
 
@@ -149,7 +149,7 @@ def test_frozen_layers_are_computed_once(lab):
     root, base = lab
     for once in ("true", "false"):
         run(lab, f"once-{once}", "train",
-            ["model.frozen=most", "optim.name=sgd", f"train.frozen_once={once}"])
+            ["model.freeze=most", "optim.name=sgd", f"train.cache_features={once}"])
     a, b = (pd.read_csv(root/f"once-{o}"/"train/seed-0/results.csv")
             for o in ("true", "false"))
     pd.testing.assert_frame_equal(a, b, rtol=1e-3)

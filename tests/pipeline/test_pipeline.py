@@ -16,7 +16,7 @@ from cvlab.data.fixtures import tiny_folder
 from cvlab.models.create import create_model
 from cvlab.runs.run import smoke_root
 
-SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "bs: 32": "bs: 8",
+SMALL = {"size: 64": "size: 32", "epochs: 12": "epochs: 2", "batch_size: 32": "batch_size: 8",
          "steps: 80": "steps: 20",
          "repeats: 3": "repeats: 2", "samples: 16": "samples: 8", "planted: 60": "planted: 8",
          "seeds: [0, 1, 2]": "seeds: [0]"}
@@ -60,10 +60,10 @@ def first(clone):
 def test_first_run_goes_through(clone, first):
     stages = read_yaml(clone/"dvc.yaml")["stages"]
     assert {s.split("@")[0] for s in ran(first)} == set(stages)
-    for name in ("default", "augmented", "hot"):
+    for name in ("default", "augmented", "lr_too_high"):
         assert re.search(rf"^{name} seed 0: other parameters", first.stdout, re.M)
     assert "Open: README.md, TRAINING_RESULTS.md, runs/compare/compare.ipynb" in first.stdout
-    assert re.search(r"^ *[\d.]+ s  runs/train/hot/seed-0/train.ipynb", first.stdout, re.M)
+    assert re.search(r"^ *[\d.]+ s  runs/train/lr_too_high/seed-0/train.ipynb", first.stdout, re.M)
 
 
 def test_executed_notebooks_are_free_of_this_machine(clone, first):
@@ -83,8 +83,8 @@ def test_forced_again_gives_the_same_bytes(clone, first):
     "One stage of each kind; the whole pipeline by force is what `make repro` on a fresh clone does."
     before = state(clone)
     sh(clone, "git", "add", "runs")
-    kinds = ["prepare", "baseline", "leaks", "lr_find", "train@default-0",
-             "evaluate@default-0", "folds",
+    kinds = ["prepare", "baseline", "leakage", "lr_find", "train@default-0",
+             "evaluate@default-0", "crossval",
              "interpret", "compare", "report"]
     assert ran(sh(clone, BIN/"dvc", "repro", "--force", "--single-item", *kinds)) == set(kinds)
     assert state(clone) == before
@@ -106,8 +106,8 @@ def test_a_range_test_without_a_curve_says_so(tmp_path, capsys):
 def test_editing_one_experiment_runs_it_and_what_compares_it(clone, first):
     edit(clone, **{"optim: {lr: 10.0}": "optim: {lr: 5.0}"})
     nets = {f: f.stat().st_mtime_ns
-            for f in (clone/"runs"/"weights"/"folds").rglob("*.safetensors")}
-    assert ran(sh(clone, BIN/"cvlab", "repro")) == {"train@hot-0", "evaluate@hot-0", "folds",
+            for f in (clone/"runs"/"weights"/"crossval").rglob("*.safetensors")}
+    assert ran(sh(clone, BIN/"cvlab", "repro")) == {"train@lr_too_high-0", "evaluate@lr_too_high-0", "crossval",
                                                     "compare", "report"}
     assert nets == {f: f.stat().st_mtime_ns for f in nets}, "folds looked at the experiments and trained nothing again"
 
@@ -120,7 +120,7 @@ def test_a_figure_setting_runs_nothing(clone, first):
 
 
 def test_an_orphan_is_named_and_pruned(clone, first):
-    shutil.copytree(clone/"runs/evaluate/hot", clone/"runs/evaluate/gone",
+    shutil.copytree(clone/"runs/evaluate/lr_too_high", clone/"runs/evaluate/gone",
                     ignore=shutil.ignore_patterns(".lock"))
     done = sh(clone, BIN/"cvlab", "repro", check=False)
     assert done.returncode and "cvlab runs prune" in done.stderr and not ran(done)
@@ -163,14 +163,14 @@ def gone(pid):
     return False
 
 
-LONG = {"  hot:\n": "  hot:\n    train: {epochs: 100000}\n"}
+LONG = {"  lr_too_high:\n": "  lr_too_high:\n    train: {epochs: 100000}\n"}
 
 
 @pytest.fixture
 def long_run(clone, first):
-    "dvc trains the experiment `hot` for very long, over whatever an earlier kill left; afterwards everything is dead."
-    started, run = time.time(), clone/"runs/train/hot/seed-0"
-    dvc = start(clone, BIN/"dvc", "repro", "train@hot-0")
+    "dvc trains the experiment `lr_too_high` for very long, over whatever an earlier kill left; afterwards everything is dead."
+    started, run = time.time(), clone/"runs/train/lr_too_high/seed-0"
+    dvc = start(clone, BIN/"dvc", "repro", "train@lr_too_high-0")
     wait_for_epoch(run, started)
     kernel = holder(run)
     yield dvc, run
@@ -183,7 +183,7 @@ def long_run(clone, first):
 
 @pytest.fixture(scope="module")
 def settled(clone, first):
-    "The state before the kills; from here on `hot` trains for very long."
+    "The state before the kills; from here on `lr_too_high` trains for very long."
     sh(clone, BIN/"cvlab", "repro")
     before = state(clone)
     edit(clone, **LONG)
@@ -198,8 +198,8 @@ def parent(pid):
 def second(clone):
     "Somebody else tries to train the same run."
     return sh(clone, BIN/"papermill", "--engine", "cvlab",
-              "nbs/pipeline/train.ipynb", "runs/train/hot/seed-0/train.ipynb",
-              "-p", "experiment", "hot", "-p", "out", "runs/train/hot/seed-0", check=False)
+              "nbs/pipeline/train.ipynb", "runs/train/lr_too_high/seed-0/train.ipynb",
+              "-p", "experiment", "lr_too_high", "-p", "out", "runs/train/lr_too_high/seed-0", check=False)
 
 
 def test_killed_kernel_fails_the_stage(clone, settled, long_run):
@@ -231,7 +231,7 @@ def test_two_at_once_and_a_kernel_that_outlives_its_parents(victim, clone, settl
 
 def test_after_the_kills_the_pipeline_ends_where_it_would_have(clone, settled):
     edit(clone, **{new: old for old, new in LONG.items()})
-    left = clone/"runs/train/hot/seed-0/last.safetensors"
+    left = clone/"runs/train/lr_too_high/seed-0/last.safetensors"
     done = sh(clone, BIN/"cvlab", "repro", check=False)
     assert done.returncode and "is of another training: train.epochs was 100000" in done.stdout + done.stderr
     left.unlink()

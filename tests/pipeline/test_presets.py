@@ -4,12 +4,12 @@ import pytest
 from conftest import TOP, run_inline
 from test_data import cvlab
 
-from cvlab.cli.main import check_folds
+from cvlab.cli.main import check_crossval
 from cvlab.core.io import read_json
 from cvlab.core.params import presets, resolve
 from cvlab.data.fixtures import bright_folder, tiny_folder
 
-SMALL = ["data.size=64", "train.epochs=1", "train.bs=8", "model.weights=null",
+SMALL = ["data.size=64", "train.epochs=1", "train.batch_size=8", "model.weights=null",
          "schedule.warmup=0.25"]
 
 
@@ -18,10 +18,10 @@ def test_there_is_one_for_each_task():
             "species",
             "tuned"} <= set(presets(TOP))
     p = resolve(TOP/"params.yaml", "", ["preset=fast_dev"])
-    assert (p.train.epochs, p.folds.n) == (2, 2)
+    assert (p.train.epochs, p.crossval.folds) == (2, 2)
     assert resolve(TOP/"params.yaml", "", ["preset=default"]) == resolve(TOP/"params.yaml")
     p = resolve(TOP/"params.yaml", "", ["preset=unequal"])
-    said = (p.model.name, p.train.bs, p.train.epochs, p.folds.n, p.loss.gamma,
+    said = (p.model.name, p.train.batch_size, p.train.epochs, p.crossval.folds, p.loss.gamma,
             p.augment.policy, p.optim.name,
             p.optim.lr, p.train.monitor)
     assert said == ("efficientnet_b3", 64, 100, 5, 2., "rand", "adamw", 1e-4, "val_macro_f1")
@@ -36,7 +36,7 @@ def test_a_preset_trains(name, tmp_path):
     folder = tiny_folder(tmp_path/"data")
     write_split(tmp_path/"prepare"/"split.csv", split_samples(find_samples(folder)))
     own = [f"preset={name}", f"data.path={folder}", *SMALL,
-           *(["train.bs=4"] if name == "unequal" else [])]
+           *(["train.batch_size=4"] if name == "unequal" else [])]
     run_inline("train", tmp_path/"train"/"seed-0", own)
     p = resolve(TOP/"params.yaml", "", own)
     asked = read_yaml_of(tmp_path/"train"/"seed-0"/"params.yaml")
@@ -45,17 +45,17 @@ def test_a_preset_trains(name, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(presets(TOP)))
 def test_a_preset_goes_through_folds(name):
-    "All that `cvlab folds` asks before anything starts, of every experiment that the preset brings."
+    "All that `cvlab crossval` asks before anything starts, of every experiment that the preset brings."
     def asked(e): return resolve(TOP/"params.yaml", e, [f"preset={name}"])
     p = asked("")
-    recipes, student = [asked(e) for e in p.folds.experiments], p.folds.student and asked(p.folds.student)
+    recipes, student = [asked(e) for e in p.crossval.experiments], p.crossval.student and asked(p.crossval.student)
     for e in p.experiments: asked(e)
     n = 480
     split = pd.DataFrame(dict(id=[f"{i:016x}" for i in range(n)],
                               label=[f"class {i % 4}" for i in range(n)],
                                        group=range(n),
-                              part=["test" if i % 6 == 0 else "train" for i in range(n)]))
-    check_folds(split, *recipes, student=student)
+                              subset=["test" if i % 6 == 0 else "train" for i in range(n)]))
+    check_crossval(split, *recipes, student=student)
 
 
 def read_yaml_of(path):
@@ -65,8 +65,8 @@ def read_yaml_of(path):
 
 def test_folds_from_the_command_line(tmp_path):
     folder = tiny_folder(tmp_path/"data")
-    words = ["folds", "--data", folder, "--out", tmp_path/"run", "preset=fast_dev",
-             "data.size=32", "train.bs=4"]
+    words = ["crossval", "--data", folder, "--out", tmp_path/"run", "preset=fast_dev",
+             "data.size=32", "train.batch_size=4"]
     code, out, err = cvlab(*words)
     assert code == 0, err
     assert "out of fold: macro F1" in out
@@ -76,18 +76,18 @@ def test_folds_from_the_command_line(tmp_path):
     assert code == 0, err
     assert len(out.splitlines()) == 25 and all(r.split(",")[1] in ("disc", "square")
                                                for r in out.splitlines()[1:])
-    # all networks of the folds, as `ways.csv` has them
+    # all models of the folds, as `test_scores.csv` has them
     code, out, err = cvlab("evaluate", "--run", tmp_path/"run")
     assert code == 0, err
-    ways = pd.read_csv(tmp_path/"run"/"folds"/"ways.csv").set_index("way")
+    ways = pd.read_csv(tmp_path/"run"/"crossval"/"test_scores.csv").set_index("way")
     assert f"test accuracy {ways.accuracy['average']:.3f}" in out
-    code, out, err = cvlab(*words, "folds.tta=flip", "folds.student=default")
+    code, out, err = cvlab(*words, "crossval.tta=flip", "crossval.student=default")
     assert code == 0, err
     assert all(f.stat().st_mtime_ns == t for f, t in nets.items()), "finished folds stay"
-    ways = pd.read_csv(tmp_path/"run"/"folds"/"ways.csv").set_index(["experiment", "way"]).passes.to_dict()
-    assert ways == {("default", "one network"): 1, ("default", "average"): 2,
+    ways = pd.read_csv(tmp_path/"run"/"crossval"/"test_scores.csv").set_index(["experiment", "way"]).passes.to_dict()
+    assert ways == {("default", "one model"): 1, ("default", "average"): 2,
                     ("default", "vote"): 2,
-                    ("default", "one network, flip"): 2, ("default", "average, flip"): 4,
+                    ("default", "one model, flip"): 2, ("default", "average, flip"): 4,
                     ("student", "alone"): 1, ("student", "student"): 1}
 
 
@@ -95,23 +95,23 @@ def test_advice_can_be_trained_on(tmp_path):
     folder = tiny_folder(tmp_path/"data")
     code, out, err = cvlab("advise", folder, "--out", tmp_path/"advice.yaml")
     assert code == 0, err
-    assert "48 pictures of 2 classes, 1.0 to 1, side 40 px; no GPU" in out and "About " in out
+    assert "48 images of 2 classes, 1.0 to 1, side 40 px; no GPU" in out and "About " in out
     run_words = ["train", "--data", folder, "--out", tmp_path/"run",
                  f"preset={tmp_path/'advice.yaml'}",
                  "model.weights=null"]
-    code, out, err = cvlab(*run_words, "train.epochs=2", "leaks.planted=8")
+    code, out, err = cvlab(*run_words, "train.epochs=2", "leakage.planted=8")
     assert code == 0, err
-    assert read_yaml_of(tmp_path/"run"/"train"/"seed-0"/"params.yaml")["requested"]["train"]["frozen_once"] is True
+    assert read_yaml_of(tmp_path/"run"/"train"/"seed-0"/"params.yaml")["requested"]["train"]["cache_features"] is True
 
 
 def test_a_number_is_learnt_and_said(tmp_path):
     folder = bright_folder(tmp_path/"bright", 120)
-    words = ["data.size=32", "train.bs=16", "train.epochs=25", "optim.lr=0.02"]
+    words = ["data.size=32", "train.batch_size=16", "train.epochs=25", "optim.lr=0.02"]
     code, out, err = cvlab("regress", "--data", folder/"samples.csv", "--out", tmp_path/"run",
                            *words)
     assert code == 0, err
     scores = read_json(tmp_path/"run"/"numbers"/"metrics.json")
-    assert scores["network"]["r2_low"] > .3 and scores["mean"]["r2"] < .2
+    assert scores["model"]["r2_low"] > .3 and scores["mean"]["r2"] < .2
     code, out, err = cvlab("predict", "--run", tmp_path/"run", folder/"000.png")
     assert code == 0, err
     path, label, probability, error = out.splitlines()[1].split(",")

@@ -10,7 +10,7 @@ from conftest import BIN, TOP, clone_into, sh
 
 from cvlab.evidence.verify import (
     Lab,
-    check_guesses,
+    check_classes,
     check_page,
     check_stage,
     lock_problems,
@@ -69,18 +69,18 @@ def table(change):
 
 
 def swap_parts(t):
-    a, b = t.index[t.part == "train"][0], t.index[t.part == "test"][0]
-    t.loc[a, "part"], t.loc[b, "part"] = "test", "train"
+    a, b = t.index[t.subset == "train"][0], t.index[t.subset == "test"][0]
+    t.loc[a, "subset"], t.loc[b, "subset"] = "test", "train"
 
 
 def copy_into_test(t):
-    t.loc[t.index[t.part == "test"][0], ["id", "path"]] = t.loc[t.index[t.part == "train"][0],
+    t.loc[t.index[t.subset == "test"][0], ["id", "path"]] = t.loc[t.index[t.subset == "train"][0],
                                                                 ["id", "path"]]
 
 
-def right_instead(t): # the first wrong test picture becomes right
+def right_instead(t): # the first wrong test image becomes right
     logits = [c for c in t if c.startswith("logit_")]
-    for i, row in t[t.part == "test"].iterrows():
+    for i, row in t[t.subset == "test"].iterrows():
         if max(logits, key=lambda c: float(row[c])) != f"logit_{row.label}":
             t.loc[i, logits] = ["9" if c == f"logit_{row.label}" else "-9" for c in logits]
             return
@@ -107,7 +107,7 @@ def output_of_a_cell(path):
     nb = json.loads(path.read_text())
     out = next(o for c in nb["cells"][::-1]
                for o in c.get("outputs", []) if o["output_type"] == "stream")
-    out["text"] = "0 of 150 test pictures are named wrongly\n"
+    out["text"] = "0 of 150 test images are named wrongly\n"
     path.write_text(json.dumps(nb))
 
 
@@ -163,14 +163,14 @@ FAULTS = {
                       "not of this split", False),
     "swapped split, by its hash": ("runs/prepare/split.csv", table(swap_parts), "prepare",
                                    "params.yaml: split", False),
-    "picture copied into test": ("runs/prepare/split.csv", table(copy_into_test), "prepare",
+    "image copied into test": ("runs/prepare/split.csv", table(copy_into_test), "prepare",
                                  "occurs twice", False),
     "edited prediction": (
         f"{EVALUATE}/predictions.csv", table(right_instead),
         "evaluate@default-0", "metrics.json: test.", False),
-    "edited prediction of the validation part": (
+    "edited prediction of the validation set": (
         f"{EVALUATE}/predictions.csv",
-        table(lambda t: t.loc.__setitem__((t.index[t.part == "val"][0], "logit_grass"), "40")),
+        table(lambda t: t.loc.__setitem__((t.index[t.subset == "val"][0], "logit_grass"), "40")),
         "evaluate@default-0", "the kept epoch had", False),
     "edited metric": (
         f"{EVALUATE}/metrics.json", digit(r'"accuracy": (0\.\d\d)'),
@@ -186,9 +186,9 @@ FAULTS = {
         "evaluate@default-0", "results.png: is not the figure", False),
     "stale figure": (
         f"{EVALUATE}/confusion_matrix.png",
-        lambda p: shutil.copyfile(p.parents[2]/"hot/seed-0/confusion_matrix.png", p),
+        lambda p: shutil.copyfile(p.parents[2]/"lr_too_high/seed-0/confusion_matrix.png", p),
         "evaluate@default-0", "confusion_matrix.png: is not the figure", False),
-    "swapped pictures": (
+    "swapped images": (
         f"{EVALUATE}/worst.png", from_other("worst.png"),
         "evaluate@default-0", "worst.png: is not what", True),
     "edited history": (f"{TRAIN}/results.csv", table(lower_loss), "evaluate@default-0",
@@ -202,18 +202,18 @@ FAULTS = {
     "epoch removed": (f"{TRAIN}/results.csv", drop_row("4,"), "train@default-0",
                       "do not count up", False),
     "edited prediction out of fold": (
-        "runs/folds/oof.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
-        "folds", "scores.csv: ", False),
-    "picture judged by another fold": (
-        "runs/folds/oof.csv",
+        "runs/crossval/oof.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
+        "crossval", "scores.csv: ", False),
+    "image judged by another fold": (
+        "runs/crossval/oof.csv",
         table(lambda t: t.loc.__setitem__((0, "fold"), str((int(t.fold[0]) + 1) % 5))),
-        "folds", "oof.csv: not one prediction", False),
+        "crossval", "oof.csv: not one prediction", False),
     "edited mean over folds": (
-        "runs/folds/together.csv", table(lambda t: t.loc.__setitem__((0, "mean"), "0.99")),
-        "folds", "together.csv: mean", False),
+        "runs/crossval/summary.csv", table(lambda t: t.loc.__setitem__((0, "mean"), "0.99")),
+        "crossval", "summary.csv: mean", False),
     "edited answer of the folds together": (
-        "runs/folds/answers.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
-        "folds", "the average is not that of the single networks", False),
+        "runs/crossval/test_predictions.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
+        "crossval", "the average is not that of the single models", False),
     "edited range test": ("runs/lr_find/lr.json", digit(r'"lr": (0\.\d+)'), "lr_find",
                           "lr.json: ", True),
     "edited range test, coarsely": (
@@ -240,7 +240,7 @@ FAULTS = {
     "changed parameter": (
         "params.yaml", replace("epochs: 12", "epochs: 13"),
         "train@default-0", "train was modified", True),
-    "changed experiment": ("params.yaml", replace("{lr: 10.0}", "{lr: 9.0}"), "train@hot-0",
+    "changed experiment": ("params.yaml", replace("{lr: 10.0}", "{lr: 9.0}"), "train@lr_too_high-0",
                            "params.yaml: ", False),
     "hand-made dvc.lock": ("dvc.lock", replace("md5: ", "md5: 0", 1), "prepare",
                            "is not what the stage", True),
@@ -260,41 +260,41 @@ FAULTS = {
     "ledger line removed": (
         "runs/ledger.csv", drop_line(",default,0,"),
         "evaluate@default-0", "no line says so", False),
-    "ledger of fewer pictures": (
+    "ledger of fewer images": (
         "runs/ledger.csv", replace(",150,evaluate,default,0,", ",140,evaluate,default,0,"),
-        "evaluate@default-0", "140 test pictures were read", False),
+        "evaluate@default-0", "140 test images were read", False),
     "description of other outputs": (
         f"{EVALUATE}/environment.json", from_other("environment.json"),
         "evaluate@default-0", "environment.json: describes other", False),
     "edited reliability diagram": (
         f"{EVALUATE}/reliability.png", from_other("reliability.png"),
         "evaluate@default-0", "reliability.png: is not the figure", False),
-    "leak struck from the certificate": (
-        "runs/leaks/certificate.json", replace('"severity": "shortcut"', '"severity": "note"'),
-        "leaks", "certificate.json: findings.", False),
+    "leak struck from the leakage report": (
+        "runs/leakage/leakage_report.json", replace('"severity": "shortcut"', '"severity": "note"'),
+        "leakage", "leakage_report.json: findings.", False),
     "other score of a shortcut": (
-        "runs/leaks/probes.csv",
+        "runs/leakage/probes.csv",
         table(lambda t: t.loc.__setitem__((t.index[t.probe == "colour"][0], "score"), "0.5")),
-        "leaks", "colour is said to tell", False),
+        "leakage", "colour is said to tell", False),
     "other guesses of a shortcut": (
-        "runs/leaks/guesses.csv",
+        "runs/leakage/shortcut_predictions.csv",
         table(lambda t: t.loc.__setitem__(slice(0, 40),
                                           t.loc[0:40].assign(colour=t.label[0:40]))),
-        "leaks", "colour is said to tell", False),
-    "answers of the leak probe": ("runs/leaks/probe.csv", table(right_instead), "leaks",
+        "leakage", "colour is said to tell", False),
+    "answers of the leak probe": ("runs/leakage/probe.csv", table(right_instead), "leakage",
                                   "accuracy.csv: ", False),
-    "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks",
-                        "runs/leaks/split.csv: is not what", True),
+    "certified split": ("runs/leakage/split.csv", table(swap_parts), "leakage",
+                        "runs/leakage/split.csv: is not what", True),
     "better heat maps": (
         "runs/interpret/pointing.csv",
         table(lambda t: t.loc.__setitem__((t.index[t.hit == "0"][0], "hit"), "1")),
         "interpret", "pointing.json: scores.", False),
-    "pair of a measured certificate": (
+    "pair of a measured leakage report": (
         "runs/measured/chest_xray/as_published/pairs.csv", replace(",True", ",False"),
-        "runs/measured/chest_xray/as_published", "certificate.json: ", False),
+        "runs/measured/chest_xray/as_published", "leakage_report.json: ", False),
     "measured prediction": (
         "runs/measured/chest_xray/xray_cnn/seed-0/evaluate/seed-0/predictions.csv",
-        table(lambda t: t.loc.__setitem__((t.index[t.part == "val"][0], "logit_Covid"), "40")),
+        table(lambda t: t.loc.__setitem__((t.index[t.subset == "val"][0], "logit_Covid"), "40")),
         "runs/measured/chest_xray/xray_cnn", "the kept epoch had", False),
     "measured split": (
         "runs/measured/chest_xray/xray_cnn/seed-0/prepare/split.csv", table(swap_parts),
@@ -349,19 +349,19 @@ KEPT = TOP/"runs"/"measured"/"grocery_fruit"/"imbalance"
     ("effects.csv", lambda t: t.assign(low=t.low.clip(lower=0)),
      "effects.csv: inverse, accuracy"),
     ("scores.csv", lambda t: t.assign(macro_f1=t.macro_f1.clip(lower=.93)), "scores.csv"),
-    ("guesses.csv", lambda t: t.assign(plain=t.label), "scores.csv"),
-    ("test_guesses.csv", lambda t: t[1:], "not the pictures of split.csv")
+    ("oof_classes.csv", lambda t: t.assign(plain=t.label), "scores.csv"),
+    ("test_classes.csv", lambda t: t[1:], "not the images of split.csv")
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_kept_folds_are_recomputed(name, spoil, told, tmp_path):
-    "Of pictures that cannot be shipped the tables are there: whoever changes one of them is found out."
+    "Of images that cannot be shipped the tables are there: whoever changes one of them is found out."
     shutil.copytree(KEPT, tmp_path/"kept")
     table = pd.read_csv(tmp_path/"kept"/name, keep_default_na=False)
     spoil(table).to_csv(tmp_path/"kept"/name, index=False)
-    assert any(told in p for p in check_guesses(tmp_path/"kept"))
+    assert any(told in p for p in check_classes(tmp_path/"kept"))
 
 
 def test_kept_figures_are_drawn_again(tmp_path):
     shutil.copytree(KEPT, tmp_path/"kept")
-    assert check_guesses(KEPT) == []
+    assert check_classes(KEPT) == []
     shutil.copy(KEPT/"confusion_matrix.png", tmp_path/"kept"/"folds.png")
-    assert check_guesses(tmp_path/"kept") == ["folds.png: is not the figure that its records give"]
+    assert check_classes(tmp_path/"kept") == ["folds.png: is not the figure that its records give"]

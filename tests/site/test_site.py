@@ -1,4 +1,4 @@
-"The documentation site as it is built: every page opened in a browser without a network, every link followed."
+"The documentation site as it is built: every page opened in a browser without the internet, every link followed."
 import os
 import re
 import shlex
@@ -59,7 +59,7 @@ def parsed(site):
 
 
 def shot(page, name):
-    "A picture for a person who wants to see it: `CVLAB_SHOTS=folder pytest tests/site/test_site.py`."
+    "An image for a person who wants to see it: `CVLAB_SHOTS=folder pytest tests/site/test_site.py`."
     if folder := os.environ.get("CVLAB_SHOTS"): page.screenshot(path=f"{folder}/{name}.png")
 
 
@@ -84,7 +84,7 @@ def test_every_link_and_every_anchor_is_there(site, parsed):
     assert not dead, dead[:20]
 
 
-def test_every_picture_has_a_text(parsed):
+def test_every_image_has_a_text(parsed):
     assert sum(len(p.alts) for p in parsed.values()) > 100
     assert not (mute := [(page.name, src) for page, p in parsed.items() for src in p.mute]), mute[:20]
     same = {page.name: [t for t in set(p.alts) if p.alts.count(t) > 1]
@@ -245,13 +245,13 @@ def understood_by_make(line):
      ["cvlab train --data data --out runs/local/own model.name=resnet18"]),
     ("evaluate OUT=b", ["cvlab evaluate --run b --part test"]),
     ("compare DATA=a OUT=b PRESET=fast_dev",
-     ["cvlab folds --data a --out b-folds preset=fast_dev"]),
+     ["cvlab crossval --data a --out b-folds preset=fast_dev"]),
     ("full-test", [".ci/test", "cvlab verify"])])
 def test_the_front_door_says_what_it_does(line, does):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} | dict(HOME="~")
     say = ["make", "-n", "-o", "install", *line.split()]
     done = subprocess.run(say, cwd=TOP, env=env, capture_output=True, text=True)
-    assert [" ".join(part.split()) for part in done.stdout.splitlines()] == does, done.stderr
+    assert [" ".join(subset.split()) for subset in done.stdout.splitlines()] == does, done.stderr
 
 
 @pytest.fixture

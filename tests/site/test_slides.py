@@ -1,4 +1,4 @@
-"The interview walk: one file of slides that opens without a network, and a page that says what the records say."
+"The interview walk: one file of slides that opens without the internet, and a page that says what the records say."
 import re
 import subprocess
 from importlib.util import find_spec
@@ -94,10 +94,10 @@ def test_the_film_is_of_the_experiments_of_params(tmp_path):
         (tmp_path/f).write_bytes((TOP/f).read_bytes())
     params = (tmp_path/"params.yaml").read_text()
     assert film_of(tmp_path) == film_of(TOP)
-    (tmp_path/"params.yaml").write_text(params.replace("  hot:", "  hotter:"))
+    (tmp_path/"params.yaml").write_text(params.replace("  lr_too_high:", "  hotter:"))
     with pytest.raises(LabError, match="train hotter, or leave it out"): film_of(tmp_path)
     recipe = (TOP/"Makefile").read_text().split("\nslides:")[1].split("\n\n")[0]
-    assert not [e for e in ("default", "augmented", "hot") if re.search(rf"\b{e}\b", recipe)]
+    assert not [e for e in ("default", "augmented", "lr_too_high") if re.search(rf"\b{e}\b", recipe)]
 
 
 @needs_reveal
@@ -110,7 +110,7 @@ def test_one_file_and_nothing_to_fetch(page):
 
 @pytest.fixture
 def tab(chromium, page):
-    "The talk, opened with the network off; `tab.asked` are requests, `tab.said` what went wrong."
+    "The talk, opened with the model off; `tab.asked` are requests, `tab.said` what went wrong."
     context = chromium.new_context(viewport=dict(width=1280, height=720))
     context.set_offline(True)
     tab = context.new_page()
@@ -160,5 +160,5 @@ def test_who_wants_no_motion_gets_the_still(chromium, page):
     tab = context.new_page()
     tab.goto(page.as_uri())
     tab.wait_for_function("window.Reveal && Reveal.isReady()")
-    assert tab.evaluate("document.querySelector('picture img').currentSrc").startswith("data:image/png")
+    assert tab.evaluate("document.querySelector('image img').currentSrc").startswith("data:image/png")
     context.close()
