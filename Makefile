@@ -51,7 +51,7 @@ train: install ## train on DATA into OUT; EPOCHS=100, and anything else of param
 	@cvlab train --data $(DATA) --out $(OUT) $(addprefix train.epochs=,$(EPOCHS)) $(ARGS)
 
 evaluate: install ## what the model in OUT is worth on the test set
-	@cvlab evaluate --run $(OUT) --part test $(ARGS)
+	@cvlab evaluate --run $(OUT) --subset test $(ARGS)
 
 compare: install ## experiments of PRESET through the same folds of DATA, into OUT-folds
 	@cvlab crossval --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)

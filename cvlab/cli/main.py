@@ -626,7 +626,7 @@ def evaluate(run: Weights, subset: Annotated[str, typer.Option(help="val or test
              tta: Annotated[str | None, typer.Option(help="several views of an image: flip (2) or ten")] = None):
     "Measure a trained model."
     if tta not in (None, "flip", "ten"): raise LabError(f"--tta {tta}: flip or ten")
-    if subset not in ("val", "test"): raise LabError(f"--part {subset}: val or test")
+    if subset not in ("val", "test"): raise LabError(f"--subset {subset}: val or test")
     from cvlab.evaluation.metrics import evaluate as measure
     from cvlab.evaluation.metrics import fmt_interval, report_table
     from cvlab.evaluation.predict import find_weights, subset_predictions

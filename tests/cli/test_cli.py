@@ -91,12 +91,12 @@ def test_weights_are_measured_and_used(trained):
     code, out, err = cvlab("evaluate", "--run", root/"run")
     assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in said, err # the run's own figure
     assert "test set opened (8 images): weights measured by hand" in out
-    code, out, err = cvlab("evaluate", "--run", root/"run", "--part", "val")
+    code, out, err = cvlab("evaluate", "--run", root/"run", "--subset", "val")
     assert code == 0 and "val accuracy" in out, err
     other = tiny_folder(root/"other", n=20, seed=5)
     code, out, err = cvlab("evaluate", "--run", root/"run/weights/seed-3", "--data", other)
     assert code == 0 and "n = 20" in out, out + err
-    assert "val or test" in cvlab("evaluate", "--run", root/"run", "--part", "train")[2]
+    assert "val or test" in cvlab("evaluate", "--run", root/"run", "--subset", "train")[2]
     (other/"disc"/"0.png").write_bytes(b"no image")
     (other/"a,b.jpg").write_bytes(b"")
     code, out, err = cvlab("predict", "--run", root/"run", other)

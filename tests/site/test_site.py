@@ -243,7 +243,7 @@ def understood_by_make(line):
     ("train DATA=a OUT=b EPOCHS=100", ["cvlab train --data a --out b train.epochs=100"]),
     ("train ARGS=model.name=resnet18",
      ["cvlab train --data data --out runs/local/own model.name=resnet18"]),
-    ("evaluate OUT=b", ["cvlab evaluate --run b --part test"]),
+    ("evaluate OUT=b", ["cvlab evaluate --run b --subset test"]),
     ("compare DATA=a OUT=b PRESET=fast_dev",
      ["cvlab crossval --data a --out b-folds preset=fast_dev"]),
     ("full-test", [".ci/test", "cvlab verify"])])
