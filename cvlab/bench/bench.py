@@ -36,7 +36,7 @@ from ..data.fixtures import tiny_picture
 from ..data.loaders import Batches, part_of, picture_cache
 from ..data.samples import find_samples
 from ..datasets.meadow import make_meadow
-from ..evaluation.predict import Predictor
+from ..deploy.predictor import Predictor
 from ..models.create import create_model, rates
 from ..training.callbacks import Grow
 from ..training.frozen_cache import frozen_once

@@ -35,7 +35,7 @@ from ..core.style import BLUE, GREY
 from ..data.loaders import part_of
 from ..data.samples import split_samples
 from ..evaluation.baselines import colour_histogram
-from ..evaluation.predict import logits_of
+from ..models.infer import logits_of
 from ..training.frozen_cache import frozen_once
 from ..training.recipe import batches_of, callbacks_of, learner_of, network_of, train_by
 
