@@ -89,9 +89,10 @@ architectures: install ## fifty models: parameters, multiply-adds, licence of we
 clean: install ## clean all notebooks, export the library, write the JSON schema
 	@cvlab clean && nbdev-export && cvlab schema
 
-lock: ## resolve requirements/lab.txt and those of the extras anew (needs uv, the extra `dev`)
+lock: ## resolve requirements/lab.txt, predict.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
+	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
+	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
 	for extra in dev:uv parquet:pyarrow albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \

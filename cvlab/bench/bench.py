@@ -36,7 +36,7 @@ from ..data.fixtures import tiny_image
 from ..data.loaders import Batches, image_cache, subset_of
 from ..data.samples import find_samples
 from ..datasets.meadow import make_meadow
-from ..evaluation.predict import Predictor
+from ..deploy.predictor import Predictor
 from ..models.create import create_model, rates
 from ..training.callbacks import ProgressiveResize
 from ..training.frozen_cache import cache_features

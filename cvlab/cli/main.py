@@ -629,7 +629,8 @@ def evaluate(run: Weights, subset: Annotated[str, typer.Option(help="val or test
     if subset not in ("val", "test"): raise LabError(f"--subset {subset}: val or test")
     from cvlab.evaluation.metrics import evaluate as measure
     from cvlab.evaluation.metrics import fmt_interval, report_table
-    from cvlab.evaluation.predict import find_weights, subset_predictions
+    from cvlab.evaluation.predict import subset_predictions
+    from cvlab.models.infer import find_weights
     from cvlab.runs.run import cache_folder
     run, data = run.resolve(), data and data.resolve() # a run may name its images from there
     to_root()
@@ -643,13 +644,14 @@ def predict(run: Weights,
             paths: Annotated[list[Path],
                              typer.Argument(help="images, or folders of images")]):
     "Name the class of images: CSV with path, label, probability, error."
-    from cvlab.evaluation.predict import Predictor, find_weights, images_in
-    predictor, out, named = Predictor(find_weights(run, folds=True)), csv.writer(sys.stdout, lineterminator="\n"), 0
+    from cvlab.data.samples import images_in
+    from cvlab.deploy.predictor import Predictor, row_of
+    predictor, out, named = Predictor(run), csv.writer(sys.stdout, lineterminator="\n"), 0
     if not (files := images_in(paths)):
         raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
     for path in files:
-        label, probability, error = predictor.one(path)
+        label, probability, error = row_of(predictor, path)
         named += not error
         out.writerow([path, label, f"{probability:.6f}" if probability == probability else "",
                       error])
@@ -666,8 +668,9 @@ def interpret(run: Weights,
                   help="the class that is asked about; default: the one it says")] = ""):
     "Draw where a trained model looks: Grad-CAM and saliency. An image, not yet evidence: runs/interpret scores it."
     from cvlab.core.style import save_figure, use_lab_style
-    from cvlab.evaluation.predict import find_weights, images_in
+    from cvlab.data.samples import images_in
     from cvlab.explain.attribution import explain
+    from cvlab.models.infer import find_weights
     if out.suffix.lower() != ".png":
         raise LabError(f"--out {out}: name a file that ends in .png")
     use_lab_style()

@@ -23,8 +23,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
 from .io import LabError
 
@@ -246,6 +244,8 @@ class Params(Section):
 def read_yaml(path: str | Path # the file
              ): # ruamel's mapping, which knows the line of each key
     "Read a YAML 1.2 file; a `LabError` names the line where it breaks."
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
     try: return YAML(typ="rt").load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; run this from the top of the repository") from None
@@ -281,6 +281,8 @@ def parse_override(text: str # "section.key=value"
     key, eq, value = text.partition("=")
     if not eq or not key.strip():
         raise LabError(f"override {text!r}: write it as key=value, such as optim.lr=0.001")
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
     try: out = YAML(typ="safe", pure=True).load(value)
     except MarkedYAMLError:
         raise LabError(f"override {text!r}: {value!r} is no YAML value") from None

@@ -18,9 +18,9 @@ from configparser import ConfigParser
 from configparser import Error as NoConfig
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-from fastcore.basics import AttrDict
 
 from .io import LabError, file_hash, json_hash, read_json, write_json
 
@@ -34,7 +34,7 @@ def repo_root(start: str | Path = "." # where to begin
     raise LabError(f"{start}: no params.yaml here or above; run this inside the repository")
 
 def settings(root: str | Path | None = None # default: the repository around the working folder
-            ) -> AttrDict: # device, cache, dpi
+            ) -> SimpleNamespace: # device, cache, dpi
     "Read settings.ini."
     path = Path(root or repo_root())/"settings.ini"
     ini = ConfigParser()
@@ -46,7 +46,7 @@ def settings(root: str | Path | None = None # default: the repository around the
     known, got = {"device": str, "cache": str, "dpi": int}, dict(ini["lab"])
     if odd := set(got) ^ set(known):
         raise LabError(f"{path}: [lab] has to hold exactly {', '.join(known)}; look at {', '.join(sorted(odd))}")
-    try: return AttrDict({k: t(got[k]) for k, t in known.items()})
+    try: return SimpleNamespace(**{k: t(got[k]) for k, t in known.items()})
     except ValueError:
         raise LabError(f"{path}: dpi has to be a whole number, not {got['dpi']!r}") from None
 
@@ -54,16 +54,18 @@ def settings(root: str | Path | None = None # default: the repository around the
 # an operation that MPS lacks runs on the CPU instead of failing
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-def pick_device(name: str = "auto"): # -> torch.device
+def pick_device(name: str = "auto",
+                said_in: str = "settings.ini" # whom a message blames
+               ): # -> torch.device
     "The device to compute on: auto | cpu | cuda | cuda:1 | mps."
     import torch
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto": name = "cuda" if cuda else "mps" if mps else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise LabError(f"settings.ini: device {name!r} is none of auto, cpu, cuda, mps")
+        raise LabError(f"{said_in}: device {name!r} is none of auto, cpu, cuda, mps")
     there = torch.cuda.device_count() if cuda else 0
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there or name == "mps" and not mps:
-        raise LabError(f"settings.ini: device {name!r} is not available here; use auto")
+        raise LabError(f"{said_in}: device {name!r} is not available here; use auto")
     return torch.device(name)
 
 # %% ../../nbs/core/02_repro.ipynb #dd0cd925

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'below', 'is_text', 'list_folder', 'has_subsets', 'list_table', 'verdict_of', 'find_root', 'read_source',
-           'lone_folder', 'to_rgb', 'why_not', 'tie', 'name_samples', 'find_samples', 'check_classes', 'split_samples',
-           'clash', 'most_common', 'draw', 'split_hash', 'data_hash', 'write_split', 'read_split']
+           'lone_folder', 'images_in', 'to_rgb', 'why_not', 'tie', 'name_samples', 'find_samples', 'check_classes',
+           'split_samples', 'clash', 'most_common', 'draw', 'split_hash', 'data_hash', 'write_split', 'read_split']
 
 # %% ../../nbs/data/01_samples.ipynb #385478ca
 import hashlib
@@ -18,9 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import train_test_split
 
 from ..core.io import LabError, atomic_write, json_hash
 from .archives import SUBSETS, SUFFIXES
@@ -148,6 +145,13 @@ def lone_folder(folder: Path) -> Path | None:
     tops = [d for d in folder.iterdir() if d.name[0] != "." and d.name != "__MACOSX"]
     return tops[0] if len(tops) == 1 and tops[0].is_dir() and any(d.is_dir() for d in tops[0].iterdir()) else None
 
+# %% ../../nbs/data/01_samples.ipynb #af316b18
+def images_in(paths: list[str | Path]) -> list[Path]:
+    "Files as they are, folders as the images below them, by name."
+    return [f for p in map(Path, paths) for f in
+            (sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES) if p.is_dir()
+             else [p])]
+
 # %% ../../nbs/data/01_samples.ipynb #f557b8cf
 # `to_rgb` refuses what Pillow warns of
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -179,6 +183,8 @@ def why_not(e: Exception, path: str | Path = "") -> str:
 # %% ../../nbs/data/01_samples.ipynb #f134346f
 def tie(hashes: pd.Series, given: pd.Series) -> pd.Series: # a name for each group
     "Groups: images with equal bytes belong together, and so do those of one given group (\"\" is none)."
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
     given = given.where(given != "", hashes)
     a, b = (pd.factorize(s)[0] for s in (hashes, given))
     n = a.max(initial=-1) + 1
@@ -265,6 +271,7 @@ def most_common(samples: pd.DataFrame) -> pd.Series: # label, by group
 
 def draw(groups: pd.Series, fraction: float, seed: int): # -> (kept, drawn)
     "A stratified draw of a fraction of the groups."
+    from sklearn.model_selection import train_test_split
     try:
         return train_test_split(groups, test_size=fraction, stratify=groups, random_state=seed)
     except ValueError: # fewer groups than classes in one of the parts

@@ -109,7 +109,7 @@ def histogram_baseline(
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #1b093d5e
 def probe_baseline(
-    feats:np.ndarray, # (n, d), in the order of `samples`; see cvlab.evaluation.predict.features_of
+    feats:np.ndarray, # (n, d), in the order of `samples`; see cvlab.models.infer.features_of
     samples:pd.DataFrame, # columns id, path, label, group, part (train, val or test)
     C:float=.01, # inverse strength of the L2 penalty; a plain argument, not searched for
     max_iter:int=10_000 # most steps of the solver

@@ -823,8 +823,9 @@ def weights_line(lab: Lab, stage: str) -> Line:
 def predict_again(lab: Lab, weights: Path) -> pd.DataFrame: # a predictions table, sorted as the file
     "Predictions of the val and test sets."
     from cvlab.data.loaders import image_cache, subset_of
-    from cvlab.evaluation.predict import logits_of, predictions
+    from cvlab.evaluation.predict import predictions
     from cvlab.models.create import load_model
+    from cvlab.models.infer import logits_of
     from cvlab.runs.run import cache_folder
     model, info = load_model(weights)
     images = image_cache(lab.path(lab.params.data.path), lab.split, info["side"],

@@ -25,12 +25,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..core.io import LabError, read_json
-from ..data.loaders import Batches, decode
+from ..data.loaders import Batches, check_file, decode
 from ..datasets.meadow import meadow_digest, read_scenes
 from ..evaluation.metrics import predicted, true_probability, wilson_interval
-from ..evaluation.predict import check_file, check_info, logits_of
 from .plot_heatmaps import plot_heatmaps
 from ..models.create import classifiers, create_model, load_model
+from ..models.infer import check_info, logits_of
 
 # %% ../../nbs/explain/06_attribution.ipynb #2f780d58
 @contextmanager

@@ -33,8 +33,9 @@ from ..data.loaders import Batches, Rows, subset_of
 from ..evaluation.compare import effect, split_error
 from ..evaluation.ensembles import Stack, answers, averaged, logit_columns, voted
 from ..evaluation.metrics import by_frequency, evaluate, read_predictions
-from ..evaluation.predict import VIEWS, logits_of, predictions
+from ..evaluation.predict import predictions
 from ..models.create import create_model, load_model, save_model
+from ..models.infer import VIEWS, logits_of
 from ..models.zoo import multiply_adds
 from ..runs.run import placeless, write_table, yaml_text
 from ..training.callbacks import Checkpoint, Distil, LiveBar
@@ -236,7 +237,7 @@ def forget_others(folder: Path, labs: dict[str, Lab]):
             f.unlink()
 
 # %% ../../nbs/studies/01_crossval.ipynb #f74e1245
-def predict_test(lab: Lab, note, tta: str | None = None, # see `cvlab.evaluation.predict.logits_of`
+def predict_test(lab: Lab, note, tta: str | None = None, # see `cvlab.models.infer.logits_of`
                names: list[str] = () # of models; () are those of all folds
               ) -> list[pd.DataFrame]: # predictions of the test set, one a model
     "What each model says of the test set; `note` is called with its rows before (`cvlab.data.loaders.subset_of`)."

@@ -35,7 +35,7 @@ from ..core.style import BLUE, GREY
 from ..data.loaders import subset_of
 from ..data.samples import split_samples
 from ..evaluation.baselines import colour_histogram
-from ..evaluation.predict import logits_of
+from ..models.infer import logits_of
 from ..training.frozen_cache import cache_features
 from cvlab.training.recipe import (
     batches_of,
