@@ -495,7 +495,7 @@ def verdict(lines: dict[str, dict]) -> str: # metrics of the model and of the ba
 # %% ../../nbs/cli/00_main.ipynb #9364865a
 def check_crossval(split, p, *others, student=None):
     "What cannot work in folds is said before hours of them; `others` and `student` as `p`, of the other experiments."
-    from cvlab.data.folds import fold_split, make_folds
+    from cvlab.data.splits import fold_split, make_folds
     folds = make_folds(split, p.crossval.folds, p.crossval.repeats, p.split.seed)
     subsets = [fold_split(split, folds, r, k, p.split.val, p.split.seed)
              for r in range(p.crossval.repeats) for k in range(p.crossval.folds)]
@@ -692,7 +692,7 @@ def runs_list():
         print(f"{e:20} seed {s:3}  "
               + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished"))
 
-@runs_app.command("keep")
+@runs_app.command("export")
 def runs_export(run: Annotated[Path, typer.Argument(help="what `cvlab train --out` named")],
               name: Annotated[str, typer.Argument(help="becomes runs/measured/<name>")]):
     "Keep the figures of a run on data that cannot be shipped: predictions, history, parameters; no image, no path."

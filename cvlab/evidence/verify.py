@@ -344,7 +344,7 @@ def check_interpret(lab, stage, folder):
 @checks("crossval")
 def check_crossval(lab, stage, folder):
     "The folds from the split, and all that follows from the out-of-fold predictions."
-    from cvlab.data.folds import make_folds
+    from cvlab.data.splits import make_folds
     from cvlab.studies.crossval import (
         fold_effects,
         fold_scores,

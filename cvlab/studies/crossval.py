@@ -28,8 +28,8 @@ from torch import nn
 from ..core.io import LabError, json_hash, read_json, write_text
 from ..core.params import Params
 from ..core.style import BLUE, GREY
-from ..data.folds import fold_split
 from ..data.loaders import Batches, Rows, subset_of
+from ..data.splits import fold_split
 from ..evaluation.compare import effect, split_error
 from ..evaluation.ensembles import Stack, answers, averaged, logit_columns, voted
 from ..evaluation.metrics import by_frequency, evaluate, read_predictions
@@ -40,13 +40,7 @@ from ..models.zoo import multiply_adds
 from ..runs.run import placeless, write_table, yaml_text
 from ..training.callbacks import Checkpoint, Distil, LiveBar
 from ..training.frozen_cache import cache_features
-from cvlab.training.recipe import (
-    batches_of,
-    callbacks_of,
-    create_network,
-    learner_of,
-    train_by,
-)
+from ..training.recipe import fit
 
 # %% ../../nbs/studies/01_crossval.ipynb #ce786579
 @dataclass(frozen=True)
@@ -108,38 +102,22 @@ def done(said: Path, key: dict) -> bool:
     return said.exists() and read_json(said).get("key") == json_hash(key)
 
 def _train(lab, name, subset, judged, seed, key, teacher):
-    p, classes = lab.p, lab.classes
-    images = rows_of(lab, subset)
-    loaders = [batches_of(p, subset, images, w, seed, lab.device)
-               for w in ("train", "val", judged)]
-    cbs = [Checkpoint(lab.folder/f"{name}-state.safetensors", key), LiveBar(),
-           *callbacks_of(p, len(classes))]
-    if teacher is not None: cbs.append(Distil(teacher, p.crossval.share, p.crossval.temperature))
-    n, lines, short = subset.subset.value_counts(), [], None
+    p, n, lines = lab.p, subset.subset.value_counts(), []
     lines.append(f"{name}: {n['train']} train, {n['val']} choose, {n[judged]} are judged")
-    model = create_network(p, len(classes), seed)
-    if p.train.cache_features:
-        loaders, short = cache_features(model, p.model.freeze, loaders, lab.cache,
-                                     p.train.precision, together=True)
-        cbs.append(short)
-    train_dl, val_dl, judged_dl = loaders
-    learn = learner_of(p, train_dl, val_dl, model, classes, seed, lab.device, lines.append,
-                       cbs)
-    learn.checkpoint.resume()
-    history = train_by(p, learn)
-    write_table(lab.folder/f"{name}.csv", history)
+    cbs = [Checkpoint(lab.folder/f"{name}-state.safetensors", key), LiveBar()]
+    if teacher is not None: cbs.append(Distil(teacher, p.crossval.share, p.crossval.temperature))
+    done = fit(p, subset, rows_of(lab, subset), lab.classes, seed, lab.device, lines.append, cbs,
+               lab.cache, ("train", "val", judged), shared=True)
+    write_table(lab.folder/f"{name}.csv", done.history)
     write_text(lab.folder/f"{name}.log", "\n".join(lines) + "\n")
     # nobody has trained on them or chosen by them
     rows = subset[subset.subset == judged].assign(subset="val")
-    said = predictions(rows, logits_from(learn.model, judged_dl, short), classes)
-    write_table(lab.folder/f"{name}.predictions.csv", said)
-    info = dict(name=p.model.name, head=p.model.head, classes=classes, size=p.data.size,
-                side=p.data.side, seed=seed,
-                normalise=train_dl.normalise, epoch=int(learn.keep_best.epoch_of_best),
-                key=json_hash(key))
+    logits = logits_from(done.learn.model, done.loaders[judged], done.shortened)
+    write_table(lab.folder/f"{name}.predictions.csv", predictions(rows, logits, lab.classes))
     # the .json is written last: with it the model is done
-    save_model(lab.folder, learn.model, info, name)
-    learn.checkpoint.done()
+    info = dict(done.info, epoch=int(done.best.epoch), key=json_hash(key))
+    save_model(lab.folder, done.learn.model, info, name)
+    done.learn.checkpoint.done()
 
 # %% ../../nbs/studies/01_crossval.ipynb #a8841a97
 def cross_validate(lab: Lab) -> pd.DataFrame: # repeat, fold, id, part, label, logit_<class>: a row an image and repeat

@@ -152,15 +152,15 @@ def test_a_published_split_is_certified_and_a_leak_stops_when_told(tmp_path, cap
     shutil.copy(files[0], tmp_path/"parts/train/disc/copy.png")
     quick = [*QUICK, f"data.path={tmp_path/'parts'}", "split.val=0.2", "leakage.planted=8"]
     run_inline("prepare", tmp_path/"run/prepare", quick)
-    run_inline("leakage", tmp_path/"run/leaks", [*quick, "leakage.action=fail"])
-    ours = read_json(tmp_path/"run/leaks/leakage_report.json")
+    run_inline("leakage", tmp_path/"run/leakage", [*quick, "leakage.action=fail"])
+    ours = read_json(tmp_path/"run/leakage/leakage_report.json")
     assert ours["same_across"] == [] and ours["n"] == 40
-    run_inline("leakage", tmp_path/"run/leaks", [*quick, "leakage.split=published"])
-    theirs = read_json(tmp_path/"run/leaks/leakage_report.json")
+    run_inline("leakage", tmp_path/"run/leakage", [*quick, "leakage.split=published"])
+    theirs = read_json(tmp_path/"run/leakage/leakage_report.json")
     assert theirs["same_across"] == [["test/disc/" + files[0].name, "train/disc/copy.png"]] and theirs["n"] == 41
     assert len(theirs["leaking"]["test"]) == 1 and "1 of 10 test images leak" in capsys.readouterr().out
-    (tmp_path/"run/leaks/leakage_report.json").unlink()
+    (tmp_path/"run/leakage/leakage_report.json").unlink()
     with pytest.raises(LabError, match="1 pair of the same image in two parts, such as"):
-        run_inline("leakage", tmp_path/"run/leaks",
+        run_inline("leakage", tmp_path/"run/leakage",
                    [*quick, "leakage.split=published", "leakage.action=fail"])
-    assert read_json(tmp_path/"run/leaks/leakage_report.json") == theirs, "written before it stops"
+    assert read_json(tmp_path/"run/leakage/leakage_report.json") == theirs, "written before it stops"

@@ -12,9 +12,9 @@ from cvlab.core.io import LabError
 from cvlab.core.params import resolve
 from cvlab.data import folds as folds_module
 from cvlab.data.fixtures import SMOKE, tiny_folder
-from cvlab.data.folds import make_folds
 from cvlab.data.loaders import image_cache
 from cvlab.data.samples import find_samples, read_split, split_samples
+from cvlab.data.splits import make_folds
 from cvlab.runs.run import smoke_root
 from cvlab.studies import crossval
 

@@ -38,7 +38,7 @@ def test_any_text_is_a_class(tmp_path):
     preds = pd.read_csv(tmp_path/"run/evaluate/seed-0/predictions.csv", dtype=str,
                         keep_default_na=False)
     assert set(preds.label) == set(ODD) and {f"logit_{c}" for c in ODD} <= set(preds.columns)
-    oof = pd.read_csv(tmp_path/"run/folds/oof.csv", dtype=str, keep_default_na=False)
+    oof = pd.read_csv(tmp_path/"run/crossval/oof.csv", dtype=str, keep_default_na=False)
     assert set(oof.label) == set(ODD)
 
 
