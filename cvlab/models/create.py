@@ -191,7 +191,8 @@ def normalisation(name: str, weights: str | None, asked: str = "auto", # auto, o
     whose, stats = origin(name), ((.485, .456, .406), (.229, .224, .225))
     if whose == "timm":
         import timm
-        stats = tuple(timm.get_pretrained_cfg(name).mean), tuple(timm.get_pretrained_cfg(name).std)
+        config = timm.get_pretrained_cfg(name)
+        stats = tuple(config.mean), tuple(config.std)
     if whose != "lab" and (found := [k for k, v in (known or {}).items() if v == stats]):
         return found[0]
     raise LabError(f"model.normalise: auto: nothing says which statistics {weights} needs; one of {', '.join(known or ())}")
