@@ -141,7 +141,7 @@ def batches(table: Path): # yields pyarrow.RecordBatch
     else:
         with pa.ipc.open_stream(table) as f: yield from f
 
-def columns_of(table: Path, schema) -> tuple[str, str, list[str]]: # image and label column, classes
+def columns_of(table: Path, schema) -> tuple[str, str, list[str]]: # image, label, class names
     "The columns to read; raises `LabError` if they are ambiguous."
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     def declared(kind):

@@ -226,7 +226,7 @@ class Batches:
     def __init__(self, images: np.ndarray, # uint8 (n, h, w, 3), see `image_cache`
                  targets: np.ndarray, # int (n,)
                  bs: int = 32,
-                 size: int | None = None, # of the model's input, pixels; None: that of the cache
+                 size: int | None = None, # of the model's input, pixels; None: as cached
                  normalise: str = "half", # a key of STATS
                  device="cpu",
                  channels_last: bool = False, # memory format, as that of the model

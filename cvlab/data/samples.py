@@ -128,7 +128,7 @@ def find_root(source: str | Path) -> Path: # a folder
         source = only
     return source
 
-def read_source(source: str | Path # class folders, also in subsets; a CSV, or a folder with one
+def read_source(source: str | Path # class folders, also in subsets; a CSV or its folder
                ) -> tuple[Path, pd.DataFrame]: # the paths' folder, and its files: COLUMNS
     "List the files of a source."
     root = find_root(source)
