@@ -194,7 +194,7 @@ def tie(hashes: pd.Series, given: pd.Series) -> pd.Series: # a name for each gro
 
 def name_samples(files: pd.DataFrame, # path, label, subset, group
                  hashes: list[str] # sha256 of each
-                ) -> pd.DataFrame: # id, path, label, group, part
+                ) -> pd.DataFrame: # id, path, label, group, subset
     "The samples table."
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
