@@ -11,7 +11,7 @@ from functools import partial
 from importlib.machinery import PathFinder
 
 # %% ../../nbs/core/05_extras.ipynb #47a8af61
-# import names of what the extra `lab` brings and the library imports; pyproject.toml has their distributions
+# import names of the packages of the extra `lab`; pyproject.toml lists their distributions
 LAB = set("IPython bs4 captum dvc fastai fastcore fastprogress ipywidgets jupyter_client matplotlib nbclient "
           "nbconvert nbdev nbformat papermill psutil ruamel scipy seaborn sklearn statsmodels "
           "threadpoolctl traitlets typer".split())

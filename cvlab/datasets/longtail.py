@@ -556,7 +556,7 @@ def draw_plant(o,     # a `Thing`, its species a key of `SPECIES`
     return sk.done()
 
 # %% ../../nbs/datasets/01_longtail.ipynb #d1d211d9
-# besides the meadow's `RANGES`
+# in addition to the meadow's `RANGES`
 FRAME = dict(across=(.36, .64), foot=(.86, 1.06), near=(.85, 1.4), sharp=(.86, 1.18))
 
 def grow(rng,     # a numpy Generator

@@ -47,7 +47,7 @@ def bell(rng,   # a numpy Generator
     return (u[0] + u[1] + u[2] + u[3] - 2)*math.sqrt(3)
 
 def smooth(x): # smoothstep: 0 below 0, 1 above 1, a cubic between
-    "An S-curve in place of a logistic."
+    "An S-curve instead of a logistic function."
     x = np.minimum(np.maximum(x, 0), 1)
     return x*x*(3 - 2*x)
 
@@ -152,7 +152,7 @@ class Thing:
     turn: float             # rotation, in turns
     tint: float             # -1..1, position in the species' range of colour
     leaves: bool = False    # whether leaves are visible at its foot
-    # x0, y0, x1, y1 in pixels of the image, the end exclusive; None when it cannot be seen
+    # x0, y0, x1, y1 in pixels of the image, end exclusive; None if it is not visible
     box: tuple|None = None
     pixels: float = 0.      # visible area in pixels of the image
     visible: float = 0.     # fraction of its area that is in the frame and not hidden
@@ -198,7 +198,7 @@ def put(rng,      # a numpy Generator
     r = SPECIES[species]
     lift = LIFT.get(species, 0.)*r*(.75 + .5*rng.random())*(1.25 if stage == "clock" else 1)
     lo = max(camera.horizon + near*(1 - camera.horizon)/camera.zoom, .05)
-    # heads, not feet, are spread over the frame
+    # heads, not feet, are distributed over the frame
     head = lo + (.96 - lo)*rng.random()
     y = (head + lift*camera.zoom*(-camera.horizon)/(1 - camera.horizon))/(1 - lift*camera.zoom/(1 - camera.horizon))
     s = float(scale_at(y, camera))
