@@ -17,7 +17,7 @@ from pathlib import Path
 
 # %% ../../nbs/core/00_io.ipynb #1c8b14c5
 class LabError(Exception):
-    "A foreseen mistake, told in one line: what, where, what to do."
+    "A foreseen mistake, described in one line: what, where, what to do."
 
 # %% ../../nbs/core/00_io.ipynb #a7265b21
 def file_hash(path: str | Path) -> str: # hex sha256
@@ -25,13 +25,13 @@ def file_hash(path: str | Path) -> str: # hex sha256
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 def json_hash(value) -> str: # hex sha256
-    "Hash of anything JSON can say."
+    "Hash of any JSON-serialisable value."
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 # %% ../../nbs/core/00_io.ipynb #5e18efc6
 @contextmanager
 def atomic_write(path: str | Path): # yields a temporary Path to write to
-    "Write a whole file or none: `with atomic_write(p) as tmp: tmp.write_text(...)`."
+    "Write a whole file or nothing: `with atomic_write(p) as tmp: tmp.write_text(...)`."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,7 +48,7 @@ def atomic_write(path: str | Path): # yields a temporary Path to write to
 # %% ../../nbs/core/00_io.ipynb #13c9563d
 @contextmanager
 def atomic_folder(path: str | Path): # yields a temporary folder to write to
-    "Make a whole folder or none; what a killed process left beside it is removed."
+    "Create a whole folder or nothing; temporary folders of killed processes are removed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
@@ -57,7 +57,7 @@ def atomic_folder(path: str | Path): # yields a temporary folder to write to
     tmp.mkdir()
     try:
         yield tmp
-        if not path.exists(): os.replace(tmp, path) # else another process was faster
+        if not path.exists(): os.replace(tmp, path) # else another process created it first
     except OSError as e:
         if e.errno == 28:
             raise LabError(f"{path}: the disk is full; free some space and run this again") from None
@@ -65,7 +65,7 @@ def atomic_folder(path: str | Path): # yields a temporary folder to write to
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def is_alive(pid: int) -> bool:
-    "Does a process of that number run?"
+    "Whether a process with this pid is running."
     try:
         os.kill(pid, 0)
         return True
@@ -79,7 +79,7 @@ def write_text(path: str | Path, text: str):
         tmp.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
 
 def write_json(path: str | Path, value):
-    "Write JSON for people and for git: indented, sorted, stable."
+    "Write JSON that is readable and diffs well: indented, with sorted keys."
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
 
 def read_json(path: str | Path):
@@ -92,17 +92,17 @@ def read_json(path: str | Path):
 # %% ../../nbs/core/00_io.ipynb #a6f1b93c
 def write_tensors(path: str | Path, # .safetensors
                   tensors: dict, # name: torch.Tensor, on any device
-                  said: dict[str, str] | None = None # text beside them
+                  metadata: dict[str, str] | None = None # stored in the file's header
                  ):
     "Write tensors atomically."
     from safetensors.torch import save
     # tied weights are written twice
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with atomic_write(path) as tmp: tmp.write_bytes(save(whole, said))
+    with atomic_write(path) as tmp: tmp.write_bytes(save(whole, metadata))
 
 # %% ../../nbs/core/00_io.ipynb #cf639771
 class Lock:
-    "An exclusive lock on a folder, held until `release` or the death of the process."
+    "An exclusive lock on a folder, held until `release` or until the process exits."
     def __init__(self, folder: str | Path): # created when missing
         self.path = Path(folder)/".lock"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,5 +119,5 @@ class Lock:
         self.file.flush()
 
     def release(self):
-        "Let the next one in."
+        "Release the lock."
         self.file.close()

@@ -39,20 +39,24 @@ Count = Annotated[int, Field(ge=1)]
 # %% ../../nbs/core/01_params.ipynb #beecaa5b
 class Data(Section):
     "The images."
-    path: str = Field(description="folder with one subfolder of images a class")
-    size: Annotated[int, Field(ge=16, le=1024)] = Field(description="side of the square the model sees, pixels")
+    path: str = Field(description="folder with one subfolder of images per class")
+    size: Annotated[int, Field(ge=16, le=1024)] = Field(
+        description="side of the model's square input, pixels")
     crop_margin: Fraction = Field(
-        description="images are kept larger by this share, and a window moves over them in training")
+        description="cached images are larger by this fraction; training crops a random "
+                    "window")
 
     @property
-    def side(self) -> int: # of a kept image, pixels
+    def side(self) -> int: # of a cached image, pixels
         return round(self.size*(1 + self.crop_margin))
 
 class Split(Section):
-    "Who trains, who selects, who judges."
-    val: Annotated[float, Field(gt=0, lt=1)] = Field(description="fraction of the images that selects (validation)")
-    test: Annotated[float, Field(gt=0, lt=1)] = Field(description="fraction of the images that judges (test)")
-    seed: int = Field(description="shuffles the split; fixed for all seeds of an experiment")
+    "Training, validation and test set."
+    val: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="fraction of the images in the validation set")
+    test: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="fraction of the images in the test set")
+    seed: int = Field(description="seed of the split; the same for all seeds of an experiment")
 
     @model_validator(mode="after")
     def leave_something_to_train(self):
@@ -62,112 +66,157 @@ class Split(Section):
 
 # %% ../../nbs/core/01_params.ipynb #b6d40318
 class Augment(Section):
-    "What is done to a training batch; a value of 0 switches a transform off."
+    "Augmentation of the training batches; a value of 0 switches a transform off."
     hflip: Fraction = Field(description="probability of a left-right flip")
     vflip: Fraction = Field(description="probability of an upside-down flip")
-    rotate: Annotated[float, Field(ge=0, le=180)] = Field(description="largest rotation, degrees either way")
-    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative zoom in or out")
-    shift: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest shift, fraction of the side")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(
+        description="largest rotation in either direction, degrees")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="largest relative zoom in or out")
+    shift: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="largest shift, fraction of the image side")
     random_crop: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="largest share of the image a random window leaves out")
-    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative change of brightness")
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative change of contrast")
-    saturation: Annotated[float, Field(ge=0, le=1)] = Field(description="largest relative change of saturation")
-    hue: Annotated[float, Field(ge=0, le=.5)] = Field(description="largest turn of the hue, in turns")
+        description="largest fraction of the image that a random crop leaves out")
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="largest relative change of brightness")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="largest relative change of contrast")
+    saturation: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="largest relative change of saturation")
+    hue: Annotated[float, Field(ge=0, le=.5)] = Field(
+        description="largest hue shift, in turns")
     policy: Literal["auto", "rand", "trivial"] | None = Field(
-        description="torchvision's AutoAugment, RandAugment or TrivialAugment, before all other changes; or null")
-    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(description="rand: strength of each operation")
+        description="torchvision's AutoAugment, RandAugment or TrivialAugment, before the "
+                    "other transforms; or null")
+    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
+        description="rand: strength of each operation")
     albumentations: str | None = Field(
-        description="a chain that albumentations has saved, JSON or YAML (an extra), or null")
-    cutout: Fraction = Field(description="probability that a rectangle of an image is hidden (random erasing)")
+        description="an albumentations pipeline saved as JSON or YAML (needs the extra), or "
+                    "null")
+    cutout: Fraction = Field(
+        description="probability of erasing a rectangle of the image (random erasing)")
     mixup: Annotated[float, Field(ge=0)] = Field(
         description="alpha: two images and their targets are mixed; 0 is off")
     cutmix: Annotated[float, Field(ge=0)] = Field(
-        description="alpha: a rectangle comes from another image; with mixup on too, each batch takes one of them")
+        description="alpha: a rectangle comes from another image; with mixup also on, each "
+                    "batch uses one of the two")
 
 class Model(Section):
     "The model."
-    name: str = Field(description="small_cnn, xray_cnn, any of timm's such as resnet18, or torchvision's")
-    weights: str | None = Field(description="a safetensors file, pretrained (timm's), or null: random")
+    name: str = Field(
+        description="small_cnn, xray_cnn, or any model of timm (such as resnet18) or "
+                    "torchvision")
+    weights: str | None = Field(
+        description="a safetensors file, pretrained (published by timm), or null: random")
     normalise: Literal["auto", "half", "imagenet", "clip"] = Field(
-        description="input statistics; auto follows the weights")
-    head: Literal["linear", "deep"] = Field(description="one layer, or dropout, 512, 128 with batch norm")
+        description="input normalisation; auto uses the statistics of the weights")
+    head: Literal["linear", "deep"] = Field(
+        description="linear: one layer; deep: dropout and hidden layers of 512 and 128 with "
+                    "batch norm")
     freeze: Literal["none", "half", "most", "backbone"] = Field(
-        description="which layers do not learn, from the input: half of the stages, all but the last, all but the head")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(description="dropout before the last layer")
+        description="frozen layers, from the input: half of the stages, all but the last "
+                    "stage, all but the head")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="dropout before the last layer")
 
 # %% ../../nbs/core/01_params.ipynb #7b26d990
 class Loss(Section):
-    "What is minimised: cross-entropy."
+    "The loss: cross-entropy and its variants."
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="share of the target spread over all classes")
+        description="fraction of the target spread evenly over all classes")
     alpha: Literal["inverse", "effective"] | dict[str, Positive] | None = Field(
-        description="weight of a class: one over its size, over its effective number, as listed, or null: equal")
+        description="class weights: inverse of the size, of the effective number, as listed, "
+                    "or null: equal")
     beta: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="effective: what the second image of a class adds to the first")
-    gamma: Annotated[float, Field(ge=0)] = Field(description="focal loss: how little an easy image counts; 0 is off")
+        description="effective: weight of the second image of a class relative to the first")
+    gamma: Annotated[float, Field(ge=0)] = Field(
+        description="focal loss: how strongly easy images are down-weighted; 0 is off")
     tau: Annotated[float, Field(ge=0)] = Field(
-        description="logit adjustment: the logits learn beside tau times the log of the classes' shares; 0 is off")
+        description="logit adjustment: tau times the log class frequency is added to the "
+                    "logits; 0 is off")
 
 class Optim(Section):
-    "How it is minimised."
+    "The optimiser."
     name: Literal["adamw", "adam", "sgd", "radam", "ranger", "lamb"] = Field(
-        description="adamw (decoupled decay), adam, sgd (with momentum), radam, ranger (radam with lookahead) or lamb")
-    lr: Positive = Field(description="largest learning rate of the schedule; see the lr_find stage for its interval")
-    wd: Annotated[float, Field(ge=0)] = Field(description="weight layer_lr_decay: L2 in sgd and adam, decoupled in the others")
+        description="adamw (decoupled decay), adam, sgd (with momentum), radam, ranger (radam "
+                    "with lookahead) or lamb")
+    lr: Positive = Field(
+        description="peak learning rate of the schedule; the lr_find stage suggests a range")
+    wd: Annotated[float, Field(ge=0)] = Field(
+        description="weight decay: L2 in sgd and adam, decoupled in the others")
     l1: Annotated[float, Field(ge=0)] = Field(
-        description="L1: this times the sum of all weights' sizes is added to the loss")
-    mom: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum (first beta); one_cycle moves it itself")
+        description="L1: this times the sum of absolute weights is added to the loss")
+    mom: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="momentum (first beta); one_cycle schedules its own")
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="rate of a layer group as a share of the group above it")
-    clip: Annotated[float, Field(ge=0)] = Field(description="largest norm of the gradient; 0 leaves it alone")
-    accumulate: Count = Field(description="batches a step; their gradients are averaged")
+        description="learning rate of a layer group relative to the group above it")
+    clip: Annotated[float, Field(ge=0)] = Field(
+        description="gradient clipping: largest norm; 0 is off")
+    accumulate: Count = Field(
+        description="batches per optimiser step; their gradients are averaged")
 
 class Schedule(Section):
     "The learning rate over time."
     name: Literal["one_cycle", "cosine", "step", "exponential", "cyclic", "plateau"] = Field(
-        description="how the rate falls after its rise")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(description="fraction of all steps spent rising to optim.lr")
+        description="how the learning rate decays after the warm-up")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="fraction of all steps for the warm-up to optim.lr")
     every: Count = Field(
-        description="step: epochs between drops; plateau: epochs without a better one; cyclic: epochs of a cycle")
+        description="step: epochs between drops; plateau: epochs without improvement; cyclic: "
+                    "epochs per cycle")
     gamma: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="step, plateau: factor of a drop; exponential: of each epoch; cyclic: of each cycle's height")
+        description="factor per drop (step, plateau), per epoch (exponential) or per cycle's "
+                    "peak (cyclic)")
 
 class Train(Section):
     "The training itself."
     epochs: Count = Field(description="passes over the training set")
-    batch_size: Count = Field(description="images a batch")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(description="arithmetic of the forward pass (autocast)")
-    channels_last: bool = Field(description="order of the floats in memory; often faster with bf16")
-    threads: Count = Field(description="torch CPU threads: 1, 2 and 4 give different bytes, so it is a parameter")
+    batch_size: Count = Field(description="batch size")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        description="arithmetic of the forward pass (autocast)")
+    channels_last: bool = Field(
+        description="memory format of the tensors; often faster with bf16")
+    threads: Count = Field(
+        description="torch CPU threads; a parameter, because 1, 2 and 4 give different bytes")
     sampler: Literal["weighted", "over", "under"] | None = Field(
-        description="classes equally often: by odds, by repeating small ones, by cutting large ones; null: as they are")
+        description="balances the classes: weighted draws, oversampling or undersampling; "
+                    "null: no balancing")
     monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1"] = Field(
-        description="what chooses the epoch whose weights are kept")
-    patience: Annotated[int, Field(ge=0)] = Field(description="stop after so many epochs without a better one; 0 never")
+        description="metric that selects the epoch whose weights are kept")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        description="early stopping: epochs without improvement; 0 is off")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="decay of the average of the weights that is judged; 0 is off")
-    save_every: Annotated[int, Field(ge=0)] = Field(description="also keep the weights of every n-th epoch; 0 none")
+        description="decay of the exponential moving average of the weights, used for "
+                    "evaluation; 0 is off")
+    save_every: Annotated[int, Field(ge=0)] = Field(
+        description="also save the weights of every n-th epoch; 0 is off")
     start_size: Annotated[int, Field(ge=0)] = Field(
-        description="progressive resizing: side in the first epoch, pixels, growing to data.size; 0 is off")
+        description="progressive resizing: image side in the first epoch, pixels, growing to "
+                    "data.size; 0 is off")
     unfreeze_every: Annotated[int, Field(ge=0)] = Field(
-        description="gradual unfreezing: epochs until one more frozen group of layers learns, from the head; 0 never")
+        description="gradual unfreezing: epochs between unfreezing layer groups, from the "
+                    "head down; 0 is off")
     cache_features: bool = Field(
-        description="compute what frozen layers give once, and train the rest on it; flips are the only augmentation")
+        description="compute the frozen layers' output once and train the rest on it; only "
+                    "flips are possible")
 
 # %% ../../nbs/core/01_params.ipynb #743ae536
 class CrossVal(Section):
-    "Cross-validation: every image that is not in the test set is judged by a model that has not seen it."
-    folds: int = Field(description="folds", json_schema_extra=dict(minimum=2))
-    repeats: Count = Field(description="how often the images are divided anew")
+    "Cross-validation: a model that was not trained on an image predicts it."
+    folds: int = Field(description="number of folds", json_schema_extra=dict(minimum=2))
+    repeats: Count = Field(description="number of repetitions with new folds")
     experiments: Annotated[list[str], Field(min_length=1)] = Field(
-        description="which experiments go through the same folds; the others are compared with the first")
+        description="experiments to cross-validate on the same folds; the others are compared "
+                    "with the first")
     tta: Literal["flip", "ten"] | None = Field(
-        description="test-time augmentation that is tried on the test set: mirrored too, or ten views; or null")
+        description="test-time augmentation evaluated on the test set: flip, ten views, or "
+                    "null")
     student: str | None = Field(
-        description="an experiment whose model learns from all models of the folds (distillation), or null")
-    share: Fraction = Field(description="student: share of its teachers in the loss")
-    temperature: Positive = Field(description="student: what softens the probabilities")
+        description="an experiment whose model is distilled from the models of all folds, or "
+                    "null")
+    share: Fraction = Field(description="student: weight of the teachers in the loss")
+    temperature: Positive = Field(
+        description="student: temperature that softens the teachers' probabilities")
 
     @field_validator("folds")
     @classmethod
@@ -178,8 +227,9 @@ class CrossVal(Section):
 
 class LRFind(Section):
     "The learning-rate range test."
-    repeats: Annotated[int, Field(ge=2)] = Field(description="seeded repeats; the interval comes from their spread")
-    steps: Annotated[int, Field(ge=20)] = Field(description="batches a repeat")
+    repeats: Annotated[int, Field(ge=2)] = Field(
+        description="seeded repeats; the confidence interval comes from their spread")
+    steps: Annotated[int, Field(ge=20)] = Field(description="batches per repeat")
     start: Positive = Field(description="first learning rate")
     stop: Positive = Field(description="last learning rate")
 
@@ -190,33 +240,43 @@ class LRFind(Section):
         return self
 
 class Baseline(Section):
-    "The simple models every model has to beat."
-    bins: Annotated[int, Field(ge=2, le=16)] = Field(description="bins a colour channel of the histogram")
+    "The simple models that a trained model should beat."
+    bins: Annotated[int, Field(ge=2, le=16)] = Field(
+        description="histogram bins per colour channel")
     C: Positive = Field(description="inverse regularisation of the logistic regression")
     probe_C: Positive = Field(
-        description="inverse regularisation of the linear probe on a model's features; drawn only with model.weights")
+        description="inverse regularisation of the linear probe on a model's features; only "
+                    "with model.weights")
 
 class Leakage(Section):
-    "What the leakage report of a split is made with."
+    "Settings of the leakage report."
     split: Literal["lab", "published"] = Field(
-        description="lab: that of the prepare stage; published: the parts that the data came in, nothing left out")
+        description="lab: the split of the prepare stage; published: the subsets that came "
+                    "with the data")
     action: Literal["warn", "fail"] = Field(
-        description="fail: stop where an image or a group is in two parts, or an image under two labels")
-    bits: Annotated[int, Field(ge=0, le=32)] = Field(description="bits of 64 in which hashes of suspects may differ")
+        description="fail: stop if an image or group is in two subsets, or an image has two "
+                    "labels")
+    bits: Annotated[int, Field(ge=0, le=32)] = Field(
+        description="bits of 64 in which the hashes of candidate pairs may differ")
     alpha: Annotated[float, Field(gt=0, lt=.5)] = Field(
-        description="chance of a false alarm: of one pair in the whole set, and of one shortcut")
+        description="probability of a false alarm: for one pair in the whole data set, and "
+                    "for one shortcut")
     planted: Annotated[int, Field(ge=8)] = Field(
-        description="images that are copied to draw the line, and to see how many copies are found")
+        description="planted copies that calibrate the threshold and measure the detection "
+                    "rate")
 
 class Evaluate(Section):
-    "What is looked at."
-    samples: Annotated[int, Field(ge=4, le=64)] = Field(description="images on a page of predictions")
+    "Settings of the evaluation."
+    samples: Annotated[int, Field(ge=4, le=64)] = Field(
+        description="images on a page of predictions")
 
 class Interpret(Section):
-    "Where the model looks."
-    samples: Annotated[int, Field(ge=2, le=12)] = Field(description="images on the page of heat maps")
+    "Settings of the heat maps."
+    samples: Annotated[int, Field(ge=2, le=12)] = Field(
+        description="images on the page of heat maps")
     cells: Annotated[int, Field(ge=2, le=256)] = Field(
-        description="Grad-CAM reads the last layer with a map of at least so many places a side")
+        description="Grad-CAM uses the last layer whose map has at least this many cells per "
+                    "side")
 
 # %% ../../nbs/core/01_params.ipynb #80fba94b
 class Params(Section):
@@ -236,14 +296,14 @@ class Params(Section):
     evaluate: Evaluate
     interpret: Interpret
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
-        description="one training a seed: initialisation and order")
+        description="one training per seed (initialisation and order of the images)")
     experiments: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
         description="name: sparse overrides of the sections above")
 
 # %% ../../nbs/core/01_params.ipynb #6354cd60
 def read_yaml(path: str | Path # the file
-             ): # ruamel's mapping, which knows the line of each key
-    "Read a YAML 1.2 file; a `LabError` names the line where it breaks."
+             ): # ruamel's mapping, which records the line of each key
+    "Read a YAML 1.2 file; a `LabError` names the line of a syntax error."
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
     try: return YAML(typ="rt").load(Path(path).read_text(encoding="utf-8")) or {}
@@ -256,7 +316,7 @@ def read_yaml(path: str | Path # the file
         raise LabError(f"{path}:{mark.line + 1}: {e.problem or e.context}") from None
 
 # %% ../../nbs/core/01_params.ipynb #6d94e79e
-def line_of(doc, # what `read_yaml` gave
+def line_of(doc, # from `read_yaml`
             key: tuple # path of keys, such as ("optim", "lr")
            ) -> int | None: # 1-based line
     "Line of `key` in the file `doc` was read from."
@@ -268,7 +328,7 @@ def line_of(doc, # what `read_yaml` gave
 
 # %% ../../nbs/core/01_params.ipynb #a1330e6f
 def merge(base: dict, over: dict) -> dict:
-    "A deep copy of `base` with the leaves of `over` put in."
+    "A deep copy of `base`, updated with the leaves of `over`."
     out = deepcopy(base)
     for k, v in over.items():
         out[k] = merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else deepcopy(v)
@@ -277,7 +337,7 @@ def merge(base: dict, over: dict) -> dict:
 # %% ../../nbs/core/01_params.ipynb #5c03cd2e
 def parse_override(text: str # "section.key=value"
                   ) -> dict: # nested, ready for `merge`
-    "Read one `key=value`."
+    "Parse one `key=value`."
     key, eq, value = text.partition("=")
     if not eq or not key.strip():
         raise LabError(f"override {text!r}: write it as key=value, such as optim.lr=0.001")
@@ -309,7 +369,7 @@ def nearest(key: str, names) -> str:
     return f", did you mean {hit[0]}?" if hit else ""
 
 # %% ../../nbs/core/01_params.ipynb #4afda57d
-RENAMED = { # what a key was called before, by its new name
+RENAMED = { # new name of a key: its old name
     "data.crop_margin": "data.margin", "augment.random_crop": "augment.crop",
     "model.freeze": "model.frozen", "optim.layer_lr_decay": "optim.decay",
     "train.batch_size": "train.bs", "train.start_size": "train.grow_from",
@@ -322,7 +382,7 @@ RENAMED = { # what a key was called before, by its new name
 def complaint(err: dict, # one of pydantic's errors()
               where # key path -> text that says where the value was written
              ) -> str: # one line
-    "Say a validation error the way a colleague would."
+    "Rewrite a validation error as one readable line."
     # pydantic names the branch of a union that failed
     key = tuple(str(k) for k in err["loc"] if "[" not in str(k))
     dotted, at = ".".join(key), where(key)
@@ -341,11 +401,11 @@ def complaint(err: dict, # one of pydantic's errors()
                                       if not isinstance(err["input"], dict) else "")
 
 def check(values: dict, where=lambda key: "") -> Params:
-    "Validate merged values; a `LabError` tells the first mistake (a misspelt key before the field it leaves missing)."
+    "Validate merged values; a `LabError` reports one mistake, unknown keys first."
     try: return Params.model_validate(values)
     except ValidationError as e:
         first = min(e.errors(), key=lambda err: err["type"] != "extra_forbidden")
-        # of a union: where it got furthest
+        # for a union, the branch that matched furthest
         meant = [err for err in e.errors() if err["loc"][:2] == first["loc"][:2]]
         raise LabError(complaint(max(meant, key=lambda err: len(err["loc"])), where)) from None
 
@@ -358,12 +418,12 @@ def plain(doc):
             else next((t(doc) for t in (int, float, str) if isinstance(doc, t)), doc))
 
 # %% ../../nbs/core/01_params.ipynb #ee9efb60
-# what frozen layers bear, what does nothing by itself, what is told below
+# allowed with cached features, without effect alone, or checked separately below
 WHOLE = "hflip", "vflip", "magnitude", "mixup", "cutmix"
 OFF = dict.fromkeys(("policy", "albumentations"), "null") # others are switched off by 0
 
-def contradiction(p: Params) -> str: # one line; "" where all is well
-    "What two settings of a training cannot both mean."
+def contradiction(p: Params) -> str: # one line; "" if there is none
+    "Describe the first contradiction between two settings."
     t, a = p.train, p.augment
     if t.unfreeze_every and p.model.freeze == "none":
         return "train.unfreeze_every: with model.freeze: none there is nothing to unfreeze"
@@ -393,7 +453,7 @@ def presets(top: str | Path = ".") -> dict[str, Path]:
 
 def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
                ) -> tuple[Path | None, list[str]]: # its file, and the other overrides
-    "Take `preset=` out of a list of overrides; `LabError` for a second one, or one that is not there."
+    "Extract `preset=` from the overrides; `LabError` for a second or an unknown preset."
     asked = [o.partition("=")[2].strip()
              for o in overrides if o.partition("=")[0].strip() == "preset"]
     rest = [o for o in overrides if o.partition("=")[0].strip() != "preset"]
@@ -412,14 +472,14 @@ SHARED = [("seeds",), ("experiments",), ("split",), ("crossval",), ("data", "pat
           ("leakage",), ("evaluate",), ("interpret",)]
 
 def has_key(doc: dict, key: tuple) -> bool:
-    "Is the whole path `key` in the nested mapping?"
+    "Whether the nested mapping contains the path `key`."
     return not key or isinstance(doc, dict) and key[0] in doc and has_key(doc[key[0]], key[1:])
 
 def resolve(path: str | Path = "params.yaml", # the file
             experiment: str = "", # name of an experiment; "" is the base
             overrides: list[str] | tuple = (), # "section.key=value" each; among them perhaps "preset=name"
-           ) -> Params: # checked; its `experiments` are as in the file
-    "Base < preset < experiment < overrides, checked after each layer."
+           ) -> Params: # validated; its `experiments` are as in the file
+    "Merge base < preset < experiment < overrides, validated after each layer."
     doc, file = read_yaml(path), path
     preset, overrides = take_preset(overrides, Path(path).parent)
     def at(*prefix): return lambda key: f"{file}:{line_of(doc, prefix + key) or 1}: "
@@ -432,7 +492,7 @@ def resolve(path: str | Path = "params.yaml", # the file
         values = merge({**values, **({"experiments": {}} if "experiments" in doc else {})},
                        plain(doc))
         params = check(values, at())
-    # others were made for another base
+    # experiments of the file were not written for this preset
     known, own = values["experiments"], not preset or "experiments" in doc
     for name, over in known.items(): # a mistake in any experiment is a mistake in the file
         if not isinstance(over, dict):
@@ -442,8 +502,8 @@ def resolve(path: str | Path = "params.yaml", # the file
             raise LabError(f"{at('experiments', name)(bad)}experiments.{name}.{'.'.join(bad)}: "
                            "shared by all experiments, or they could not be compared; change it above")
         merged = check(merge(values, over), at("experiments", name))
-        if own and (said := contradiction(merged)):
-            raise LabError(f"{at('experiments')((name,))}experiments.{name}: {said}")
+        if own and (conflict := contradiction(merged)):
+            raise LabError(f"{at('experiments')((name,))}experiments.{name}: {conflict}")
         if name == experiment: params = merged
     if experiment and experiment not in known:
         raise LabError(f"{file}: no experiment {experiment!r}"
@@ -451,7 +511,7 @@ def resolve(path: str | Path = "params.yaml", # the file
     for text in overrides:
         params = check(merge(params.model_dump(), parse_override(text)),
                        lambda key, text=text: f"override {text!r}: ")
-    if said := contradiction(params): raise LabError(f"{file}: {said}")
+    if conflict := contradiction(params): raise LabError(f"{file}: {conflict}")
     student = params.crossval.student
     asked = [*(("experiments", e) for e in params.crossval.experiments),
              *[("student", student)]*bool(student)]
@@ -473,8 +533,8 @@ def flat(params: Params) -> dict: # dotted key -> value
     return dict(walk(params.model_dump(exclude={"experiments"})))
 
 def params_rows(params: Params, # resolved
-                base: Params | None = None, # marks with * what differs from it
-                sections: tuple[str, ...] = () # these only; () is all
+                base: Params | None = None, # differences from it are marked with *
+                sections: tuple[str, ...] = () # only these; () means all
                ) -> list[tuple[str, str, str]]: # key, value, meaning
     "Every parameter as text."
     was = flat(base) if base else {}
@@ -484,7 +544,7 @@ def params_rows(params: Params, # resolved
 
 def params_table(*args, **kwargs # of `params_rows`
                 ) -> str: # aligned plain text
-    "Key, value and meaning of every parameter, a line each."
+    "Key, value and description of every parameter, one per line."
     rows = params_rows(*args, **kwargs)
     w0, w1 = (max(len(r[i]) for r in rows) for i in (0, 1))
     return "\n".join(f"{k:{w0}}  {v:{w1}}  {d}" for k, v, d in rows)

@@ -15,15 +15,15 @@ from ..core.repro import derive_seed
 from .samples import draw, most_common
 
 # %% ../../nbs/data/02_splits.ipynb #d81a8a33
-def make_folds(split: pd.DataFrame, # id, label, group, part; rows of the test set are left out
+def make_folds(split: pd.DataFrame, # id, label, group, subset; without test rows
                n: int = 5, repeats: int = 1,
-               seed: int = 0) -> pd.DataFrame: # id, repeat, fold: each image once a repeat
-    "Divide all that is not test into n folds, classes in proportion, groups whole; `LabError` for a class too small."
+               seed: int = 0) -> pd.DataFrame: # id, repeat, fold: each image once per repeat
+    "Stratified folds of all images but the test set, by group; `LabError` for a small class."
     rows = split[split.subset != "test"].reset_index(drop=True)
     groups = rows.groupby("label").group.nunique()
     if (few := groups[groups < n]).size:
         raise LabError(f"crossval.folds={n}: class {str(few.idxmin())!r} has {few.min()} different images outside the test "
-                       "set, and each fold needs one; lower crossval.folds, or add images")
+                       "part, and each fold needs one; lower crossval.folds, or add images")
     def one(repeat):
         kfold = StratifiedGroupKFold(n, shuffle=True,
                                      random_state=derive_seed(seed, repeat) % 2**32)
@@ -35,9 +35,9 @@ def make_folds(split: pd.DataFrame, # id, label, group, part; rows of the test s
 
 def fold_split(split: pd.DataFrame, folds: pd.DataFrame, # see `make_folds`
                repeat: int, fold: int,
-               val: float = .15, # fraction of the groups outside the fold that chooses the epoch
-               seed: int = 0) -> pd.DataFrame: # the rows of the split that are not test, with part train | val | fold
-    "What trains, chooses and is judged in a fold; a rare class may be absent from what chooses, not from what trains."
+               val: float = .15, # fraction of the groups outside the fold; selects the epoch
+               seed: int = 0) -> pd.DataFrame: # without test rows; subset train | val | fold
+    "The three subsets of a fold; a rare class may be missing in val, but not in train."
     here = folds[folds.repeat == repeat].set_index("id").fold
     rows = split[split.id.isin(here.index)]
     judged = (rows.id.map(here) == fold).to_numpy()
@@ -45,7 +45,7 @@ def fold_split(split: pd.DataFrame, folds: pd.DataFrame, # see `make_folds`
                        derive_seed(seed, repeat, fold) % 2**32)
     out = rows.assign(subset=np.where(judged, "fold",
                                     np.where(rows.group.isin(drawn.index), "val", "train")))
-    # few images: the draw may take all
+    # with few images, val may take all of a class
     if lost := sorted(set(rows.label) - set(out.label[out.subset == "train"])):
         raise LabError(f"fold {fold + 1}: class {lost[0]!r} has no image to train on; lower crossval.folds or split.val")
     return out
