@@ -84,7 +84,7 @@ def by_class(confusion: Tensor # (classes, classes), rows are true classes
             ) -> dict[str, float]:
     "Balanced accuracy and macro F1 over the classes that occur."
     right, predicted, true = (t.double().cpu()
-                         for t in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
+                              for t in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
     here = true > 0
     recall, f1 = right/true, 2*right/(predicted + true)
     return dict(val_balanced_accuracy=recall[here].mean().item(),
