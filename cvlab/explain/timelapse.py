@@ -186,8 +186,8 @@ class Timelapse:
     def _repr_html_(self):
         film, still = (f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
                        for kind, data in (("gif", self.gif), ("png", self.still)))
-        return (f'<image><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
-                f'<img src="{film}" alt="{html.escape(self.alt)}"></image>')
+        return (f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
+                f'<img src="{film}" alt="{html.escape(self.alt)}"></picture>')
     def __repr__(self): return f"Timelapse: {self.alt}"
 
 # %% ../../nbs/explain/05_timelapse.ipynb #9d3c461d
