@@ -320,9 +320,9 @@ def colourfulness(images) -> np.ndarray: # float (n, 2)
 
 def words(values: pd.Series, most: int = 12) -> np.ndarray: # (n, k), 0 or 1
     "Indicator columns for the most frequent words."
-    lists = [set(str(v).split(",")) - {""} for v in values]
-    names = [w for w, _ in sorted(Counter(w for s in lists for w in s).items(), key=lambda wc: (-wc[1], wc[0]))[:most]]
-    return np.array([[w in s for w in names] for s in lists], float).reshape(len(lists), -1)
+    sets = [set(str(v).split(",")) - {""} for v in values]
+    names = [w for w, _ in sorted(Counter(w for s in sets for w in s).items(), key=lambda wc: (-wc[1], wc[0]))[:most]]
+    return np.array([[w in s for w in names] for s in sets], float).reshape(len(sets), -1)
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #2e3aee16
 def questions(images, facts: pd.DataFrame) -> dict[str, np.ndarray]: # name: float (n, d)

@@ -326,9 +326,9 @@ def pointing_finding(summary: dict # from `pointing_summary`
                     ) -> str: # one line per method
     "Conclusion from the scores, as text."
     if not summary["scores"]:
-        entries = [f"{SHOWN[m]} {'none' if v is None else format(v, '.2f')}"
-                   for m, v in summary["agree"].items()]
-        return f"no boxes are known, so no map is scored; rank correlation with random weights: {', '.join(entries)}"
+        rhos = [f"{SHOWN[m]} {'none' if v is None else format(v, '.2f')}"
+                for m, v in summary["agree"].items()]
+        return f"no boxes are known, so no map is scored; rank correlation with random weights: {', '.join(rhos)}"
     t = pd.DataFrame(summary["scores"])
     by = {(m, w): r for (m, w), r in t.groupby(["method", "weights"], sort=False)}
     methods = [m for m, w in by if w == "trained"]

@@ -451,9 +451,9 @@ def plot_effects(
     ax.set_xlabel(f"{label}\nagainst {reference}; dot: mean, line: its 95 % interval, arrow: beyond the axis")
     ax.grid(axis="y", visible=False)
     count = [table.words.str.startswith(w).sum() for w in ("better", "worse", "no", "failed")]
-    verdicts = [f"{k} {w}"
-                for k, w in zip(count, ("better", "worse", "without a detectable effect", "failed")) if k]
-    figure_title(fig, f"Against {reference}: " + ", ".join(verdicts))
+    text = [f"{k} {w}"
+            for k, w in zip(count, ("better", "worse", "without a detectable effect", "failed")) if k]
+    figure_title(fig, f"Against {reference}: " + ", ".join(text))
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #4e5f2168

@@ -243,8 +243,8 @@ LEAKAGE_FILES = ("leakage_report.json", "pairs.csv", "probes.csv", "probe_withou
 
 def placeless(path: Path) -> dict:
     "A run's params.yaml without machine-specific paths."
-    record = plain(read_yaml(path))
-    return record | {k: without_places(record[k]) for k in ("requested", "effective") if k in record}
+    info = plain(read_yaml(path))
+    return info | {k: without_places(info[k]) for k in ("requested", "effective") if k in info}
 
 def export_run(run: str | Path, # root folder of a `cvlab train`
                   folder: str | Path # destination

@@ -171,15 +171,15 @@ def read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]: # JSON 
     "Read the state of an interrupted training; `LabError` if it belongs to another."
     try:
         with safe_open(path, "pt") as f:
-            state, tensors = json.loads(f.metadata()["state"]), {k: f.get_tensor(k) for k in f.keys()}
+            info, tensors = json.loads(f.metadata()["state"]), {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, TypeError, KeyError, ValueError):
         raise LabError(f"{path} is no state of an interrupted training; remove it to train from the beginning"
                       ) from None
-    if odd := [k for k in {**state["key"], **key} if state["key"].get(k) != key.get(k)]:
-        there, here = (str(d.get(odd[0]))[:20] for d in (state["key"], key))
+    if odd := [k for k in {**info["key"], **key} if info["key"].get(k) != key.get(k)]:
+        there, here = (str(d.get(odd[0]))[:20] for d in (info["key"], key))
         raise LabError(f"{path} is of another training: {odd[0]} was {there} and is {here} now; "
                        "remove it to train from the beginning, or go back to finish it")
-    return state, tensors
+    return info, tensors
 
 # %% ../../nbs/training/03_callbacks.ipynb #7e72f62a
 class Checkpoint(Callback):
