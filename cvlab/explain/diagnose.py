@@ -354,7 +354,7 @@ def gapes(c: Curves) -> tuple[int, dict] | None: # position of the last epoch be
 
 # %% ../../nbs/explain/03_diagnose.ipynb #0cee1ba6
 def unsure(c: Curves, best: int) -> dict: # numbers, or empty
-    "Did the accuracy stay above chance and constant while the loss rose?"
+    "Was the accuracy kept, above chance, while the loss rose?"
     se, lost = standard_error(float(c.acc[best]), c.n_val), float(c.acc[best] - end(c.acc, c))
     return {"accuracy lost": (lost, "<=", se)} if lost <= se and c.acc[best] - 2*se > 1/c.n_classes else {}
 

@@ -336,7 +336,7 @@ def schedule(name: str, # one_cycle | cosine | step | exponential | cyclic | pla
 
 # %% ../../nbs/training/02_learner.ipynb #64ac7c0c
 def is_out_of_memory(e: Exception) -> bool:
-    "Is this one of the three ways in which torch reports it?"
+    "Is this an out-of-memory error in one of its three forms?"
     return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or any(
         t in str(e).lower() for t in ("out of memory", "can't allocate memory"))
 
