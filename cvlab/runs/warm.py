@@ -25,32 +25,32 @@ from unittest.mock import patch
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 # %% ../../nbs/runs/03_warm.ipynb #dfe8763c
-# where a kernel draws, unless it is told otherwise
+# a kernel's default figure backend
 INLINE = "module://matplotlib_inline.backend_inline"
 LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner
 fastai.callback.schedule matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model
 statsmodels.api captum.attr pydantic ruamel.yaml papermill nbclient ipykernel.kernelapp ipykernel.inprocess
 IPython.core.pylabtools tqdm.auto""".split()
 
-def load_libraries(): # a generator: one library a step
-    "Import what notebooks import: nothing of the lab, nor the figures' backend, which has to meet its kernel."
-    # as a kernel does, before matplotlib looks
+def load_libraries(): # a generator: one library per step
+    "Import the libraries of the notebooks, except the lab and the per-kernel figure backend."
+    # as in a kernel, before matplotlib reads it
     os.environ["MPLBACKEND"] = INLINE
-    # ipykernel reads it while it is imported: whose end is a kernel's end
+    # ipykernel reads at import which process ends the kernel
     os.environ["JPY_PARENT_PID"] = str(os.getpid())
     sys.modules.setdefault("rfc3987_syntax", None) # as in `cvlab.runs.engine`
     for name in LIBRARIES:
         try: importlib.import_module(name)
         except Exception: pass
         yield
-    gc.collect() # what was imported is shared, and stays so
+    gc.collect() # keep the imported objects in shared memory
     gc.freeze()
 
 def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
-    "What a copy does: be the process that `cmd` would have started."
+    "Turn a copy into the process that `cmd` would have started."
     os.setsid()
     os.chdir(cwd)
-    os.environ.clear() # for what it starts
+    os.environ.clear() # for child processes
     os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
     if "matplotlib" in sys.modules:
         sys.modules["matplotlib"].rcParams["backend"] = env.get("MPLBACKEND") or INLINE
@@ -69,8 +69,8 @@ def become(cmd: list[str], cwd: str, env: dict[str, str]): # never returns
         os._exit(status)
 
 # %% ../../nbs/runs/03_warm.ipynb #af536b0b
-def message(conn: socket.socket) -> dict | None: # None: nobody is there any more
-    "A line of JSON."
+def message(conn: socket.socket) -> dict | None: # None: the other side is gone
+    "Receive one line of JSON."
     data = b""
     while not data.endswith(b"\n"):
         if not (part := conn.recv(1 << 16)): return None
@@ -78,10 +78,10 @@ def message(conn: socket.socket) -> dict | None: # None: nobody is there any mor
     return json.loads(data)
 
 def serve(server: socket.socket, # listening
-          at_once: bool = False, # import now; a copy is made when all is there, either way
+          at_once: bool = False, # import now; copies are made after all imports, either way
           load=load_libraries):
-    "Make copies for whoever asks, until the standard input is closed; a copy dies with the one who asked for it."
-    signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for those who work
+    "Serve copies until standard input closes; a copy ends with its client."
+    signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is for the kernels
     copies, steps = {}, load() # connection: process
     while True:
         if at_once: at_once = next(steps, "done") is None
@@ -104,12 +104,12 @@ def serve(server: socket.socket, # listening
                 del copies[conn]
                 try:
                     conn.sendall(f"{json.dumps(dict(status=os.waitstatus_to_exitcode(status)))}\n".encode())
-                except OSError: pass # nobody wants to know
+                except OSError: pass # the client is gone
                 conn.close()
     for pid in copies.values(): _end(pid)
 
 def _end(pid):
-    "Kill a copy and all that it started."
+    "Kill a copy and all its child processes."
     for kill in (os.killpg, os.kill):
         try: kill(pid, signal.SIGKILL)
         except ProcessLookupError: pass
@@ -117,7 +117,7 @@ def _end(pid):
 
 # %% ../../nbs/runs/03_warm.ipynb #742b5f64
 class Copy:
-    "A copy, as `subprocess.Popen` would describe it."
+    "A copy with the interface of `subprocess.Popen`."
     stdin = stdout = stderr = returncode = None
     def __init__(self, path: str, cmd: list[str], cwd: str, env: dict[str, str]):
         self.conn = socket.socket(socket.AF_UNIX)
@@ -139,7 +139,7 @@ class Copy:
     def terminate(self): self.send_signal(signal.SIGTERM)
 
 class WarmProvisioner(LocalProvisioner):
-    "Kernels that are copies, where `CVLAB_WARM` names a process that makes them."
+    "Provides copies as kernels if `CVLAB_WARM` names a preloading process."
     async def launch_kernel(self, cmd, **kw):
         env, cwd = kw.get("env") or dict(os.environ), str(kw.get("cwd") or os.getcwd())
         try: self.process = Copy(os.environ["CVLAB_WARM"], cmd, cwd, env)
@@ -151,7 +151,7 @@ class WarmProvisioner(LocalProvisioner):
 # %% ../../nbs/runs/03_warm.ipynb #c9021462
 @contextmanager
 def asked_first():
-    "Let this process ask our provisioner; its children read the environment."
+    "Use our provisioner in this process; child processes read the environment."
     factory = KernelProvisionerFactory.instance()
     before = factory.default_provisioner_name
     factory.default_provisioner_name = "cvlab"
@@ -159,14 +159,14 @@ def asked_first():
     finally: factory.default_provisioner_name = before
 
 @contextmanager
-def warm(at_once: bool = False): # import now, not when the first kernel is asked for
-    "Kernels that start while the block runs have their libraries already."
+def warm(at_once: bool = False): # import now, not on the first kernel request
+    "Kernels started inside the block have their libraries preloaded."
     if sys.platform != "linux":
         yield
         return
     folder = tempfile.mkdtemp(prefix="cvlab-")
     path = f"{folder}/warm"
-    # who asks before the process has begun, waits at it
+    # a request before the process has started waits for it
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen()
@@ -181,6 +181,6 @@ def warm(at_once: bool = False): # import now, not when the first kernel is aske
         server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
-if __name__ == "__main__" and "__file__" in globals(): # in a notebook there is no file
+if __name__ == "__main__" and "__file__" in globals(): # a notebook has no __file__
     serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:] == ["at once"])
-    os._exit(0) # what was frozen would be called a leak
+    os._exit(0) # avoids leak reports for frozen objects
