@@ -198,7 +198,7 @@ FAULTS = {
         "evaluate@default-0", "confusion_matrix.png: is not the figure", False),
     "swapped pictures": (
         f"{EVALUATE}/worst.png", from_other("worst.png"),
-        "evaluate@default-0", "worst.png: is not what", True),
+        "evaluate@default-0", "seed-0: is not what", True),
     "edited history": (f"{TRAIN}/results.csv", table(lower_loss), "evaluate@default-0",
                        "the kept epoch had", False),
     "edited history, against the log": (
@@ -223,13 +223,13 @@ FAULTS = {
         "runs/folds/answers.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
         "folds", "the average is not that of the single networks", False),
     "edited range test": ("runs/lr_find/lr.json", digit(r'"lr": (0\.\d+)'), "lr_find",
-                          "lr.json: ", True),
+                          "runs/lr_find: is not what", True),
     "edited range test, coarsely": (
         "runs/lr_find/lr.json", replace('"lr": 0.00', '"lr": 0.01'),
         "lr_find", "lr.json: lr", False),
     "edited executed notebook": (
         f"{EVALUATE}/evaluate.ipynb", output_of_a_cell,
-        "evaluate@default-0", "evaluate.ipynb: is not what", True),
+        "evaluate@default-0", "seed-0: is not what", True),
     "other cells in an executed notebook": (
         f"{EVALUATE}/evaluate.ipynb", source_of_a_cell,
         "evaluate@default-0", "other cells than", False),
@@ -262,7 +262,7 @@ FAULTS = {
         "prepare", "the command is not the one that ran", True),
     "changed library": (
         "cvlab/evaluation/metrics.py", append("\n# better\n"),
-        "evaluate@default-0", "cvlab/evaluation/metrics.py: is not what", True),
+        "evaluate@default-0", "cvlab/evaluation: is not what", True),
     "missing file": (f"{EVALUATE}/metrics.json", gone, "evaluate@default-0", "metrics.json: ",
                      False),
     "ledger line removed": (
@@ -292,7 +292,7 @@ FAULTS = {
     "answers of the leak probe": ("runs/leaks/probe.csv", table(right_instead), "leaks",
                                   "accuracy.csv: ", False),
     "certified split": ("runs/leaks/split.csv", table(swap_parts), "leaks",
-                        "runs/leaks/split.csv: is not what", True),
+                        "runs/leaks: is not what", True),
     "better heat maps": (
         "runs/interpret/pointing.csv",
         table(lambda t: t.loc.__setitem__((t.index[t.hit == "0"][0], "hit"), "1")),
