@@ -35,7 +35,7 @@ from PIL import Image
 
 from ..core.io import LabError, json_hash, read_json, write_text
 from ..core.params import nearest, plain, read_yaml, resolve
-from ..core.repro import folder_digest
+from ..core.repro import UNHASHED, folder_digest
 from ..core.style import figure_png, use_lab_style
 from ..data.samples import data_hash, read_split, split_hash
 from ..evaluation.baselines import majority_baseline
@@ -62,6 +62,7 @@ from cvlab.evidence.claims import (
     leaking_ids,
     load_claims,
     lr_found,
+    marked_page,
     notebook_markdown,
     over_splits,
     pairs_of,
@@ -533,9 +534,9 @@ def same_file(old: Path, new: Path, places: dict[str, str] # text of the new not
     return same_text(old.read_text(encoding="utf-8"), new.read_text(encoding="utf-8"))
 
 def files_of(lab: Lab, stage: str) -> list[Path]:
-    "All files that a stage wrote, those in folders included."
+    "All files that a stage wrote, those in folders included; not those that tell machine and clock."
     return [f for o in map(lab.path, lab.outs(stage))
-            for f in ([o] if o.is_file() else sorted(o.rglob("*.*")))]
+            for f in ([o] if o.is_file() else sorted(o.rglob("[!.]*.*"))) if f.name not in UNHASHED]
 
 AGAIN = [n for n, s in STAGES.items() if s.again]
 
@@ -545,7 +546,7 @@ def check_again(lab, stage, folder):
     places = {str(f): "runs" for f in (new.parent.relative_to(lab.root), new.parent)}
     runs = lab.path("runs")
     def moved(f):
-        return new.parent/f.relative_to(runs) if f.is_relative_to(runs) else new/f.name
+        return new.parent/f.relative_to(runs) if f.is_relative_to(runs) else new/f.relative_to(lab.root)
     try:
         return [f"{f.relative_to(lab.root)}: another one comes out when the stage is run again"
                 for f in files_of(lab, stage) if not same_file(f, moved(f), places)]
@@ -735,12 +736,15 @@ def measured_problems(preds: Path) -> list[str]:
 def pages(lab: Lab) -> list[Path]:
     "What people read: the pages at the top, the prose of pipeline and tutorial notebooks (cards: `cvlab.evidence.pages`)."
     return [lab.path("README.md"), lab.path("TRAINING_RESULTS.md"),
+            *sorted(lab.path("results").glob("*.md")),
             *sorted(lab.path("nbs/pipeline").glob("*.ipynb")),
             *sorted(lab.path("nbs/tutorials").glob("*.ipynb"))]
 
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Numbers, links and figures of one page."
-    name, text = page.relative_to(lab.root).as_posix(), page_text(page)
+    name = page.relative_to(lab.root).as_posix()
+    try: text = page_text(page, lab.root)
+    except LabError as e: return [Line(name, "drift", str(e))]
     made = {o for s in lab.lock for o in lab.outs(s)} | { # redrawn by `check_classes`
         f.relative_to(lab.root).as_posix() for kept in lab.root.glob("runs/measured/*/*/oof_classes.csv")
         for f in kept.parent.glob("*.png")}
@@ -750,9 +754,10 @@ def check_page(lab: Lab, page: Path) -> list[Line]:
     good = Line(name, "verified", f"{n} numbers computed again" if n else "states no number")
     return [Line(name, "drift", p) for p in problems] or [good]
 
-def page_text(page: Path) -> str:
-    "What a page says."
-    return notebook_markdown(page) if page.suffix == ".ipynb" else page.read_text(encoding="utf-8")
+def page_text(page: Path, root: Path) -> str: # Markdown, with the markers of the index of claims
+    "What a page says, and by which claims."
+    if page.suffix == ".ipynb": return notebook_markdown(page)
+    return marked_page(page.relative_to(root).as_posix(), root)
 
 # %% ../../nbs/evidence/02_verify.ipynb #ec15c6f8
 def verify(root: str | Path = ".") -> list[Line]: # the problems first

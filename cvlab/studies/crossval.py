@@ -397,7 +397,7 @@ def from_classes(folder: Path # where they are kept
                                                                                 model=model))
     # in the order in which they are compared
     tables = [t for way in zip(ways.experiment, ways.way) for t in said[way]]
-    return out | dict(gains=gains(pd.concat(tables, ignore_index=True)))
+    return out | dict(test_differences=gains(pd.concat(tables, ignore_index=True)))
 
 CIRCUMSTANCES = "timing.json", "environment.json", "experiments.yaml" # of a run of folds
 
