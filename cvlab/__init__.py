@@ -41,7 +41,7 @@ _PUBLIC = {
     "evaluation.metrics": "evaluate read_predictions write_predictions wilson_interval",
     "evaluation.predict": "subset_predictions",
     "evaluation.compare": "effect effects_table calibration",
-    "explain.attribution": "explain heatmaps",
+    "explain.attribution": "heatmaps",
     "explain.diagnose": "diagnose",
     "explain.plots": "plot_history plot_confusion show_images",
     "deploy.predictor": "Predictor Prediction classify",

@@ -78,6 +78,7 @@ def test_public_name_resolves(name):
 
 def test_public_surface_is_small():
     assert 35 <= len(cvlab.__all__) == len(set(cvlab.__all__)) <= 50
+    assert not {*cvlab.__all__} & {*PACKAGES}, "an import of the package would take the name"
     with pytest.raises(AttributeError, match="module 'cvlab' has no attribute 'trian'"):
         getattr(cvlab, "tri" + "an")
 
