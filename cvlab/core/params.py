@@ -7,11 +7,12 @@ __all__ = ['Fraction', 'Positive', 'Count', 'RENAMED', 'WHOLE', 'OFF', 'SHARED',
            'Loss', 'Optim', 'Schedule', 'Train', 'CrossVal', 'LRFind', 'Baseline', 'Leakage', 'Evaluate', 'Interpret',
            'Params', 'read_yaml', 'line_of', 'merge', 'parse_override', 'known_keys', 'nearest', 'complaint', 'check',
            'plain', 'contradiction', 'presets', 'take_preset', 'has_key', 'resolve', 'flat', 'params_rows',
-           'params_table', 'params_schema']
+           'params_schema', 'schema', 'schema_of', 'allowed', 'choices', 'params_table']
 
 # %% ../../nbs/core/01_params.ipynb #a686de25
 import difflib
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -542,13 +543,6 @@ def params_rows(params: Params, # resolved
              known_keys()[k].description or "")
             for k, v in flat(params).items() if not sections or k.split(".")[0] in sections]
 
-def params_table(*args, **kwargs # of `params_rows`
-                ) -> str: # aligned plain text
-    "Key, value and description of every parameter, one per line."
-    rows = params_rows(*args, **kwargs)
-    w0, w1 = (max(len(r[i]) for r in rows) for i in (0, 1))
-    return "\n".join(f"{k:{w0}}  {v:{w1}}  {d}" for k, v, d in rows)
-
 # %% ../../nbs/core/01_params.ipynb #1ccb6b60
 def params_schema() -> dict: # JSON schema
     "The JSON schema of `params.yaml`."
@@ -562,3 +556,45 @@ def params_schema() -> dict: # JSON schema
     schema["properties"]["experiments"]["additionalProperties"] = {
         "type": ["object", "null"], "properties": over, "additionalProperties": False}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+# %% ../../nbs/core/01_params.ipynb #e237fe81
+@cache
+def schema(): return params_schema()
+
+def schema_of(key: str) -> dict: # "optim.lr"
+    "What the schema says of a parameter."
+    doc = top = schema()
+    for k in key.split("."):
+        doc = doc["properties"][k]
+        if "$ref" in doc: doc = top["$defs"][doc["$ref"].rsplit("/", 1)[-1]]
+    return doc
+
+# %% ../../nbs/core/01_params.ipynb #2664e4ed
+def allowed(doc: dict) -> str:
+    "What a value may be."
+    if "anyOf" in doc: return " or ".join(map(allowed, doc["anyOf"]))
+    if "enum" in doc: return ", ".join(map(str, doc["enum"]))
+    if doc.get("type") == "array": return f"list of {allowed(doc['items'])}"
+    if doc.get("type") == "object":
+        return "mapping of names to " + allowed(doc.get("additionalProperties") or {})
+    ends = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
+            "exclusiveMaximum": "less than"}
+    kind = doc.get("type", "anything")
+    kind = {"boolean": "true, false", "integer": "whole number", "string": "text"}.get(kind, kind)
+    return ", ".join([kind, *(f"{words} {doc[k]:g}" for k, words in ends.items() if k in doc)])
+
+def choices(doc: dict) -> list[str]:
+    "The values that can be listed, as they are written in YAML."
+    if "anyOf" in doc: return [c for d in doc["anyOf"] for c in choices(d)]
+    return list(map(str,
+                    doc.get("enum",
+                            {"boolean": ["true", "false"], "null": ["null"]}.get(doc.get("type"), []))))
+
+# %% ../../nbs/core/01_params.ipynb #db690889
+def params_table(*args, **kwargs # of `params_rows`
+                ) -> str: # aligned plain text
+    "Key, value, meaning and, in brackets, what is allowed, a line each."
+    rows = params_rows(*args, **kwargs)
+    w0, w1 = (max(len(r[i]) for r in rows) for i in (0, 1))
+    def may_be(k): return allowed(schema_of(k.rstrip("*")))
+    return "\n".join(f"{k:{w0}}  {v:{w1}}  {d} [{may_be(k)}]" for k, v, d in rows)

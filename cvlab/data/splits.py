@@ -23,7 +23,7 @@ def make_folds(split: pd.DataFrame, # id, label, group, subset; without test row
     groups = rows.groupby("label").group.nunique()
     if (few := groups[groups < n]).size:
         raise LabError(f"crossval.folds={n}: class {str(few.idxmin())!r} has {few.min()} different images outside the test "
-                       "part, and each fold needs one; lower crossval.folds, or add images")
+                       "set, and each fold needs one; lower crossval.folds, or add images")
     def one(repeat):
         kfold = StratifiedGroupKFold(n, shuffle=True,
                                      random_state=derive_seed(seed, repeat) % 2**32)

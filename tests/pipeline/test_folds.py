@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import TOP, run_inline
 
-from cvlab.cli.main import check_crossval
+from cvlab.cli.api import check_crossval
 from cvlab.core.io import LabError
 from cvlab.core.params import resolve
 from cvlab.data import folds as folds_module

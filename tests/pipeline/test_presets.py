@@ -4,7 +4,7 @@ import pytest
 from conftest import TOP, run_inline
 from test_data import cvlab
 
-from cvlab.cli.main import check_crossval
+from cvlab.cli.api import check_crossval
 from cvlab.core.io import read_json
 from cvlab.core.params import presets, resolve
 from cvlab.data.fixtures import bright_folder, tiny_folder

@@ -1,13 +1,17 @@
 "The house: the order of packages, declared dependencies, parameters."
 import ast
+import inspect
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import TOP, code_cells
+from conftest import TOP, code_cells, environ
+from fastcore.docments import docments
 
+import cvlab
 from cvlab.core.params import Params, params_schema, read_yaml
 from cvlab.core.repro import UNHASHED
 from cvlab.docs.site import PACKAGES
@@ -59,6 +63,33 @@ def test_each_module_has_its_notebook():
     assert not list((TOP/"cvlab").glob("[a-z]*.py")), "a module lives in a package"
     assert len({RANK[m] for m in MODULES}) == len(MODULES), "two notebooks of a package have one number"
     assert all(p.stat().st_size < 300_000 for p in NOTEBOOKS), "a library notebook is a page of the site: under 300 KB"
+
+
+@pytest.mark.parametrize("name", cvlab.__all__)
+def test_public_name_resolves(name):
+    "`cvlab.name` is what its module calls so; its docstring explains every parameter that has a comment."
+    thing = getattr(cvlab, name)
+    assert thing.__module__ == f"cvlab.{cvlab._HOME[name]}" and thing.__doc__ and name in dir(cvlab)
+    f = thing if inspect.isfunction(thing) else vars(thing).get("__init__")
+    if not inspect.isfunction(f) or "<string>" in f.__code__.co_filename: return # a dataclass writes its own
+    found = {k: d for k, d in docments(f, full=True).items() if d["docment"] and k != "self"}
+    assert [k for k, d in found.items() if d["docment"] not in thing.__doc__] == []
+
+
+def test_public_surface_is_small():
+    assert 35 <= len(cvlab.__all__) == len(set(cvlab.__all__)) <= 50
+    assert not {*cvlab.__all__} & {*PACKAGES}, "an import of the package would take the name"
+    with pytest.raises(AttributeError, match="module 'cvlab' has no attribute 'trian'"):
+        getattr(cvlab, "tri" + "an")
+
+
+def test_import_is_light():
+    "`import cvlab` reads no library: whoever only asks for a name pays for that name."
+    heavy = "torch pandas numpy matplotlib sklearn fastai fastcore pydantic timm typer"
+    probe = f"import sys, cvlab; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=TOP, env=environ(TOP),
+                          capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 def test_training_is_followed_by_its_hash():
