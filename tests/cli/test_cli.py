@@ -77,7 +77,7 @@ def trained(tmp_path_factory):
 def test_own_images_through_the_same_notebooks(trained):
     tmp_path, out, before = trained
     assert len((tmp_path/"run/train/seed-3/results.csv").read_text().splitlines()) == 1 + 40, "--fast: a quarter"
-    assert "model    test accuracy" in out and "histogram  test accuracy" in out and "majority   test accuracy" in out
+    assert "model      test accuracy" in out and "histogram  test accuracy" in out and "majority   test accuracy" in out
     assert "The curves say: " in out and "Card: " in out and (tmp_path/"run/cards/seed-3/MODEL_CARD.md").exists()
     for f in ("prepare/split.csv", "train/seed-3/results.csv",
               "evaluate/seed-3/predictions.csv",
