@@ -371,8 +371,8 @@ def check_crossval(lab, stage, folder):
     placed = oof.merge(folds, on=["id", "repeat"])
     if len(oof) != len(folds)*len(p.crossval.experiments) or (placed.fold_x != placed.fold_y).any():
         who.append("oof.csv: not one prediction of each image by the model of its fold")
-    tables = dict(assigned=folds, scores=scores, together=means.reset_index(), effects=effects,
-                  ways=score_methods(said), gains=gains(said))
+    tables = dict(folds=folds, scores=scores, summary=means.reset_index(), effects=effects,
+                  test_scores=score_methods(said), test_differences=gains(said))
     def confusion(): return plot_confusions(first["confusion_matrix"], first["classes"])
     return [*who, *(line for name, t in tables.items()
                     for line in same_table(folder/f"{name}.csv", t)),
