@@ -31,7 +31,7 @@ _PUBLIC = {
     "core.style": "use_lab_style save_figure",
     "data.samples": "find_samples check_classes split_samples read_split write_split",
     "data.importers": "open_data",
-    "data.folds": "make_folds",
+    "data.splits": "make_folds",
     "data.loaders": "Batches image_cache",
     "data.augment": "augmenter",
     "models.create": "create_model save_model load_model",

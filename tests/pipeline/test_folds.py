@@ -10,7 +10,7 @@ from conftest import TOP, run_inline
 from cvlab.cli.api import check_crossval
 from cvlab.core.io import LabError
 from cvlab.core.params import resolve
-from cvlab.data import folds as folds_module
+from cvlab.data import splits as folds_module
 from cvlab.data.fixtures import SMOKE, tiny_folder
 from cvlab.data.loaders import image_cache
 from cvlab.data.samples import find_samples, read_split, split_samples
