@@ -112,15 +112,15 @@ def test_the_talk_and_the_film_are_there(site):
 
 
 def test_math_is_drawn_by_the_browser_itself(site):
-    assert "<math" in (site/"nbs/32_effects.html").read_text(encoding="utf-8")
+    assert "<math" in (site/"nbs/evaluation/02_compare.html").read_text(encoding="utf-8")
 
 
 def test_names_lead_to_where_they_are_described(site, parsed):
     links = {link for page in parsed.values() for link in page.links}
-    for name in ("00_core.html#resolve", "11_loaders.html#batches",
-                 "40_trainer.html#measured"):
+    for name in ("01_params.html#resolve", "04_loaders.html#batches",
+                 "02_learner.html#effective_params"):
         assert any(link.endswith(name) for link in links), name
-    assert "resolve" in parsed[site/"nbs/00_core.html"].ids
+    assert "resolve" in parsed[site/"nbs/core/01_params.html"].ids
 
 
 def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
@@ -180,7 +180,7 @@ def test_dark_follows_the_reader_and_the_button(site, chromium):
     seen = {}
     for scheme in ("light", "dark"):
         tab = chromium.new_context(color_scheme=scheme, offline=True, viewport=dict(width=1280, height=800)).new_page()
-        tab.goto((site/"nbs/41_lr_finder.html").as_uri())
+        tab.goto((site/"nbs/training/04_lr_finder.html").as_uri())
         seen[scheme] = sum(map(int, re.findall(r"\d+", tab.evaluate(colour))[:3]))
         if scheme == "light":
             tab.click("button.theme-switch-button")
