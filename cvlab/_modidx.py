@@ -1742,7 +1742,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'cvlab.runs.run.Run.__init__': ('runs/run.html#run.__init__', 'cvlab/runs/run.py'),
                                 'cvlab.runs.run.Run._repr_html_': ('runs/run.html#run._repr_html_', 'cvlab/runs/run.py'),
                                 'cvlab.runs.run.Run.key': ('runs/run.html#run.key', 'cvlab/runs/run.py'),
-                                'cvlab.runs.run.Run.outputs': ('runs/run.html#run.outputs', 'cvlab/runs/run.py'),
                                 'cvlab.runs.run.Run.params_of': ('runs/run.html#run.params_of', 'cvlab/runs/run.py'),
                                 'cvlab.runs.run.Run.stage_folder': ('runs/run.html#run.stage_folder', 'cvlab/runs/run.py'),
                                 'cvlab.runs.run.Run.weights': ('runs/run.html#run.weights', 'cvlab/runs/run.py'),

@@ -53,13 +53,7 @@ class Run:
                           if k in STAGES[stage].sections}
         self.rows = params_rows(params, base, STAGES[stage].sections)
         self.lock = Lock(folder)
-        self.before = self.outputs()
         atexit.register(self.lock.release)
-
-    def outputs(self) -> dict[Path, tuple]: # with what changes whenever a file is written
-        "Files in the folder that the stage writes."
-        here = (f for o in STAGES[self.stage].outs for f in self.folder.glob(o))
-        return {f: (f.stat().st_ino, f.stat().st_mtime_ns) for f in here}
 
     @property
     def key(self) -> dict[str, str]: # parameters by name, as text
@@ -119,13 +113,15 @@ def open_run(stage: str, # a key of STAGES
              out: str = "", # folder to write to; "": a temporary lab
              overrides: list[str] | tuple = () # "section.key=value"
             ) -> Run:
-    "Resolve the parameters, find and lock the folder, and record the request."
+    "Resolve the parameters, find, lock and empty the folder, and record the request; an interrupted training keeps its files."
     top = repo_root()
     root, smoke = (runs_root(stage, out), ()) if out else smoke_root(stage)
     folder = top/out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
     params = resolve(top/"params.yaml", experiment, [*smoke, *overrides])
     run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root,
               (*smoke, *overrides))
+    if not (folder/"last.safetensors").exists(): # the state of an interrupted training
+        for old in (f for o in STAGES[stage].outs for f in folder.glob(o)): old.unlink()
     write_params(run)
     # same table format, whichever library imported pandas
     pd.set_option("display.max_columns", 20, "display.max_colwidth", 600)
@@ -184,8 +180,7 @@ def write_table(path: str | Path, df: pd.DataFrame):
 def finish(run: Run, device="cpu",
            effective_params: dict | None = None # dotted key -> value, see `check_effective`
           ):
-    "Close the run: drop outputs of an earlier run, write parameters and environment, unlock."
-    for f in run.before.items() & run.outputs().items(): f[0].unlink()
+    "Close the run: write effective parameters and environment, release the lock."
     path = run.stage_folder("prepare")/"split.csv"
     split = read_split(path) if path.exists() else None
     hashes = {} if split is None else {"data": data_hash(split), "split": split_hash(split)}
