@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 # the public surface, by the module where each name lives
 _PUBLIC = {
-    "cli.api": "train load crossval regress TrainedRun",
+    "cli.api": "train load crossval TrainedRun",
     "core.io": "LabError",
     "core.params": "Params resolve",
     "core.repro": "pick_device seed_everything",
@@ -35,7 +35,8 @@ _PUBLIC = {
     "data.loaders": "Batches image_cache",
     "data.augment": "augmenter",
     "models.create": "create_model save_model load_model",
-    "models.infer": "find_weights",
+    "tasks.base": "Task",
+    "tasks.infer": "find_weights",
     "training.learner": "create_learner",
     "training.lr_finder": "find_lr",
     "evaluation.metrics": "evaluate read_predictions write_predictions wilson_interval",

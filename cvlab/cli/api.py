@@ -6,7 +6,7 @@
 __all__ = ['NAMED', 'FEW', 'to_root', 'at_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished', 'differs',
            'stages_left', 'out_of_resume', 'check_out', 'plan', 'check_batches', 'check_before', 'run_stages',
            'verdict', 'what_next', 'TrainedRun', 'scalars', 'Explained', 'heat_map', 'load', 'new_folder', 'asked',
-           'train', 'check_crossval', 'crossval_left', 'crossval', 'folded', 'regress', 'check_regress']
+           'train', 'check_crossval', 'crossval_left', 'crossval', 'folded']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastcore.basics import patch
 
 from ..core.io import LabError, read_json
-from ..core.params import plain, read_yaml, resolve
+from ..core.params import flat, plain, read_yaml, resolve
 
 if TYPE_CHECKING: # names in annotations; nothing heavy is imported
     import pandas as pd
     from matplotlib.figure import Figure
 
     from cvlab.deploy.predictor import Prediction, Predictor
+    from cvlab.tasks.base import Task
 
 # %% ../../nbs/cli/00_api.ipynb #3556490d
 def to_root():
@@ -59,7 +60,7 @@ def from_here(overrides: list[str] | None) -> list[str]:
 
 # %% ../../nbs/cli/00_api.ipynb #3504f020
 NAMED = dict(model="model.name", weights="model.weights", epochs="train.epochs",
-             batch_size="train.batch_size", lr="optim.lr", size="data.size")
+             batch_size="train.batch_size", lr="optim.lr", size="data.size", task="task")
 
 def written(**values # keys of NAMED; None is left out
            ) -> list[str]: # key=value
@@ -88,10 +89,10 @@ def finished(notebook: Path) -> bool:
 def differs(folder: Path, stage: str, p) -> str: # "" or such as "optim.lr was 0.1 and is 0.2"
     "What the parameters that a stage wrote down say against `p`."
     from cvlab.runs.stages import STAGES
-    was, now = plain(read_yaml(folder/"params.yaml")).get("requested", {}), p.model_dump()
-    return next((f"{s}.{k} was {was.get(s, {}).get(k)} and is {v}" for s in STAGES[stage].sections
-                 for k, v in now[s].items()
-                 if was.get(s, {}).get(k) != v), "")
+    sections = STAGES[stage].sections
+    was, now = plain(read_yaml(folder/"params.yaml")).get("requested", {}), p.model_dump(include={*sections})
+    was, now = flat(was), flat(now)
+    return next((f"{k} was {was.get(k)} and is {v}" for k, v in now.items() if was.get(k) != v), "")
 
 def stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
     "The stages that a training lacks; raises `LabError` where there is none of this seed or one of other parameters."
@@ -166,35 +167,34 @@ def check_before(p, *others): # -> the split
     if not Path(p.data.path).exists():
         raise LabError(f"{p.data.path}: no such folder or file; name a folder with one subfolder of images a class, "
                        "a CSV or an archive by --data, or draw the embedded data by `cvlab data use meadow`")
-    import pandas as pd
-
     from cvlab.data.augment import album
     from cvlab.data.importers import doubts, open_data
     from cvlab.data.loaders import STATS
-    from cvlab.data.samples import split_samples
     from cvlab.models.create import create_model, normalisation
     from cvlab.runs.run import cache_folder
-    from cvlab.training.losses import loss_of
-    data = open_data(p.data.path, cache_folder())
-    split = split_samples(data.samples, p.split.val, p.split.test, p.split.seed)
-    classes, n_train, heads = sorted(split.label.unique()), int((split.subset == "train").sum()), {}
+    from cvlab.tasks.infer import TASKS
+    kind = TASKS[p.task]
+    for q in (p, *others): kind.check(q)
+    data = open_data(p.data.path, cache_folder(), kind.check_samples)
+    split = kind.split(data.samples, p.split.val, p.split.test, p.split.seed)
+    task, train, heads = kind.of(split), split[split.subset == "train"], {}
     for q in (p, *others):
-        check_batches(q, split.label[split.subset == "train"])
+        check_batches(q, train.label)
         if q.augment.albumentations: album(q.augment.albumentations)
-        loss_of(q.loss, pd.Categorical(split.label[split.subset == "train"], classes).codes,
-                classes)
-        net = create_model(q.model.name, len(classes), q.model.weights, q.model.dropout,
+        task.loss(q.loss, task.targets(train))
+        net = create_model(q.model.name, task.n_outputs, q.model.weights, q.model.dropout,
                            q.model.head, q.data.size)
         if anew := getattr(net, "anew", ()):
             heads[", ".join(anew)] = Path(q.model.weights).name
         normalisation(q.model.name, q.model.weights, q.model.normalise, STATS)
     if n := (data.said.verdict == "refused").sum():
         print(f"{n} image(s) are left out; `cvlab data check` and the prepare notebook say why", file=sys.stderr)
-    for line in doubts(data.samples): print(line, file=sys.stderr)
+    strata = data.samples.assign(label=kind.strata(data.samples))
+    for line in doubts(strata): print(line, file=sys.stderr)
     for anew, name in heads.items():
-        print(f"model.weights: {name} knows other classes than these {len(classes)}; {anew} begin anew",
+        print(f"model.weights: {name} was trained for other outputs than {task}; {anew} begin anew",
               file=sys.stderr)
-    steps = p.train.epochs*(n_train//p.train.batch_size)
+    steps = p.train.epochs*(len(train)//p.train.batch_size)
     if steps < FEW:
         print(f"{steps} steps of {p.train.batch_size} images show that all works, and nothing else: more "
               "train.epochs or a smaller train.batch_size make more steps", file=sys.stderr)
@@ -215,27 +215,23 @@ def run_stages(todo: dict[str, Path], # stage -> its folder
                 raise LabError(e.code.removeprefix("cvlab: ")) from None
 
 # %% ../../nbs/cli/00_api.ipynb #7206c6f5
-def verdict(lines: dict[str, dict]) -> str: # metrics of the model and of the baselines
+def verdict(lines: dict[str, dict], # metrics of the model and of the baselines
+            metric: str # the larger, the better
+           ) -> str:
     "Is the model worth its trouble?"
-    net, bars = lines["model"], {k: m["accuracy"]
-                                   for k, m in lines.items() if k != "model"}
+    net, bars = lines["model"], {k: m[metric] for k, m in lines.items() if k != "model"}
     best = max(bars, key=bars.get)
-    if net["accuracy_low"] > bars[best]:
+    if net[f"{metric}_low"] > bars[best]:
         return f"The model's interval lies above the best baseline, the {best}."
     return (f"The model is not shown to be better than the {best}. What may help: more images, more "
             "train.epochs, a smaller train.batch_size, published weights (model.weights).")
 
 # %% ../../nbs/cli/00_api.ipynb #9489d153
-def what_next(out: Path, run: Path) -> list[str]: # a line a finding
-    "What the curves say, and what to try."
-    import pandas as pd
-
-    from cvlab.evaluation.metrics import classes_of, read_predictions
-    from cvlab.explain.diagnose import diagnose
-    train, preds = out/"train"/run.relative_to(out/"evaluate"), read_predictions(run/"predictions.csv")
-    found = diagnose(pd.read_csv(train/"results.csv"), n_classes=len(classes_of(preds)),
-                     n_val=int((preds.subset == "val").sum()),
-                     params=plain(read_yaml(train/"params.yaml"))["effective"])
+def what_next(run) -> list[str]: # a line a finding
+    "What the curves of a `TrainedRun` say, and what to try."
+    from cvlab.explain.figures import findings
+    params = plain(read_yaml(run.stage("train")/"params.yaml"))["effective"]
+    found = findings(run.task, run.history, run.predictions, params)
     return [f"The curves say: {f.name}{f' since epoch {f.epoch}' if f.epoch else ''}. {f.remedy}"
             + (f" Try: {' '.join(f.overrides)}" if f.overrides else "") for f in found]
 
@@ -281,16 +277,22 @@ def baselines(self: TrainedRun) -> "pd.DataFrame": # a row a baseline, columns a
 
 # %% ../../nbs/cli/00_api.ipynb #9152aab0
 @patch(as_prop=True)
-def history(self: TrainedRun) -> "pd.DataFrame": # epoch, train_loss, val_loss, val_accuracy, lr
+def history(self: TrainedRun) -> "pd.DataFrame": # epoch, train_loss, val_loss, val_accuracy or val_mae, lr
     "The learning curves, a row an epoch."
     import pandas as pd
     return pd.read_csv(self.stage("train")/"results.csv")
 
 @patch(as_prop=True)
-def predictions(self: TrainedRun) -> "pd.DataFrame": # id, subset, label, and a logit a class
+def task(self: TrainedRun) -> "Task":
+    "What the model answers; it knows nothing of the training set."
+    from cvlab.tasks.infer import TASKS
+    return TASKS[self.params.get("task", "classification")]()
+
+@patch(as_prop=True)
+def predictions(self: TrainedRun) -> "pd.DataFrame": # id, subset, label, and a logit a class, or the number
     "What the model said about every image of the validation and the test set."
     from cvlab.evaluation.metrics import read_predictions
-    return read_predictions(self.stage("evaluate")/"predictions.csv")
+    return read_predictions(self.stage("evaluate")/"predictions.csv", self.task.schema)
 
 @patch(as_prop=True)
 def params(self: TrainedRun) -> dict[str, dict]: # section -> parameter -> value
@@ -299,24 +301,26 @@ def params(self: TrainedRun) -> dict[str, dict]: # section -> parameter -> value
 
 # %% ../../nbs/cli/00_api.ipynb #6452ea06
 @patch
-def plot(self: TrainedRun) -> "Figure": # loss, accuracy, learning rate
+def plot(self: TrainedRun) -> "Figure": # loss, what the task measures, learning rate
     "Draw the learning curves."
     from cvlab.explain.plots import plot_history
     n = int((self.predictions.subset == "val").sum())
     return plot_history(self.history, self.params["train"]["monitor"], n)
 
 # %% ../../nbs/cli/00_api.ipynb #b79fe1db
-def _accuracies(run): # (name, metrics) of the test set: model, then baselines
+def _compared(run): # (name, metrics) of the test set: model, then baselines
     return [("model", run.metrics.loc["test"]), *run.baselines.iterrows()]
 
 @patch
 def _repr_html_(self: TrainedRun) -> str:
-    "Test accuracies with their intervals, and the folder."
+    "Test metrics with their intervals, and the folder."
+    (key, words), form = next(iter(self.task.metrics.items())), f"{{:{self.task.digits}}}".format
     def row(name, m):
-        return (f"<tr><td style='text-align:left'>{escape(name)}</td><td>{m.accuracy:.1%}</td>"
-                f"<td>{m.accuracy_low:.1%} to {m.accuracy_high:.1%}</td><td>{m.n:.0f}</td></tr>")
-    heads = "".join(f"<th>{h}</th>" for h in ("", "test accuracy", "95 % interval", "images"))
-    rows = "".join(row(name, m) for name, m in _accuracies(self))
+        low, high = form(m[f"{key}_low"]), form(m[f"{key}_high"])
+        return (f"<tr><td style='text-align:left'>{escape(name)}</td><td>{form(m[key])}</td>"
+                f"<td>{low} to {high}</td><td>{m.n:.0f}</td></tr>")
+    heads = "".join(f"<th>{h}</th>" for h in ("", f"test {words}", "95 % interval", "images"))
+    rows = "".join(row(name, m) for name, m in _compared(self))
     what = f"{self.experiment or 'base'}, seed {self.seed}"
     return (f"<table><tr>{heads}</tr>{rows}</table>"
             f"<p>{escape(what)}, in <code>{escape(str(self.folder))}</code></p>")
@@ -324,14 +328,13 @@ def _repr_html_(self: TrainedRun) -> str:
 # %% ../../nbs/cli/00_api.ipynb #1b523aa2
 @patch
 def report(self: TrainedRun) -> str: # what `cvlab train` prints
-    "Accuracies of the model and of the baselines, a verdict, and what to try next."
-    from cvlab.evaluation.metrics import fmt_interval
-    run, lines = self.stage("evaluate"), dict(_accuracies(self))
+    "Metrics of the model and of the baselines, a verdict, and what to try next."
+    from cvlab.evaluation.scores import headline
+    run, task, lines = self.stage("evaluate"), self.task, dict(_compared(self))
     def line(name, m):
-        interval = fmt_interval(m["accuracy"], m["accuracy_low"], m["accuracy_high"])
-        return f"{name:10} test accuracy {interval}  (95 % Wilson, n = {m['n']:.0f})"
-    return "\n".join([*(line(*item) for item in lines.items()), verdict(lines),
-                      *what_next(self.folder, run),
+        return f"{name:10} test {', '.join(headline(task, m))}  (95 % {task.interval}, n = {m['n']:.0f})"
+    return "\n".join([*(line(*item) for item in lines.items()), verdict(lines, next(iter(task.metrics))),
+                      *what_next(self),
                       f"Open: {os.path.relpath(run/'evaluate.ipynb')}  (in JupyterLab: make lab)"])
 
 # %% ../../nbs/cli/00_api.ipynb #7d44b909
@@ -356,7 +359,7 @@ def heat_map(predictor: "Predictor",
     from cvlab.explain.plot_heatmaps import plot_heatmaps
     model, info = predictor.model, predictor.info
     pixels = read_image(image, info["side"])[None] # (1, side, side, 3)
-    xb, ys = model_input(pixels, info), [info["classes"].index(label)]
+    xb, ys = model_input(pixels, info), [predictor.task.output(label)]
     maps = {SHOWN[m]: heatmaps(model, xb, ys, m) for m in usable(model, info, ["gradcam"])}
     return plot_heatmaps(seen_subset(pixels, info), maps, [f"says {label}"])
 
@@ -387,6 +390,8 @@ def compare(self: TrainedRun,
            ) -> "pd.DataFrame": # one row: reference (this run), mean (the other), effect, low, high, p, words
     "How much better the other run is than this one, on the same images; `LabError` where the splits differ."
     from cvlab.evaluation.compare import METRICS, effects_table
+    if self.task.name != "classification":
+        raise LabError(f"compare: written for classification, and this run has task={self.task.name}")
     if metric not in METRICS: raise LabError(f"metric={metric}: one of {', '.join(METRICS)}")
     if subset not in ("val", "test"): raise LabError(f"subset={subset}: val or test")
     other = other if isinstance(other, TrainedRun) else load(other)
@@ -436,6 +441,7 @@ def train(data: str | Path | None = None, # class folders, train and test folder
           batch_size: int | None = None, # images a batch (train.batch_size)
           lr: float | None = None, # largest learning rate of the schedule (optim.lr)
           size: int | None = None, # side of the square the model sees, pixels (data.size)
+          task: str | None = None, # classification, or regression: a CSV with a number as label
           seed: int = 0, # initialisation and order of the images
           experiment: str = "", # an experiment of params.yaml; empty is the base
           preset: str | Path | None = None, # a preset of the lab, or a YAML file
@@ -446,7 +452,7 @@ def train(data: str | Path | None = None, # class folders, train and test folder
     "Train a model on a folder of images, with the notebooks of the pipeline; None keeps what params.yaml says."
     out = Path(out).resolve() if out else None
     overrides = asked(data, overrides, preset, model=model, weights=from_file(weights),
-                      epochs=epochs, batch_size=batch_size, lr=lr, size=size)
+                      epochs=epochs, batch_size=batch_size, lr=lr, size=size, task=task)
     with at_root() as root:
         if resume and not out: raise LabError(out_of_resume(experiment, seed))
         p = resolve("params.yaml", experiment, overrides)
@@ -462,9 +468,11 @@ def _train(out, experiment, seed, p, resume, overrides):
     folders = stage_folders(out, experiment, seed)
     todo = plan(out, experiment, seed, p, resume)
     run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
-    from cvlab.evidence.pages import write_card
-    write_card(out, experiment, seed)
-    return TrainedRun(out, experiment, seed)
+    run = TrainedRun(out, experiment, seed)
+    if run.task.card:
+        from cvlab.evidence.pages import write_card
+        write_card(out, experiment, seed)
+    return run
 
 # %% ../../nbs/cli/00_api.ipynb #7a504119
 def check_crossval(split, p, *others, student=None):
@@ -503,6 +511,8 @@ def crossval(data: str | Path | None = None, # as in `train`
         out, p = out or new_folder(root), resolve("params.yaml", "", overrides)
         recipes = [resolve("params.yaml", e, overrides) for e in p.crossval.experiments]
         student = resolve("params.yaml", p.crossval.student, overrides) if p.crossval.student else None
+        if p.task != "classification":
+            raise LabError(f"task={p.task}: cross-validation is written for classification")
         check_out(out)
         split = check_before(*recipes, *[student]*bool(student))
         check_crossval(split, *recipes, student=student)
@@ -520,36 +530,3 @@ def folded(run: Path) -> str: # a line an experiment
         return f"{e:{w}}  out of fold: macro F1 {say(f1)}, accuracy {say(acc)}, {int(acc.folds)} folds"
     return "\n".join(line(e, t.loc[(e, "macro_f1")], t.loc[(e, "accuracy")])
                      for e in t.index.unique("experiment"))
-
-# %% ../../nbs/cli/00_api.ipynb #a7d57a9c
-def regress(data: str | Path | None, # a CSV with the columns path and label, a number each
-            out: str | Path | None = None, # where the run goes; default: runs/local/<time>
-            seed: int = 0, # initialisation and order of the images
-            overrides: list[str] | tuple = () # any parameter, as in `train`
-           ) -> Path: # the executed notebook; metrics.json lies beside it
-    "Train a model to say a number of each image."
-    if not data:
-        raise LabError("--data: name a CSV with the columns path and label, where each label is a number")
-    data, out = Path(data).resolve(), Path(out).resolve() if out else None
-    overrides = asked(data, overrides)
-    with at_root() as root:
-        out, p = out or new_folder(root), resolve("params.yaml", "", overrides)
-        check_regress(data, out, p)
-        todo = {"numbers": out/"numbers"}
-        run_stages(todo, "", seed, overrides)
-    return out/"numbers"/"numbers.ipynb"
-
-def check_regress(data: Path, out: Path, p):
-    "What cannot work with numbers is said before any work starts."
-    if not data.exists():
-        raise LabError(f"{data}: no such file; name a CSV with the columns path and label, a number each")
-    check_out(out)
-    from cvlab.data.importers import read_data
-    from cvlab.models.create import create_model
-    from cvlab.runs.run import cache_folder
-    from cvlab.studies.regression import check_numbers, split_numbers
-    check_numbers(p)
-    split = split_numbers(read_data(data, cache_folder()).samples, p.split.val, p.split.test,
-                          p.split.seed)
-    check_batches(p, split.label[split.subset == "train"])
-    create_model(p.model.name, 1, p.model.weights, p.model.dropout, p.model.head, p.data.size)

@@ -6,8 +6,7 @@
 __all__ = ['REFUSED', 'app', 'Overrides', 'Experiment', 'data_app', 'Source', 'Weights', 'runs_app', 'Verbs', 'say_version',
            'options', 'main', 'at_home', 'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use',
            'data_import', 'stage_seconds', 'summary', 'repro', 'verify', 'cards', 'portfolio', 'docs', 'print_lines',
-           'train', 'crossval', 'regress', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export',
-           'runs_prune']
+           'train', 'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -300,7 +299,7 @@ def train(overrides: Overrides = None, experiment: Experiment = "",
                     overrides=overrides or [])
     to_root()
     print(run.report())
-    print(f"Card: {os.path.relpath(run.stage('cards')/'MODEL_CARD.md')}")
+    if (card := run.stage("cards")/"MODEL_CARD.md").exists(): print(f"Card: {os.path.relpath(card)}")
 
 # %% ../../nbs/cli/01_main.ipynb #9364865a
 @app.command()
@@ -315,21 +314,6 @@ def crossval(overrides: Overrides = None,
     to_root()
     print(api.folded(out/"crossval"))
     print(f"Open: {os.path.relpath(out/'crossval'/'crossval.ipynb')}  (in JupyterLab: make lab)")
-
-# %% ../../nbs/cli/01_main.ipynb #d453309f
-@app.command()
-def regress(overrides: Overrides = None,
-            data: Annotated[Path | None, typer.Option(
-                help="a CSV with the columns path and label, a number each")] = None,
-            out: Annotated[Path | None, typer.Option(help="where the run goes; default: runs/local/<time>")] = None,
-            seed: Annotated[int, typer.Option(min=0, help="initialisation and order")] = 0):
-    "Train a model to say a number of each image: a CSV of images and numbers."
-    nb = api.regress(data, out, seed, overrides or [])
-    to_root()
-    for who, m in json.loads((nb.parent/"metrics.json").read_text()).items():
-        print(f"{who:10} R² {m['r2']:6.3f} [{m['r2_low']:.3f}, {m['r2_high']:.3f}]  "
-              f"mean absolute error {m['mae']:.4g}  n = {m['n']}")
-    print(f"Open: {os.path.relpath(nb)}  (in JupyterLab: make lab)")
 
 # %% ../../nbs/cli/01_main.ipynb #a9622d8c
 @app.command()
@@ -370,23 +354,25 @@ def evaluate(run: Weights, subset: Annotated[str, typer.Option(help="val or test
     "Measure a trained model."
     if tta not in (None, "flip", "ten"): raise LabError(f"--tta {tta}: flip or ten")
     if subset not in ("val", "test"): raise LabError(f"--subset {subset}: val or test")
-    from cvlab.evaluation.metrics import evaluate as measure
-    from cvlab.evaluation.metrics import fmt_interval, report_table
+    from cvlab.core.io import read_json
     from cvlab.evaluation.predict import subset_predictions
-    from cvlab.models.infer import find_weights
+    from cvlab.evaluation.scores import headline, score, score_table
     from cvlab.runs.run import cache_folder
+    from cvlab.tasks.infer import find_weights, models_in, task_of
     run, data = run.resolve(), data and data.resolve() # a run may name its images from there
     to_root()
-    m = measure(subset_predictions(find_weights(run, folds=True), subset, data, cache_folder(), tta=tta), subset)
-    print(report_table(m).round(3).to_string())
-    interval = fmt_interval(m["accuracy"], m["accuracy_low"], m["accuracy_high"])
-    print(f"{subset} accuracy {interval}  (95 % Wilson, n = {m['n']})")
+    weights = find_weights(run, folds=True)
+    preds = subset_predictions(weights, subset, data, cache_folder(), tta=tta)
+    task = task_of(read_json(weights/f"{models_in(weights)[0]}.json"))
+    m = score(task, preds, subset)
+    print(score_table(task, m).round(3).to_string())
+    print(f"{subset} {', '.join(headline(task, m))}  (95 % {task.interval}, n = {m['n']})")
 
 @app.command()
 def predict(run: Weights,
             paths: Annotated[list[Path],
                              typer.Argument(help="images, or folders of images")]):
-    "Name the class of images: CSV with path, label, probability, error."
+    "Predict images: CSV with path, label, probability, error."
     from cvlab.data.samples import images_in
     from cvlab.deploy.predictor import Predictor, row_of
     predictor, out, named = Predictor(run), csv.writer(sys.stdout, lineterminator="\n"), 0
@@ -413,7 +399,7 @@ def interpret(run: Weights,
     from cvlab.core.style import save_figure, use_lab_style
     from cvlab.data.samples import images_in
     from cvlab.explain.attribution import explain
-    from cvlab.models.infer import find_weights
+    from cvlab.tasks.infer import find_weights
     if out.suffix.lower() != ".png":
         raise LabError(f"--out {out}: name a file that ends in .png")
     use_lab_style()

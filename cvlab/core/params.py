@@ -182,7 +182,8 @@ class Train(Section):
     sampler: Literal["weighted", "over", "under"] | None = Field(
         description="balances the classes: weighted draws, oversampling or undersampling; "
                     "null: no balancing")
-    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1"] = Field(
+    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1",
+                     "val_mae"] = Field(
         description="metric that selects the epoch whose weights are kept")
     patience: Annotated[int, Field(ge=0)] = Field(
         description="early stopping: epochs without improvement; 0 is off")
@@ -282,6 +283,8 @@ class Interpret(Section):
 # %% ../../nbs/core/01_params.ipynb #80fba94b
 class Params(Section):
     "All parameters of the lab."
+    task: Literal["classification", "regression"] = Field(
+        description="what the model answers: one of several classes, or a number")
     data: Data
     split: Split
     augment: Augment
@@ -468,7 +471,7 @@ def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
                    ".yaml file")
 
 # %% ../../nbs/core/01_params.ipynb #3521c3c3
-SHARED = [("seeds",), ("experiments",), ("split",), ("crossval",), ("data", "path"), ("lr_find",),
+SHARED = [("task",), ("seeds",), ("experiments",), ("split",), ("crossval",), ("data", "path"), ("lr_find",),
           ("baseline",),
           ("leakage",), ("evaluate",), ("interpret",)]
 
@@ -523,7 +526,8 @@ def resolve(path: str | Path = "params.yaml", # the file
     return params
 
 # %% ../../nbs/core/01_params.ipynb #5169d0cb
-def flat(params: Params) -> dict: # dotted key -> value
+def flat(params: Params | dict # or its sections, as nested mappings
+        ) -> dict: # dotted key -> value
     "All values by their dotted names, without the list of experiments."
     def walk(d, prefix=""):
         for k, v in d.items():
@@ -531,7 +535,8 @@ def flat(params: Params) -> dict: # dotted key -> value
                 yield from walk(v, f"{prefix}{k}.")
             else: yield prefix + k, v
     known = known_keys()
-    return dict(walk(params.model_dump(exclude={"experiments"})))
+    if not isinstance(params, dict): params = params.model_dump(exclude={"experiments"})
+    return dict(walk(params))
 
 def params_rows(params: Params, # resolved
                 base: Params | None = None, # differences from it are marked with *

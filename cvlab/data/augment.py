@@ -194,7 +194,7 @@ def draws(images, # uint8 (n, h, w, 3); the first is drawn
         if mixed:
             # the first, and distant ones
             ims = np.stack([images[i % 2*(len(images) - 1 - i)] for i in range(n)])
-        dl = Batches(ims, np.zeros(n), n, size, train=True, seed=seed, hflip=hflip,
+        dl = Batches(ims, np.zeros(n, int), n, size, train=True, seed=seed, hflip=hflip,
                      vflip=vflip,
                      augment=augmenter(**rest))
         xb, yb = next(iter(dl))

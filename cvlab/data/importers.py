@@ -115,10 +115,12 @@ def read_data(source: str | Path, # class folders, also in subsets; CSV, Parquet
     verdicts = verdicts.sort_values(["verdict", "path"], ascending=[False, True])
     return Data(folder, samples, verdicts.reset_index(drop=True))
 
-def open_data(source: str | Path, cache: str | Path = ".cvlab/cache") -> Data:
-    "Like `read_data`; raises `LabError` if too few images are left."
+def open_data(source: str | Path, cache: str | Path = ".cvlab/cache",
+              check=check_classes # function of (source, samples) that raises `LabError`
+             ) -> Data:
+    "Like `read_data`; raises `LabError` if the images that are left cannot be learned from."
     data = read_data(source, cache)
-    try: check_classes(source, data.samples)
+    try: check(source, data.samples)
     except LabError as e:
         n = (data.said.verdict == "refused").sum()
         raise LabError(f"{e}; {n} image(s) were refused, `cvlab data check` says why" if n else str(e)) from None
@@ -142,20 +144,22 @@ def doubts(samples: pd.DataFrame) -> list[str]: # one line each
             lines.append(f"classes {' and '.join(map(repr, same))} differ only in case: are they one?")
     return lines
 
-def report(data: Data, most: int = 20 # files listed per verdict, before counting
+def report(data: Data, most: int = 20, # files listed per verdict, before counting
+           strata: pd.Series | None = None, # group of each sample; None: its label
+           groups: str = "classes" # what the groups are
           ) -> str: # several lines
     "A text report of the data."
-    s = data.samples
-    lines = [f"{len(s)} images of {s.label.nunique()} classes can be used"]
+    s = data.samples if strata is None else data.samples.assign(label=strata)
+    lines = [f"{len(s)} images of {s.label.nunique()} {groups} can be used"]
     s = s.assign(label=s.label.map(printable))
-    counts = s.label.value_counts(sort=False).to_frame("images")
+    counts = s.label.value_counts().sort_index().to_frame("images")
     table = pd.crosstab(s.label, s.subset) if (s.subset != "").any() else counts
     if len(s):
         lines += [f"  {line}"
                   for line in table.to_string().splitlines() if line.strip() not in ("label",)]
     if len(few := s.label.value_counts()[lambda n: n < 10]):
         lines.append(f"small: {', '.join(f'{k} ({n})' for k, n in few.items())}; nothing measured on so few is certain")
-    lines += doubts(data.samples)
+    lines += doubts(s.assign(label=data.samples.label if strata is None else strata))
     for verdict in ("refused", "converted", "ignored"):
         some = data.said[data.said.verdict == verdict]
         if len(some): lines.append(f"{verdict}: {len(some)}")

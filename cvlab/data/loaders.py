@@ -224,7 +224,7 @@ def fits_on(device: torch.device, nbytes: int) -> bool:
 class Batches:
     "Batches of a cached dataset, on the device."
     def __init__(self, images: np.ndarray, # uint8 (n, h, w, 3), see `image_cache`
-                 targets: np.ndarray, # int (n,)
+                 targets: np.ndarray, # (n, ...): class indices, or floats
                  bs: int = 32,
                  size: int | None = None, # of the model's input, pixels; None: as cached
                  normalise: str = "half", # a key of STATS
@@ -235,11 +235,13 @@ class Batches:
                  hflip: float = 0., vflip: float = 0., # probabilities
                  augment=None, # function of (xb in [0, 1], torch.Generator) -> xb
                  sampler: str | None = None, # a key of SAMPLERS
-                 resident: bool | None = None): # keep images on the device; None: `fits_on`
-        self.images, self.targets, self.bs, self.size = images, torch.as_tensor(targets, dtype=torch.long), bs, size
+                 resident: bool | None = None, # keep images on the device; None: `fits_on`
+                 move=None): # function of (targets, places, side): targets of the cropped and flipped images
+        self.images, self.targets, self.bs, self.size = images, torch.as_tensor(targets), bs, size
+        if not self.targets.is_floating_point(): self.targets = self.targets.long()
         self.normalise, self.device, self.train, self.seed = normalise, torch.device(device), train, seed
         self.hflip, self.vflip, self.augment, self.epoch = hflip, vflip, augment, 0
-        self.sampler, self.n = sampler, len(images)
+        self.sampler, self.n, self.move = sampler, len(images), move
         if train:
             self.n = len(self.order(torch.Generator())) # images per epoch
             if self.n < bs:
@@ -293,6 +295,11 @@ class Batches:
         gather(self.images, idx.tolist(), self.buffer.numpy()[:len(idx)], places.tolist())
         return self.buffer[:len(idx)].to(self.device, non_blocking=True)
 
+    def targets_of(self, idx: Tensor, places: Tensor) -> Tensor: # (bs, ...)
+        "The targets of a batch."
+        y = self.targets[idx]
+        return self.move(y, places, self.side) if self.move else y
+
     def __iter__(self):
         for idx, places, gen in self.draws():
             self.idx = idx # indices of the current batch
@@ -302,7 +309,7 @@ class Batches:
             augmented = self.train and self.augment
             if augmented: xb = self.augment(xb/255, gen)
             xb = normalise_batch(xb, self.normalise, 1. if augmented else 255., self.layout)
-            yield xb, self.targets[idx].to(self.device, non_blocking=True)
+            yield xb, self.targets_of(idx, places).to(self.device, non_blocking=True)
 
 # %% ../../nbs/data/04_loaders.ipynb #aba1c293
 class Rows:

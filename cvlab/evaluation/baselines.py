@@ -109,7 +109,7 @@ def histogram_baseline(
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #1b093d5e
 def probe_baseline(
-    feats:np.ndarray, # (n, d), in the order of `samples`; see cvlab.models.infer.features_of
+    feats:np.ndarray, # (n, d), in the order of `samples`; see cvlab.tasks.infer.features_of
     samples:pd.DataFrame, # columns id, path, label, group, subset
     C:float=.01, # inverse strength of the L2 penalty; fixed, not tuned
     max_iter:int=10_000 # maximum number of solver steps

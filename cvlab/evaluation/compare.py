@@ -17,13 +17,12 @@ from statsmodels.stats.multitest import multipletests
 
 from ..core.io import LabError, json_hash
 from cvlab.evaluation.metrics import (
-    SUBSETS,
-    classes_of,
     losses,
     predicted,
     probabilities,
     wilson_interval,
 )
+from ..tasks.tables import SUBSETS, classes_of
 
 # %% ../../nbs/evaluation/02_compare.ipynb #63ba0274
 def judged(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROPERTIES', 'LEVELS', 'FEW', 'grey_of', 'mean_var', 'laplacian', 'colourfulness', 'properties', 'cut_points',
-           'levels', 'slices_of', 'write_slices', 'read_slices', 'joined', 'slice_mask', 'fisher', 'holm',
-           'slice_table', 'shown_slices']
+           'levels', 'slices_of', 'write_slices', 'read_slices', 'with_slices', 'joined', 'slice_mask', 'fisher',
+           'holm', 'slice_table', 'shown_slices']
 
 # %% ../../nbs/evaluation/03_slices.ipynb #7804386c
 from functools import cache
@@ -129,18 +129,24 @@ def read_slices(path: str | Path) -> pd.DataFrame: # all columns are text
 # %% ../../nbs/evaluation/03_slices.ipynb #ec3b7d61
 FEW = 5 # minimum number of images for an estimate
 
+def with_slices(rows: pd.DataFrame, # id, subset, ...: one subset of the predictions
+                slices: pd.DataFrame # from `read_slices`
+               ) -> pd.DataFrame: # rows, and PROPERTIES
+    "Images with their slices; every image must have one."
+    both = rows.merge(slices, on=["id", "subset"], how="left")
+    if (n := both[PROPERTIES[0]].isna().sum()):
+        which, subset = both[both[PROPERTIES[0]].isna()].iloc[0][["id", "subset"]]
+        raise LabError(f"slices.csv lacks {n} of the {len(both)} {subset} images, such as {which}; evaluate again")
+    return both
+
 def joined(preds: pd.DataFrame, # predictions table
            slices: pd.DataFrame, # from `read_slices`
            subset: str = "test") -> pd.DataFrame: # rows of the subset: right, PROPERTIES
-    "Predictions with their slices; every image must have one."
+    "Whether each prediction is right, with its slices."
     rows = preds[preds.subset == subset]
     if rows.empty: raise LabError(f"no {subset} rows among the predictions")
-    both = rows[["id", "subset"]].assign(right=predicted(rows) == rows.label.to_numpy())
-    both = both.merge(slices, on=["id", "subset"], how="left")
-    if (n := both[PROPERTIES[0]].isna().sum()):
-        which = both.id[both[PROPERTIES[0]].isna()].iloc[0]
-        raise LabError(f"slices.csv lacks {n} of the {len(both)} {subset} images, such as {which}; evaluate again")
-    return both[["right", *PROPERTIES]]
+    right = predicted(rows) == rows.label.to_numpy()
+    return with_slices(rows[["id", "subset"]].assign(right=right), slices)[["right", *PROPERTIES]]
 
 def slice_mask(rows: pd.DataFrame, # from `joined`
                name: str, # a property

@@ -49,6 +49,7 @@ from cvlab.evaluation.metrics import (
 )
 from ..evaluation.slices import FEW, LEVELS, PROPERTIES, joined, read_slices, slice_mask
 from ..runs.ledger import questions, read_ledger
+from ..tasks.tables import lower_is_better
 
 # %% ../../nbs/evidence/00_claims.ipynb #fe54f924
 def argument(node: ast.expr # as parsed
@@ -328,7 +329,7 @@ def _last(paths, column): return column_of(one(paths), column).iloc[-1]
 @formula
 def _best_epoch(paths, column="val_loss"):
     values = column_of(one(paths), column)
-    return values.idxmin() if column.endswith("loss") else values.idxmax()
+    return values.idxmin() if lower_is_better(column) else values.idxmax()
 
 @formula
 def _best(paths, column): return column_of(one(paths), column)[_best_epoch(paths, column)]
@@ -336,7 +337,7 @@ def _best(paths, column): return column_of(one(paths), column)[_best_epoch(paths
 @formula
 def _worst(paths, column):
     values = column_of(one(paths), column)
-    return values.max() if column.endswith("loss") else values.min()
+    return values.max() if lower_is_better(column) else values.min()
 
 @formula
 def _histories(paths, monitor="val_loss"):

@@ -25,7 +25,7 @@ from ..core.io import LabError, read_json, write_text
 from ..core.params import line_of, nearest, plain, read_yaml, resolve
 from ..core.repro import repo_root
 from ..data.samples import read_split, split_hash
-from ..evaluation.metrics import check_judged, classes_of, evaluate, read_predictions
+from ..evaluation.metrics import check_judged, evaluate, read_predictions
 from ..evaluation.slices import read_slices, slice_table
 from cvlab.evidence.claims import (
     TOKENS,
@@ -45,6 +45,7 @@ from cvlab.evidence.claims import (
 from ..runs.ledger import questions, read_ledger
 from ..runs.run import PER_SEED, ledger_path, list_runs, without_places
 from ..runs.stages import STAGES
+from ..tasks.tables import classes_of
 
 # %% ../../nbs/evidence/01_pages.ipynb #14f1f2ca
 def page_templates(root: str | Path = "." # top of the repository

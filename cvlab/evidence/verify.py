@@ -8,11 +8,11 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'Verdict', '
            'stale_stages', 'forget_stages', 'chain_problems', 'is_number', 'near', 'first_difference', 'same_json',
            'same_image', 'figure_problem', 'checks', 'check_prepare', 'run_params', 'check_baseline', 'check_leakage',
            'recounted', 'told_again', 'check_interpret', 'check_crossval', 'check_ensembles', 'same_table', 'of_subset',
-           'check_lr_find', 'best_row', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of',
-           'run_again', 'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again',
-           'expected_params', 'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded',
-           'check_stage', 'check_measured', 'measured_line', 'check_classes', 'not_those_effects', 'measured_problems',
-           'pages', 'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
+           'check_lr_find', 'check_train', 'check_evaluate', 'against_history', 'aside', 'place_of', 'run_again',
+           'same_text', 'cells_of', 'same_notebook', 'same_file', 'files_of', 'check_again', 'expected_params',
+           'provenance_problems', 'notebook_problems', 'ledger_problems', 'twins', 'Line', 'guarded', 'check_stage',
+           'check_measured', 'measured_line', 'check_classes', 'not_those_effects', 'measured_problems', 'pages',
+           'check_page', 'page_text', 'verify', 'check_data', 'check_weights', 'weights_line', 'predict_again',
            'numbers_of', 'leaves', 'compare_numbers', 'check_known', 'retrain']
 
 # %% ../../nbs/evidence/02_verify.ipynb #2ab5457b
@@ -73,6 +73,7 @@ from ..explain.plots import plot_history, plot_reliability
 from ..runs.ledger import read_ledger
 from ..runs.run import check_effective, question
 from ..runs.stages import STAGES, stage_of
+from ..tasks.tables import kept_row
 
 # %% ../../nbs/evidence/02_verify.ipynb #61946fa9
 # largest difference of test accuracy; mean difference of an image's probabilities
@@ -416,11 +417,6 @@ def check_lr_find(lab, stage, folder):
                                             literal=literal))
 
 # %% ../../nbs/evidence/02_verify.ipynb #4ba3ebc2
-def best_row(history: pd.DataFrame, monitor: str) -> pd.Series:
-    "The epoch whose weights were kept."
-    return history.loc[history[monitor].idxmin() if monitor.endswith("loss")
-                       else history[monitor].idxmax()]
-
 @checks("train")
 def check_train(lab, stage, folder):
     "The log says what the history says, epoch by epoch."
@@ -463,7 +459,7 @@ def check_evaluate(lab, stage, folder):
 def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in effect
                    ) -> list[str]:
     "The kept epoch's validation, as the training saw it, has to be what the predictions of that part give."
-    best, room = best_row(history, p["train"]["monitor"]), 1e-4 if p["train"]["precision"] == "fp32" else .02
+    best, room = kept_row(history, p["train"]["monitor"]), 1e-4 if p["train"]["precision"] == "fp32" else .02
     said = [("accuracy", val["accuracy"], best.val_accuracy)]
     # else it is no plain cross-entropy
     if not any(p["loss"].get(k) for k in ("label_smoothing", "alpha", "gamma")):
@@ -828,15 +824,14 @@ def weights_line(lab: Lab, stage: str) -> Line:
 def predict_again(lab: Lab, weights: Path) -> pd.DataFrame: # a predictions table, sorted as the file
     "Predictions of the val and test sets."
     from cvlab.data.loaders import image_cache, subset_of
-    from cvlab.evaluation.predict import predictions
     from cvlab.models.create import load_model
-    from cvlab.models.infer import logits_of
     from cvlab.runs.run import cache_folder
+    from cvlab.tasks.infer import logits_of, task_of
     model, info = load_model(weights)
     images = image_cache(lab.path(lab.params.data.path), lab.split, info["side"],
                            cache_folder())
     parts = [subset_of(lab.split, images, p, lambda rows: None) for p in ("val", "test")]
-    table = pd.concat([predictions(rows, logits_of(model, ims, info), info["classes"])
+    table = pd.concat([task_of(info).table(rows, logits_of(model, ims, info))
                        for ims, _, rows in parts])
     return table.sort_values(["subset", "id"], kind="stable", ignore_index=True)
 

@@ -30,7 +30,7 @@ from ..datasets.meadow import meadow_digest, read_scenes
 from ..evaluation.metrics import predicted, true_probability, wilson_interval
 from .plot_heatmaps import plot_heatmaps
 from ..models.create import classifiers, create_model, load_model
-from ..models.infer import check_info, logits_of
+from ..tasks.infer import check_info, logits_of, task_of
 
 # %% ../../nbs/explain/06_attribution.ipynb #2f780d58
 @contextmanager
@@ -197,7 +197,7 @@ def random_like(info: dict, seed: int, device="cpu") -> nn.Module: # in evaluati
     "The model of a run with random initial weights."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create_model(info["name"], len(info["classes"]), head=info["head"], size=info["size"]).to(device).eval()
+        return create_model(info["name"], task_of(info).n_outputs, head=info["head"], size=info["size"]).to(device).eval()
 
 # %% ../../nbs/explain/06_attribution.ipynb #be722b5e
 def yellowness(images: np.ndarray # uint8 (n, h, w, 3)

@@ -37,14 +37,14 @@ from cvlab.core.style import (
     use_lab_style,
 )
 from cvlab.evaluation.metrics import (
-    classes_of,
     fmt_interval,
     predicted,
     probabilities,
     read_predictions,
     wilson_interval,
 )
-from .plots import _epochs, _kept, _lines
+from .plots import _epochs, _lines
+from ..tasks.tables import classes_of, kept_row
 
 # %% ../../nbs/explain/07_browse.ipynb #cfd371e2
 def find_runs(
@@ -90,7 +90,7 @@ def judged(run) -> pd.DataFrame|None: # a predictions table
 def run_row(run) -> dict: # one row of `run_table`
     "Summary of one run."
     h, monitor = history_of(run)
-    kept, preds = _kept(h.replace([np.inf, -np.inf], np.nan), monitor), judged(run)
+    kept, preds = kept_row(h.replace([np.inf, -np.inf], np.nan), monitor), judged(run)
     row = dict(epochs=len(h), kept=None if kept is None else int(kept.epoch),
                val_accuracy=None if kept is None else kept.val_accuracy, test_accuracy=None,
                interval="",
@@ -177,7 +177,7 @@ def few_enough(groups: dict):
 
 def best_of(groups: dict) -> str:
     "The title: the highest mean validation accuracy of the kept epochs."
-    kept = {w: [_kept(h, m) for h, m in runs] for w, runs in groups.items()}
+    kept = {w: [kept_row(h, m) for h, m in runs] for w, runs in groups.items()}
     mean = {w: np.mean([k.val_accuracy for k in ks])
             for w, ks in kept.items() if all(k is not None for k in ks)}
     if not mean: return "No training came to a number"

@@ -50,14 +50,14 @@ from cvlab.evaluation.compare import (
     split_error,
 )
 from cvlab.evaluation.metrics import (
-    classes_of,
     losses,
     predicted,
     read_predictions,
     true_probability,
     wilson_interval,
 )
-from .plots import _epochs, _kept
+from .plots import _epochs
+from ..tasks.tables import classes_of, kept_row
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #2f856f22
 def runs_below(
@@ -362,7 +362,7 @@ def plot_gap(
         gap = h.val_loss - h.train_loss
         ax.plot(h.epoch, gap, color=colour, ls=ls, label=name,
                 marker="o" if len(h) < 3 else None, ms=3)
-        if (k := _kept(h, monitor)) is not None:
+        if (k := kept_row(h, monitor)) is not None:
             at_end.append(k.val_loss - k.train_loss)
             ax.plot(k.epoch, at_end[-1], "o", color=colour, ms=7, mec="white")
     ax.axhline(0, color="#222222", lw=.8)

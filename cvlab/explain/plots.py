@@ -32,6 +32,7 @@ from cvlab.core.style import (
     short_name,
 )
 from ..evaluation.metrics import fmt_interval, over_seeds, predicted, true_probability
+from ..tasks.tables import kept_row, measured
 
 # %% ../../nbs/explain/00_plots.ipynb #10ff873b
 def _span(values):
@@ -174,50 +175,47 @@ def _epochs(ax, ylabel):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 # %% ../../nbs/explain/00_plots.ipynb #c0cc43ad
-def _kept(run, monitor):
-    "The row of the kept epoch; None if all values are NaN."
-    if not run[monitor].notna().any(): return None
-    return run.loc[run[monitor].idxmin() if monitor.endswith("loss")
-                   else run[monitor].idxmax()]
-
 def _best_epoch(runs, monitor):
-    "The title: validation accuracy of the kept epoch, and its number."
-    best = [r for r in (_kept(run, monitor) for run in runs) if r is not None
-            and np.isfinite(r.val_accuracy)]
-    if not best: return "No finite validation accuracy: training diverged"
-    top, b, last = [b.val_accuracy for b in best], best[0], runs[0].epoch.max()
+    "The title: what the kept epoch measured on the validation set, and its number."
+    column = measured(runs[0])
+    what = column.replace("_", " ")
+    best = [r for r in (kept_row(run, monitor) for run in runs) if r is not None
+            and np.isfinite(r[column])]
+    if not best: return f"No finite {what}: training diverged"
+    top, b, last = [b[column] for b in best], best[0], runs[0].epoch.max()
     if len(runs) == 1:
-        return f"Kept epoch {b.epoch:.0f} of {last:.0f} by {monitor}: val accuracy {b.val_accuracy:.3f}"
+        return f"Kept epoch {b.epoch:.0f} of {last:.0f} by {monitor}: {what} {top[0]:.3f}"
     lost = f", {len(runs) - len(best)} diverged" if len(best) < len(runs) else ""
-    return (f"Val accuracy of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, "
+    return (f"{what.capitalize()} of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, "
             f"mean {np.mean(top):.3f}{lost}")
 
-def _mark_kept(ax, run, monitor):
+def _markkept_row(ax, run, monitor):
     "A dot at the kept epoch."
-    if (row := _kept(run, monitor)) is not None:
-        ax.plot(row.epoch, row.val_accuracy, "o", color=ORANGE, ms=6, mec="white")
+    if (row := kept_row(run, monitor)) is not None:
+        ax.plot(row.epoch, row[measured(run)], "o", color=ORANGE, ms=6, mec="white")
 
 # %% ../../nbs/explain/00_plots.ipynb #87402a1f
 def plot_history(
-    results, # results table (epoch, train_loss, val_loss, val_accuracy, lr), or a dict of them by run name
+    results, # results table, see `cvlab.tasks.tables`, or a dict of them by run name
     monitor:str="val_loss", # the column that selected the kept epoch
     n:int|None=None # validation images, for the title
-) -> Figure: # three panels: loss, accuracy, learning rate
+) -> Figure: # three panels: loss, what the task measures, learning rate
     "Training curves of one run, or of several seeds overlaid."
     runs = list(results.values()) if isinstance(results, dict) else [results]
     runs = [r.replace([np.inf, -np.inf], np.nan) for r in runs]
     fig, axes = new_figure(9.5, 2.9, 1, 3, sharex=True)
     _lines(axes[0], runs, "train_loss", BLUE, "train", ls=(0, (4, 1.5)))
     _lines(axes[0], runs, "val_loss", ORANGE, "val")
-    _lines(axes[1], runs, "val_accuracy", ORANGE, "val")
+    _lines(axes[1], runs, measured(runs[0]), ORANGE, "val")
     _lines(axes[2], runs, "lr", GREY, "learning rate")
-    names = "loss (mean an image)", "val accuracy (share right)", "learning rate"
+    units = {"val_accuracy": " (share right)"}.get(measured(runs[0]), "")
+    names = "loss (mean an image)", measured(runs[0]).replace("_", " ") + units, "learning rate"
     for ax, name in zip(axes, names): _epochs(ax, name)
     losses = pd.concat([r[["train_loss", "val_loss"]].stack() for r in runs])
     if losses.max() > 50 * losses.median():
         axes[0].set_yscale("log") # keeps a diverged training readable
     legend_above(axes[0], ncols=2)
-    if len(runs) == 1: _mark_kept(axes[1], runs[0], monitor)
+    if len(runs) == 1: _markkept_row(axes[1], runs[0], monitor)
     figure_title(fig, _best_epoch(runs, monitor) + (f" (n = {n})" if n else ""))
     return fig
 

@@ -339,7 +339,7 @@ def layer_table(model: nn.Module, size: int # of the input, pixels
 
 # %% ../../nbs/models/00_create.ipynb #4e9a1593
 def save_model(folder: str | Path, model: nn.Module,
-               info: dict, # name, classes, size, normalise, head, and optional keys
+               info: dict, # name, classes or outputs (their number), size, normalise, head, and more
                which: str = "best" # best | last | epoch-<n>
               ):
     "Write <which>.safetensors and <which>.json, each atomically."
@@ -349,7 +349,7 @@ def save_model(folder: str | Path, model: nn.Module,
 def load_model(folder: str | Path, which: str = "best") -> tuple[nn.Module, dict]: # in evaluation mode, and its info
     "Load a model written by `save_model`."
     info = read_json(Path(folder)/f"{which}.json")
-    model = create_model(info["name"], len(info["classes"]), head=info["head"],
+    model = create_model(info["name"], info.get("outputs") or len(info["classes"]), head=info["head"],
                          size=info["size"])
     load_weights(model, Path(folder)/f"{which}.safetensors", ())
     return model.eval(), info

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ..core.io import LabError, Lock, atomic_write, write_text
 from ..core.params import Params, params_rows, plain, read_yaml, resolve
 from ..core.repro import environment, folder_digest, repo_root, settings, write_if_changed
-from ..data.fixtures import SMOKE, bright_folder, tiny_folder
+from ..data.fixtures import SMOKE, tiny_folder
 from ..data.importers import images_root
 from cvlab.data.samples import (
     data_hash,
@@ -98,8 +98,6 @@ def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]: # (root of the runs,
     "Create a temporary lab: tiny data, its split, and overrides for small runs."
     if STAGES[stage].again: return repo_root()/"runs", ()
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
-    if stage == "numbers":
-        return root, (*SMOKE, f"data.path={bright_folder(root/'data')/'samples.csv'}")
     write_split(root/"prepare"/"split.csv",
                 split_samples(find_samples(tiny_folder(root/"data"))))
     overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root/'data'}")
@@ -209,10 +207,10 @@ def ask_test(run: Run, split: pd.DataFrame, why: str): # -> the recorder that `s
 
 def question(asked: dict # sections
             ) -> dict:
-    "What identifies a reading: no paths and no options that are off, so new options add none."
+    "What identifies a reading: no paths, no options that are off, not the default task, so new options add none."
     def on(d, k): return d[k] and (k not in ONLY_WITH or d[ONLY_WITH[k][0]] == ONLY_WITH[k][1])
     return {s: {k: v for k, v in d.items() if on(d, k)} if isinstance(d, dict) else d
-            for s, d in without_places(asked).items()}
+            for s, d in without_places(asked).items() if (s, d) != ("task", "classification")}
 
 # no effect by themselves
 ONLY_WITH = {"magnitude": ("policy", "rand"), "beta": ("alpha", "effective")}

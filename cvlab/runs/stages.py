@@ -31,7 +31,6 @@ class Stage:
     pages: tuple[str, ...] = () # files it writes outside its folder
     test_set: bool = False # opens the test set, so the ledger has an entry
     commands: tuple[str, ...] = () # commands that run it on a folder of images
-    in_pipeline: bool = True # False: run only by the command line or make
     smoke: tuple[str, ...] = () # parameters of its smoke run, besides the common ones
     recomputed: str = "" # what `cvlab verify` recomputes from its files
     rest: str = "everything: a run" # what checking the rest would take
@@ -42,40 +41,40 @@ class Stage:
         return f"{self.name}/{experiment}/seed-{seed}" if self.each else self.name
 
 # %% ../../nbs/runs/00_stages.ipynb #72c1c01d
-_TRAIN = ("data", "augment", "model", "loss", "optim", "schedule", "train")
+_TRAIN = ("task", "data", "augment", "model", "loss", "optim", "schedule", "train")
 _SPLIT = "runs/prepare/split.csv"
 
 STAGES = {s.name: s for s in [
-    Stage("prepare", ("data", "split"), ("split.csv",), ("data",),
+    Stage("prepare", ("task", "data", "split"), ("split.csv",), ("data",),
           test_set=True, commands=("train", "crossval"),
           rest="split.csv: the images (--data, once they are here)"),
-    Stage("baseline", ("data", "model", "baseline"),
-          ("majority.csv", "histogram.csv", "probe.csv", "metrics.json"), (_SPLIT,),
+    Stage("baseline", ("task", "data", "model", "baseline"),
+          ("majority.csv", "mean.csv", "histogram.csv", "probe.csv", "metrics.json"), (_SPLIT,),
           test_set=True, commands=("train", "crossval"),
           recomputed="metrics, the majority's predictions",
           rest="histogram.csv, probe.csv: the images"),
-    Stage("leakage", ("data", "model", "baseline", "leakage"),
+    Stage("leakage", ("task", "data", "model", "baseline", "leakage"),
           ("leakage_report.json", "pairs.csv", "probes.csv", "shortcut_predictions.csv", "split.csv",
            "probe.csv", "probe_without.csv", "accuracy.csv"), ("data", _SPLIT),
           test_set=True, commands=("train", "crossval"),
           recomputed="pairs counted, leaking images, findings, accuracies",
           rest="pairs.csv, probes.csv: the images"),
-    Stage("lr_find", ("data", "augment", "model", "loss", "optim", "train", "lr_find"),
+    Stage("lr_find", ("task", "data", "augment", "model", "loss", "optim", "train", "lr_find"),
           ("curves.csv", "lr.json"), (_SPLIT,),
           recomputed="suggestion and interval", rest="curves.csv: a run"),
     Stage("train", _TRAIN, ("results.csv", "train.log", "model.json"),
           ("runs/leakage/split.csv", _SPLIT), # leakage.action=fail stops training
           each=True, weights="runs/weights/{each}", commands=("train",),
           rest="results.csv, weights: a training (--retrain), or the weights (--weights)"),
-    Stage("evaluate", ("data", "augment", "train", "evaluate"),
-          ("predictions.csv", "metrics.json", "results.png", "confusion_matrix.png",
+    Stage("evaluate", ("task", "data", "augment", "train", "evaluate"),
+          ("predictions.csv", "metrics.json", "results.png", "confusion_matrix.png", "predicted.png",
            "val_batch0_labels.png", "val_batch0_pred.png", "worst.png", "reliability.png",
            "slices.csv"),
           (_SPLIT, "runs/train/{each}/results.csv", "runs/weights/{each}"),
           each=True, test_set=True, commands=("train",),
           recomputed="metrics, curves, confusion, reliability",
           rest="predictions.csv: the weights (--weights)"),
-    Stage("crossval", (*_TRAIN[:1], "split", *_TRAIN[1:], "crossval", "experiments"),
+    Stage("crossval", (*_TRAIN[:2], "split", *_TRAIN[2:], "crossval", "experiments"),
           ("folds.csv", "oof.csv", "scores.csv", "summary.csv", "effects.csv",
            "test_predictions.csv", "test_scores.csv", "test_differences.csv", "experiments.yaml", "metrics.json",
            "folds.png", "confusion_matrix.png", "train.log"),
@@ -102,10 +101,6 @@ STAGES = {s.name: s for s in [
            "runs/bench/table.csv", "runs/bench/without_bf16/rows.json"),
           pages=("README.md", "TRAINING_RESULTS.md", "results", "runs/cards"),
           recomputed="run again, every output", rest="", again=True),
-    Stage("numbers", (*_TRAIN[:1], "split", *_TRAIN[1:], "baseline"),
-          ("split.csv", "results.csv", "train.log", "predictions.csv", "baselines.csv",
-           "metrics.json", "best.safetensors", "best.json", "results.png"),
-          in_pipeline=False, commands=("regress",)),
 ]}
 
 def stage_of(name: str) -> Stage:
@@ -181,7 +176,7 @@ def dvc_yaml(root: str | Path, # top of the repository
             ) -> str: # YAML
     "The pipeline in DVC's YAML."
     root = Path(root)
-    used = {n: s for n, s in (stages or STAGES).items() if s.in_pipeline}
+    used = stages or STAGES
     entries = [_entry(s, packages_of(root/"nbs"/"pipeline"/f"{n}.ipynb", root/"cvlab"))
                for n, s in used.items()]
     return _HEAD + "".join(entries)

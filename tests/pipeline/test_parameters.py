@@ -74,7 +74,7 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"],
 ELSEWHERE = {"data.path": "the folder all tests here use",
              "seeds": "the matrix of dvc.yaml, tests/pipeline/test_pipeline.py",
              "experiments": "likewise", "crossval.experiments": "tests/pipeline/test_folds.py",
-             "train.cache_features": "the same training, faster: below, and nbs/training/05_frozen_cache",
+             "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
              "augment.albumentations": "below, where the extra is installed",
              "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
              "leakage.action": "likewise"}

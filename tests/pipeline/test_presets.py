@@ -107,15 +107,21 @@ def test_advice_can_be_trained_on(tmp_path):
 def test_a_number_is_learnt_and_said(tmp_path):
     folder = bright_folder(tmp_path/"bright", 120)
     words = ["data.size=32", "train.batch_size=16", "train.epochs=25", "optim.lr=0.02"]
-    code, out, err = cvlab("regress", "--data", folder/"samples.csv", "--out", tmp_path/"run",
-                           *words)
+    code, out, err = cvlab("train", "task=regression", "--data", folder/"samples.csv", "--out", tmp_path/"run", *words)
     assert code == 0, err
-    scores = read_json(tmp_path/"run"/"numbers"/"metrics.json")
-    assert scores["model"]["r2_low"] > .3 and scores["mean"]["r2"] < .2
+    assert "model      test R² 0." in out and "mean absolute error" in out and "histogram  test R² " in out
+    scores = read_json(tmp_path/"run"/"evaluate"/"seed-0"/"metrics.json")["test"]
+    mean = read_json(tmp_path/"run"/"baseline"/"metrics.json")["mean"]
+    assert scores["r2_low"] > .3 and mean["r2"] < .2
     code, out, err = cvlab("predict", "--run", tmp_path/"run", folder/"000.png")
     assert code == 0, err
     path, label, probability, error = out.splitlines()[1].split(",")
     assert .3 < float(label) < 3 and probability == "" and error == ""
-    first = (tmp_path/"run"/"numbers"/"predictions.csv").read_bytes()
-    assert cvlab("regress", "--data", folder/"samples.csv", "--out", tmp_path/"again", *words)[0] == 0
-    assert (tmp_path/"again"/"numbers"/"predictions.csv").read_bytes() == first, "byte for byte"
+    code, out, err = cvlab("evaluate", "--run", tmp_path/"run")
+    assert code == 0 and "test R² 0." in out, err
+    first = (tmp_path/"run"/"evaluate"/"seed-0"/"predictions.csv").read_bytes()
+    again = ["train", "task=regression", "--data", folder/"samples.csv", "--out", tmp_path/"again", *words]
+    assert cvlab(*again)[0] == 0
+    assert (tmp_path/"again"/"evaluate"/"seed-0"/"predictions.csv").read_bytes() == first, "byte for byte"
+    code, out, err = cvlab("crossval", "task=regression", "--data", folder/"samples.csv")
+    assert code == 1 and err == "cvlab: task=regression: cross-validation is written for classification\n"

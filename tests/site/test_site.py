@@ -64,7 +64,7 @@ def shot(page, name):
 
 
 def test_there_is_a_page_for_each_notebook_and_run(site):
-    for name in ("index", "first_steps", "TRAINING_RESULTS", "claims", "nbs/training/02_learner",
+    for name in ("index", "first_steps", "TRAINING_RESULTS", "claims", "nbs/training/01_learner",
                  "nbs/tutorials/bring_your_own",
                  "runs/train/default/seed-0/train", "runs/cards/default/seed-0/MODEL_CARD",
                  "troubleshooting"):
@@ -153,7 +153,7 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
 
 
 SHOWN = ("index", "TRAINING_RESULTS", "claims", "first_steps", "troubleshooting",
-         "nbs/training/02_learner",
+         "nbs/training/01_learner",
          "nbs/tutorials/training_analysis", "runs/compare/compare")
 
 
@@ -180,7 +180,7 @@ def test_dark_follows_the_reader_and_the_button(site, chromium):
     seen = {}
     for scheme in ("light", "dark"):
         tab = chromium.new_context(color_scheme=scheme, offline=True, viewport=dict(width=1280, height=800)).new_page()
-        tab.goto((site/"nbs/training/04_lr_finder.html").as_uri())
+        tab.goto((site/"nbs/training/03_lr_finder.html").as_uri())
         seen[scheme] = sum(map(int, re.findall(r"\d+", tab.evaluate(colour))[:3]))
         if scheme == "light":
             tab.click("button.theme-switch-button")
