@@ -286,7 +286,8 @@ def history(self: TrainedRun) -> "pd.DataFrame": # epoch, train_loss, val_loss, 
 def task(self: TrainedRun) -> "Task":
     "What the model answers; it knows nothing of the training set."
     from cvlab.tasks.infer import TASKS
-    return TASKS[self.params.get("task", "classification")]()
+    asked = plain(read_yaml(self.stage("evaluate")/"params.yaml"))["requested"]
+    return TASKS[asked.get("task", "classification")]()
 
 @patch(as_prop=True)
 def predictions(self: TrainedRun) -> "pd.DataFrame": # id, subset, label, and a logit a class, or the number
