@@ -469,11 +469,10 @@ def _train(out, experiment, seed, p, resume, overrides):
     folders = stage_folders(out, experiment, seed)
     todo = plan(out, experiment, seed, p, resume)
     run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
-    run = TrainedRun(out, experiment, seed)
-    if run.task.card:
-        from cvlab.evidence.pages import write_card
-        write_card(out, experiment, seed)
-    return run
+    from cvlab.evidence.pages import write_card
+    from cvlab.tasks.infer import TASKS
+    if TASKS[p.task].card: write_card(out, experiment, seed)
+    return TrainedRun(out, experiment, seed)
 
 # %% ../../nbs/cli/00_api.ipynb #7a504119
 def check_crossval(split, p, *others, student=None):
