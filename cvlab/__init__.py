@@ -35,7 +35,7 @@ _PUBLIC = {
     "data.loaders": "Batches image_cache",
     "data.augment": "augmenter",
     "models.create": "create_model save_model load_model",
-    "tasks.base": "Task",
+    "tasks.base": "Task Prediction",
     "tasks.infer": "find_weights",
     "training.learner": "create_learner",
     "training.lr_finder": "find_lr",
@@ -45,7 +45,7 @@ _PUBLIC = {
     "explain.attribution": "heatmaps",
     "explain.diagnose": "diagnose",
     "explain.plots": "plot_history plot_confusion show_images",
-    "deploy.predictor": "Predictor Prediction classify",
+    "deploy.predictor": "Predictor classify",
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -29,6 +29,7 @@ if TYPE_CHECKING: # names in annotations; nothing heavy is imported
     from matplotlib.figure import Figure
 
     from cvlab.deploy.predictor import Prediction, Predictor
+    from cvlab.runs.paths import RunPaths
     from cvlab.tasks.base import Task
 
 # %% ../../nbs/cli/00_api.ipynb #3556490d
@@ -75,8 +76,9 @@ def from_file(path: str | Path | None) -> str | None:
 # %% ../../nbs/cli/00_api.ipynb #6525c834
 def stage_folders(out: Path, experiment: str, seed: int) -> dict[str, Path]:
     "The stages of a training, in their order, and where each works."
-    from cvlab.runs.stages import STAGES, stages_for
-    return {s: out/STAGES[s].folder(experiment, seed) for s in stages_for("train")}
+    from cvlab.runs.paths import RunPaths
+    from cvlab.runs.stages import stages_for
+    return {s: RunPaths(out, experiment, seed).stage(s) for s in stages_for("train")}
 
 def finished(notebook: Path) -> bool:
     "Is this an executed notebook without an error?"
@@ -98,7 +100,7 @@ def stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
     "The stages that a training lacks; raises `LabError` where there is none of this seed or one of other parameters."
     folders = stage_folders(out, experiment, seed)
     begun = [s for s, f in folders.items() if (f/"params.yaml").exists()]
-    first = read_yaml(out/"prepare"/"params.yaml") if "prepare" in begun else {}
+    first = read_yaml(folders["prepare"]/"params.yaml") if "prepare" in begun else {}
     if "train" not in begun and (first.get("experiment"), first.get("seed")) != (experiment, seed):
         raise LabError(f"{out}: no training of {experiment or 'the base'}, seed {seed}, was begun here")
     odd = {s: differs(folders[s], s, p) for s in begun}
@@ -107,7 +109,8 @@ def stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
             raise LabError(f"{folders[s]} is of another training: {odd[s]}; name another --out")
     left = [s for s, f in folders.items() if odd.get(s) or not finished(f/f"{s}.ipynb")]
     if "prepare" in left: return list(folders)
-    if "train" in left or (folders["train"]/"last.safetensors").exists():
+    from cvlab.runs.paths import RunPaths
+    if "train" in left or RunPaths(out, experiment, seed).state.exists():
         left += ["train", "evaluate"]
     return [s for s in folders if s in left]
 
@@ -132,8 +135,8 @@ def check_out(out: Path):
 # %% ../../nbs/cli/00_api.ipynb #ccef2d68
 def plan(out: Path, experiment: str, seed: int, p, resume: bool) -> list[str]:
     "The stages to run; raises `LabError` where that would overwrite an interrupted training."
-    folders = stage_folders(out, experiment, seed)
-    state = folders["train"]/"last.safetensors"
+    from cvlab.runs.paths import RunPaths
+    folders, state = stage_folders(out, experiment, seed), RunPaths(out, experiment, seed).state
     if resume:
         left = stages_left(out, experiment, seed, p)
         how = ("goes on" if state.exists() else "starts from the beginning") if "train" in left else "is finished"
@@ -230,7 +233,7 @@ def verdict(lines: dict[str, dict], # metrics of the model and of the baselines
 def what_next(run) -> list[str]: # a line a finding
     "What the curves of a `TrainedRun` say, and what to try."
     from cvlab.explain.figures import findings
-    params = plain(read_yaml(run.stage("train")/"params.yaml"))["effective"]
+    params = plain(read_yaml(run.paths.params))["effective"]
     found = findings(run.task, run.history, run.predictions, params)
     return [f"The curves say: {f.name}{f' since epoch {f.epoch}' if f.epoch else ''}. {f.remedy}"
             + (f" Try: {' '.join(f.overrides)}" if f.overrides else "") for f in found]
@@ -244,11 +247,17 @@ class TrainedRun:
                  seed: int = 0): # initialisation and order of the images
         self.folder, self.experiment, self.seed = Path(folder).resolve(), experiment, seed
 
+    @property
+    def paths(self) -> "RunPaths":
+        "Where its files are."
+        from cvlab.runs.paths import RunPaths
+        return RunPaths(self.folder, self.experiment, self.seed)
+
     def stage(self,
               name: str # such as train or evaluate; also weights and cards
              ) -> Path: # its folder
         "Where a stage of this run wrote."
-        return self.folder/name/self.experiment/f"seed-{self.seed}"
+        return self.paths.stage(name)
 
     def __repr__(self):
         return f"TrainedRun({str(self.folder)!r}, {self.experiment!r}, {self.seed})"
@@ -264,23 +273,23 @@ def scalars(m: dict # metrics of one subset, as metrics.json has them
 def metrics(self: TrainedRun) -> "pd.DataFrame": # a row a subset (val, test), a column a metric
     "Metrics on the validation and the test set; `_low` and `_high` are the ends of 95 % intervals."
     import pandas as pd
-    said = read_json(self.stage("evaluate")/"metrics.json")
-    return pd.DataFrame({s: scalars(said[s]) for s in ("val", "test") if s in said}).T
+    found = read_json(self.paths.metrics)
+    return pd.DataFrame({s: scalars(found[s]) for s in ("val", "test") if s in found}).T
 
 @patch(as_prop=True)
 def baselines(self: TrainedRun) -> "pd.DataFrame": # a row a baseline, columns as in `metrics`
     "Test metrics of the simple models that every model has to beat."
     import pandas as pd
-    path = self.folder/"baseline"/"metrics.json"
-    said = read_json(path) if path.exists() else {} # a run that was exported has none
-    return pd.DataFrame({name: scalars(m) for name, m in said.items()}).T
+    path = self.paths.baseline()
+    found = read_json(path) if path.exists() else {} # a run that was exported has none
+    return pd.DataFrame({name: scalars(m) for name, m in found.items()}).T
 
 # %% ../../nbs/cli/00_api.ipynb #9152aab0
 @patch(as_prop=True)
 def history(self: TrainedRun) -> "pd.DataFrame": # epoch, train_loss, val_loss, val_accuracy or val_mae, lr
     "The learning curves, a row an epoch."
     import pandas as pd
-    return pd.read_csv(self.stage("train")/"results.csv")
+    return pd.read_csv(self.paths.history)
 
 @patch(as_prop=True)
 def task(self: TrainedRun) -> "Task":
@@ -293,12 +302,12 @@ def task(self: TrainedRun) -> "Task":
 def predictions(self: TrainedRun) -> "pd.DataFrame": # id, subset, label, and a logit a class, or the number
     "What the model said about every image of the validation and the test set."
     from cvlab.evaluation.metrics import read_predictions
-    return read_predictions(self.stage("evaluate")/"predictions.csv", self.task.schema)
+    return read_predictions(self.paths.predictions, self.task.schema)
 
 @patch(as_prop=True)
 def params(self: TrainedRun) -> dict[str, dict]: # section -> parameter -> value
     "The parameters that the run was asked to use."
-    return plain(read_yaml(self.stage("train")/"params.yaml"))["requested"]
+    return plain(read_yaml(self.paths.params))["requested"]
 
 # %% ../../nbs/cli/00_api.ipynb #6452ea06
 @patch
@@ -405,8 +414,9 @@ def load(folder: str | Path, # what `out` was, of `cvlab.train` or of `cvlab tra
          seed: int | None = None # which, where there are several
         ) -> TrainedRun: # the run; its files are read when they are asked for
     "Open a finished training."
-    found = [_named(folder, p.parent) for p in
-             sorted(Path(folder, "evaluate").rglob("seed-*/metrics.json"))]
+    from cvlab.runs.paths import runs_in
+    found = [TrainedRun(folder, r.experiment, r.seed) for r in runs_in(folder, "evaluate")
+             if r.metrics.exists()]
     found = [r for r in found if experiment in (None, r.experiment) and seed in (None, r.seed)]
     if len(found) == 1: return found[0]
     if found:
@@ -416,10 +426,6 @@ def load(folder: str | Path, # what `out` was, of `cvlab.train` or of `cvlab tra
                     if v is not None)
     raise LabError(f"{folder}: no finished training here{which}; name what `out` was")
 
-def _named(folder, at): # at: <folder>/evaluate/<experiment>/seed-<n>
-    "The run that a folder of the stage evaluate belongs to."
-    experiment = at.parent.relative_to(Path(folder, "evaluate")).as_posix()
-    return TrainedRun(folder, "" if experiment == "." else experiment, int(at.name[5:]))
 
 # %% ../../nbs/cli/00_api.ipynb #3445ee7e
 def new_folder(root: Path) -> Path: # runs/local/<time>
@@ -493,8 +499,9 @@ def check_crossval(split, p, *others, student=None):
 def crossval_left(out: Path, seed: int, p) -> list[str]:
     "The stages that are to run: `folds` always does, and finds most of its work done."
     def state(s): return finished(out/s/f"{s}.ipynb") and not differs(out/s, s, p)
-    if (out/"prepare"/"params.yaml").exists() and (odd := differs(out/"prepare", "prepare", p)):
-        raise LabError(f"{out/'prepare'} is of other images or parts: {odd}; name another --out")
+    prepared = stage_folders(out, "", seed)["prepare"]
+    if (prepared/"params.yaml").exists() and (odd := differs(prepared, "prepare", p)):
+        raise LabError(f"{prepared} is of other images or another split: {odd}; name another --out")
     from cvlab.runs.stages import stages_for
     return [s for s in stages_for("crossval") if s == "crossval" or not state(s)]
 

@@ -200,13 +200,12 @@ def stage_seconds(since: float) -> list[tuple[str, float]]:
 def summary(since: float):
     "Print seconds a stage, one line a run, and what to open."
     from cvlab.evidence.verify import against_head
-    from cvlab.runs.run import list_runs
+    from cvlab.runs.paths import runs_in
     ran = stage_seconds(since)
     for out, s in ran: print(f"{s:7.1f} s  {out}")
     if ran: print(f"{sum(s for _, s in ran):7.1f} s  in {len(ran)} stages")
-    for e, s, folder in list_runs("runs", "evaluate").itertuples(index=False):
-        params = Path("runs")/"train"/e/f"seed-{s}"/"params.yaml"
-        print(f"{e} seed {s}: {against_head(folder/'predictions.csv', params)}")
+    for r in runs_in("runs", "evaluate"):
+        print(f"{r.experiment} seed {r.seed}: {against_head(r.predictions, r.params)}")
     print("Open: README.md, TRAINING_RESULTS.md, runs/compare/compare.ipynb")
 
 @app.command()
@@ -214,7 +213,7 @@ def repro(args: Annotated[list[str], typer.Argument(help="passed to dvc repro, s
     "Run what is out of date in the pipeline and say how it compares with the last commit."
     to_root()
     p = resolve("params.yaml")
-    from cvlab.runs.run import orphans
+    from cvlab.runs.paths import orphans
     from cvlab.runs.warm import warm
     if strays := orphans("runs", p.experiments, p.seeds):
         raise LabError(f"{strays[0]}: no experiment or seed of params.yaml claims this run; "
@@ -257,7 +256,8 @@ def cards():
     "A line a model card: it is written again from the files of its run, and compared."
     from cvlab.evidence.pages import check_card
     from cvlab.evidence.verify import Line, guarded
-    for card in sorted(Path("runs/cards").rglob("MODEL_CARD.md")):
+    from cvlab.runs.paths import runs_in
+    for card in (r.card for r in runs_in("runs", "cards")):
         yield from [Line(str(card), "drift", p) for p in guarded(check_card, card)] or [
             Line(str(card), "verified", "every number computed again, every line written again")]
 
@@ -299,7 +299,7 @@ def train(overrides: Overrides = None, experiment: Experiment = "",
                     overrides=overrides or [])
     to_root()
     print(run.report())
-    if (card := run.stage("cards")/"MODEL_CARD.md").exists(): print(f"Card: {os.path.relpath(card)}")
+    if (card := run.paths.card).exists(): print(f"Card: {os.path.relpath(card)}")
 
 # %% ../../nbs/cli/01_main.ipynb #9364865a
 @app.command()
@@ -312,8 +312,10 @@ def crossval(overrides: Overrides = None,
     "Cross-validate experiments on a folder of images; said again with the same --out, it goes on."
     out = api.crossval(data, out, seed, overrides=overrides or [])
     to_root()
-    print(api.folded(out/"crossval"))
-    print(f"Open: {os.path.relpath(out/'crossval'/'crossval.ipynb')}  (in JupyterLab: make lab)")
+    from cvlab.runs.paths import RunPaths
+    folder = RunPaths(out).stage("crossval")
+    print(api.folded(folder))
+    print(f"Open: {os.path.relpath(folder/'crossval.ipynb')}  (in JupyterLab: make lab)")
 
 # %% ../../nbs/cli/01_main.ipynb #a9622d8c
 @app.command()
@@ -414,29 +416,30 @@ app.add_typer(runs_app, name="runs")
 @runs_app.command("list")
 def runs_list():
     "One line a run: experiment, seed, test accuracy."
-    from cvlab.runs.run import list_runs
+    from cvlab.runs.paths import runs_in
     to_root()
-    for e, s, f in list_runs("runs", "evaluate").itertuples(index=False):
-        m = json.loads((f/"metrics.json").read_text())["test"] if (f/"metrics.json").exists() else None
-        print(f"{e:20} seed {s:3}  "
+    for r in runs_in("runs", "evaluate"):
+        m = json.loads(r.metrics.read_text())["test"] if r.metrics.exists() else None
+        print(f"{r.experiment:20} seed {r.seed:3}  "
               + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished"))
 
 @runs_app.command("export")
 def runs_export(run: Annotated[Path, typer.Argument(help="what `cvlab train --out` named")],
               name: Annotated[str, typer.Argument(help="becomes runs/measured/<name>")]):
     "Keep the figures of a run on data that cannot be shipped: predictions, history, parameters; no image, no path."
+    from cvlab.runs.paths import RunPaths
     from cvlab.runs.run import export_run
     from cvlab.studies.crossval import export_crossval
     run = run.resolve()
     to_root()
-    keep = export_crossval if (run/"crossval"/"oof.csv").exists() else export_run
+    keep = export_crossval if RunPaths(run).out_of_fold.exists() else export_run
     for f in keep(run, Path("runs/measured")/name): print(f)
 
 @runs_app.command("prune")
 def runs_prune():
     "Remove the folders of experiments and seeds that params.yaml no longer has, and what dvc.lock remembers of them."
     from cvlab.evidence.verify import forget_stages, stale_stages
-    from cvlab.runs.run import orphans
+    from cvlab.runs.paths import orphans
     to_root()
     p = resolve("params.yaml")
     gone, stale = orphans("runs", p.experiments, p.seeds), stale_stages()

@@ -32,6 +32,7 @@ from ..data.samples import read_split
 from .slides import slides
 from ..evidence.claims import check_text, load_claims, marked_page, render, summary_of
 from ..explain.timelapse import film_of
+from ..runs.paths import RunPaths
 from ..runs.stages import STAGES
 
 # %% ../../nbs/docs/01_site.ipynb #99c059d8
@@ -509,7 +510,7 @@ def write_sources(root: str | Path, # top of the repository
                  ) -> list[Path]: # pages, relative to it
     "Everything that Sphinx needs: pages, images, files to download, the talk, the film, configuration."
     root, to, params = Path(root).resolve(), Path(to), resolve(Path(root)/"params.yaml")
-    classes = sorted(read_split(root/"runs/prepare/split.csv").label.unique())
+    classes = sorted(read_split(RunPaths(root/"runs").split).label.unique())
     claims, found = load_claims(root/"nbs/pages/claims.yaml", params, classes), pages(root)
     texts = site_texts(root, found, claims, site_words(root, found, params))
     stated = {p: t for p, t in texts.items() if p.parts[0] != "runs"}

@@ -17,6 +17,7 @@ from ..data.importers import images_root, read_data
 from ..data.loaders import image_cache, subset_of
 from ..data.samples import read_split
 from ..runs.ledger import reading
+from ..runs.paths import RunPaths, root_above, run_of
 from ..runs.run import ledger_path
 from ..tasks.base import Task
 from ..tasks.infer import load_together, logits_of, models_in, task_of
@@ -24,15 +25,14 @@ from ..tasks.infer import load_together, logits_of, models_in, task_of
 # %% ../../nbs/evaluation/01_predict.ipynb #1f2e8ce9
 def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]: # split, folder of its images
     "The split that a run was trained on."
-    for root in weights.parents:
-        if (root/"prepare"/"split.csv").exists() and (root/"weights") in (weights, *weights.parents):
-            inside = weights.relative_to(root/"weights")
-            asked = root/("crossval" if inside.parts[:1] == ("crossval",) else Path("train")/inside)/"params.yaml"
-            if not asked.exists():
-                raise LabError(f"{asked}: no such file; the run is not whole, train again")
-            params = read_yaml(asked)
-            return read_split(root/"prepare"/"split.csv"), params["requested"]["data"]["path"]
-    raise LabError(f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named")
+    root = root_above(weights)
+    if root is None or RunPaths(root).weights_root not in (weights, *weights.parents):
+        raise LabError(f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named")
+    run = run_of(weights, "weights") # None: the models of folds
+    asked = run.params if run else RunPaths(root).stage("crossval")/"params.yaml"
+    if not asked.exists():
+        raise LabError(f"{asked}: no such file; the run is not whole, train again")
+    return read_split(RunPaths(root).split), read_yaml(asked)["requested"]["data"]["path"]
 
 def samples_for(weights: Path, subset: str, data: str | Path | None, task: Task,
                cache: str | Path) -> tuple[pd.DataFrame, str | Path]: # table, base folder of its paths
@@ -40,7 +40,7 @@ def samples_for(weights: Path, subset: str, data: str | Path | None, task: Task,
     if data is None:
         split, source = split_of_run(weights)
         if odd := task.unknown(split.label):
-            raise LabError(f"{weights}: the model does not know {odd} of its split")
+            raise LabError(f"{weights}: the model does not know {odd}")
         return split, images_root(source, cache)
     folder, samples, found = read_data(data, cache)
     if n := (found.verdict == "refused").sum():
@@ -70,7 +70,7 @@ def subset_predictions(weights: str | Path, # folder with best.safetensors and b
     task = task_of(info)
     split, folder = samples_for(weights, subset, data, task, cache)
     images = image_cache(folder, split, info["side"], cache)
-    root = next((r for r in weights.parents if (r/"prepare"/"split.csv").exists()), weights)
+    root = root_above(weights) or weights
     hashes = [file_hash(weights/f"{name}.safetensors") for name in models_in(weights)]
     asked = {"weights": hashes[0] if len(hashes) == 1 else hashes,
              **({"tta": tta} if tta else {})}

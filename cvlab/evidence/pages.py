@@ -43,7 +43,8 @@ from cvlab.evidence.claims import (
     unmark,
 )
 from ..runs.ledger import questions, read_ledger
-from ..runs.run import PER_SEED, ledger_path, list_runs, without_places
+from ..runs.paths import PER_SEED, RunPaths, run_of, runs_in
+from ..runs.run import ledger_path, without_places
 from ..runs.stages import STAGES
 from ..tasks.tables import classes_of
 
@@ -67,8 +68,9 @@ def dotted(sections: dict, prefix: str = "") -> dict: # dotted key -> value
 
 def values_of(root: Path, experiment: str) -> dict: # dotted key -> value
     "What an experiment's stages were asked for, put together from what each of them wrote down."
-    folders = [Path(root)/s for s in STAGES if s not in PER_SEED]
-    folders += [f for s in PER_SEED for f in Path(root, s, experiment).glob("seed-*")]
+    run = RunPaths(Path(root), experiment)
+    folders = [run.stage(s) for s in STAGES if s not in PER_SEED]
+    folders += [r.stage(s) for s in PER_SEED for r in run.seeds(s)]
     found = {}
     for f in folders:
         if (f/"params.yaml").exists():
@@ -247,7 +249,7 @@ def shortcuts(leakage_report: dict) -> list[str]: # such as ["colour"]
 def leakage_report_of(root: str | Path, split: str # hash of the split
                   ) -> dict | None: # None: not there
     "The data leakage report of these runs; `LabError` if it is about another split."
-    path = Path(root)/"leakage"/"leakage_report.json"
+    path = RunPaths(Path(root)).leakage_report
     if not path.exists(): return None
     said = read_json(path)
     if str(said.get("split", split))[:16] == split[:16]: return said
@@ -257,22 +259,19 @@ def leakage_report_of(root: str | Path, split: str # hash of the split
 def run_files(root: Path, experiment: str, seed: int
              ) -> SimpleNamespace: # params, environment, history, split, preds, slices (or None)
     "What a card is made from, read and checked against each other."
-    each = Path(experiment)/f"seed-{seed}"
-    train, judged = root/"train"/each, root/"evaluate"/each
-    for f in (train/"params.yaml", train/"environment.json", train/"results.csv",
-              judged/"predictions.csv"):
+    run = RunPaths(root, experiment, seed)
+    for f in (run.params, run.environment, run.history, run.predictions):
         if not f.exists():
             raise LabError(f"{f}: no such file; a card is written for a training that was evaluated")
-    params, split = plain(read_yaml(train/"params.yaml")), read_split(root/"prepare"/"split.csv")
+    params, split = plain(read_yaml(run.params)), read_split(run.split)
     if "effective" not in params:
-        raise LabError(f"{train/'params.yaml'}: does not say what was in effect; train again")
+        raise LabError(f"{run.params}: does not say what was in effect; train again")
     if params["split"] != split_hash(split):
-        raise LabError(f"{train/'params.yaml'}: was trained on another split than prepare/split.csv")
-    preds = check_judged(read_predictions(judged/"predictions.csv"), split,
-                         str(judged/"predictions.csv"))
-    slices = read_slices(judged/"slices.csv") if (judged/"slices.csv").exists() else None
-    return SimpleNamespace(params=params, environment=read_json(train/"environment.json"),
-                           history=pd.read_csv(train/"results.csv"), split=split, preds=preds,
+        raise LabError(f"{run.params}: was trained on another split than prepare/split.csv")
+    preds = check_judged(read_predictions(run.predictions), split, str(run.predictions))
+    slices = read_slices(run.slices) if run.slices.exists() else None
+    return SimpleNamespace(params=params, environment=read_json(run.environment),
+                           history=pd.read_csv(run.history), split=split, preds=preds,
                            slices=slices)
 
 def weights_words(model: dict, seed: int) -> str:
@@ -341,7 +340,7 @@ def card_facts(root: str | Path, experiment: str, seed: int) -> dict: # context 
     m, classes, parts = evaluate(f.preds, "test"), classes_of(f.preds), ["train", "val", "test"]
     table = None if f.slices is None else slice_table(f.preds, f.slices)
     bars = {b: evaluate(read_predictions(path)) for b in ("majority", "histogram")
-            if (path := root/"baseline"/f"{b}.csv").exists()}
+            if (path := RunPaths(root).baseline(b)).exists()}
     own, data, leakage = root/"card.yaml", f.params["data"], leakage_report_of(root, split_hash(f.split))
     def count(c, subset):
         return int(((f.split.subset == subset) & ((f.split.label == c) | (c == ""))).sum())
@@ -358,7 +357,7 @@ def card_facts(root: str | Path, experiment: str, seed: int) -> dict: # context 
         counts={(c, q): count(c, q) for c in ["", *classes] for q in parts},
         split=split_hash(f.split)[:16],
         support={c: m["per_class"][c]["support"] for c in classes},
-        siblings=len(list((root/"evaluate"/experiment).glob("seed-*/predictions.csv"))),
+        siblings=sum(r.predictions.exists() for r in RunPaths(root, experiment).seeds("evaluate")),
         baselines=len(bars) == 2,
         slices=None if table is None else table.to_dict("records"),
         ledger=ledger_words(root, f.split),
@@ -378,7 +377,7 @@ def made_card(root: str | Path, experiment: str, seed: int
 def write_card(root: str | Path, # root of the runs
                experiment: str = "", seed: int = 0) -> Path: # cards/<experiment>/seed-<n>/MODEL_CARD.md
     "Write the card of a run; a number that is no claim is refused."
-    path = Path(root)/"cards"/experiment/f"seed-{seed}"/"MODEL_CARD.md"
+    path = RunPaths(Path(root), experiment, seed).card
     text, claims = made_card(root, experiment, seed)
     if problems := check_text(text, claims, root): raise LabError(f"{path}: {problems[0]}")
     write_text(path, unmark(text)[0])
@@ -387,11 +386,9 @@ def write_card(root: str | Path, # root of the runs
 # %% ../../nbs/evidence/01_pages.ipynb #d9140779
 def card_run(path: Path) -> tuple[Path, str, int]: # root of the runs, experiment, seed
     "Whose card it is, by where it lies."
-    run = path.parent
-    if not re.fullmatch(r"seed-\d+", run.name):
+    if not (run := run_of(path, "cards")):
         raise LabError(f"{path}: no card of a run; cards lie in cards/<experiment>/seed-<n>")
-    named = run.parent.name != "cards"
-    return path.parents[3 if named else 2], run.parent.name if named else "", int(run.name[5:])
+    return run.root, run.experiment, run.seed
 
 def check_card(path: str | Path # MODEL_CARD.md
               ) -> list[str]: # one line a problem; empty when all is well
@@ -443,6 +440,8 @@ class Repository:
         return marked_page(name, self.root) if name in self.files else ""
     def find(self, pattern: str) -> list[str]:
         return [f for f in self.files if re.search(pattern, f)]
+    def has(self, path: Path) -> bool:
+        return path.relative_to(self.root).as_posix() in self.files
     @cached_property
     def params(self): return resolve(self.root/"params.yaml")
     @cached_property
@@ -451,16 +450,14 @@ class Repository:
     @cached_property
     def reasons(self) -> pd.DataFrame: return reasons_of(self)
     @cached_property
-    def runs(self) -> list[str]: # such as default/seed-0
-        return [f"{e}/seed-{s}"
-                for e, s, f in list_runs(self.root/"runs", "evaluate").itertuples(index=False)
-                if f"runs/evaluate/{e}/seed-{s}/predictions.csv" in self.files]
+    def runs(self) -> list[RunPaths]: # evaluated
+        return [r for r in runs_in(self.root/"runs", "evaluate") if self.has(r.predictions)]
 
 # %% ../../nbs/evidence/01_pages.ipynb #371062e3
 def _histories(repo, *columns):
     "Runs whose results.csv has the columns, and the figures of the histories."
-    has = [r for r in repo.runs if (f := f"runs/train/{r}/results.csv") in repo.files
-           and set(columns) <= set(pd.read_csv(repo.root/f, nrows=1))]
+    has = [r for r in repo.runs if repo.has(r.history)
+           and set(columns) <= set(pd.read_csv(r.history, nrows=1))]
     figures = repo.find(r"^runs/(evaluate/.*/results|compare/curves/[^/]+)\.png$")
     word = state(len(has), len(repo.runs))
     return ("partly" if word == "there" and not figures else word), (
@@ -515,8 +512,10 @@ def _samples(repo): return _per_run(repo, "evaluate", r"val_batch\d+_pred.png")
 
 def _per_run(repo, stage, *names):
     "Which runs have files of these names."
-    has = {n: [r for r in repo.runs if repo.find(rf"^runs/{stage}/{re.escape(r)}/{n}$")]
-           for n in names}
+    def matches(run, n):
+        folder = re.escape(run.stage(stage).relative_to(repo.root).as_posix())
+        return repo.find(rf"^{folder}/{n}$")
+    has = {n: [r for r in repo.runs if matches(r, n)] for n in names}
     def shown(n): return n.replace("\\d+", "*").replace("\\", "")
     every = sum(map(len, has.values())), len(names)*len(repo.runs)
     return state(*every), "; ".join(f"{shown(n)} in {len(v)} of {len(repo.runs)} runs"
@@ -541,8 +540,7 @@ def _tracked(repo):
     source = "".join(repo.text(f) for f in repo.find(r"^cvlab/.*\.py$"))
     tracker = [t for t in ("mlflow", "wandb", "tensorboard")
                if re.search(rf"^\s*(import|from) {t}", source, re.M)]
-    kept = [r for r in repo.runs
-            if {f"runs/train/{r}/{f}" for f in ("params.yaml", "results.csv")} <= {*repo.files}]
+    kept = [r for r in repo.runs if repo.has(r.params) and repo.has(r.history)]
     word = "there" if tracker and kept else "partly" if kept else "missing"
     page = ", ".join(tracker) or "no tracker with a page"
     return word, f"parameters and histories of {len(kept)} runs in git; {page}"
@@ -550,7 +548,7 @@ def _tracked(repo):
 @item("ablations (bonus)")
 def _ablations(repo):
     exps = repo.params.experiments
-    done = [e for e in exps if exps[e] and any(r.startswith(f"{e}/") for r in repo.runs)]
+    done = [e for e in exps if exps[e] and any(r.experiment == e for r in repo.runs)]
     told = [e for e in done if f"claim:accuracy.{e}-->" in repo.results]
     said = ", ".join(f"{e} ({len(dotted(exps[e]))} changed)" for e in told) or "none"
     return state(len(told), sum(map(bool, exps.values()))), f"{said} in TRAINING_RESULTS.md"
@@ -618,8 +616,8 @@ def _figures(repo):
 
 @item("run: best and last weights")
 def _best(repo):
-    hashed = [o["path"] for s in repo.lock.values() for o in s.get("outs", [])
-              if o["path"].removeprefix("runs/weights/") in repo.runs]
+    known = {r.weights.relative_to(repo.root).as_posix() for r in repo.runs}
+    hashed = [o["path"] for s in repo.lock.values() for o in s.get("outs", []) if o["path"] in known]
     here = [h for h in hashed
             if all((repo.root/h/f"{w}.safetensors").exists() for w in ("best", "last"))]
     word = state(len(here), len(repo.runs)) if here else "partly" if hashed else "missing"
@@ -674,7 +672,7 @@ def _tags(repo):
 # %% ../../nbs/evidence/01_pages.ipynb #61fa453a
 @item("no red flag: accuracy without curves")
 def _without(repo):
-    bare = [r for r in repo.runs if f"runs/train/{r}/results.csv" not in repo.files]
+    bare = [r.name for r in repo.runs if not repo.has(r.history)]
     if bare or not repo.runs:
         return "missing", f"{', '.join(bare) or 'no run was judged'}: without a history"
     return "there", f"each of {len(repo.runs)} judged runs has its history"
@@ -687,7 +685,7 @@ def _no_baseline(repo):
 @item("no red flag: magic numbers")
 def _magic(repo):
     p, none = repo.params, (t := repo.reasons)[t.kind == "none"]
-    split = repo.root/"runs"/"prepare"/"split.csv"
+    split = RunPaths(repo.root/"runs").split
     classes = sorted(read_split(split).label.unique()) if split.exists() else None
     claims = load_claims(repo.root/"nbs"/"pages"/"claims.yaml", p, classes)
     loose = [x for page in (repo.readme, repo.results)

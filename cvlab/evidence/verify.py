@@ -71,6 +71,7 @@ from cvlab.evidence.claims import (
 from ..explain.plot_confusion import plot_confusions
 from ..explain.plots import plot_history, plot_reliability
 from ..runs.ledger import read_ledger
+from ..runs.paths import RunPaths, run_of
 from ..runs.run import check_effective, question
 from ..runs.stages import STAGES, stage_of
 from ..tasks.tables import kept_row
@@ -145,7 +146,7 @@ class Lab:
         self.root = Path(root).resolve()
         self.lock = locked(self.root)
         self.params = resolve(self.root/"params.yaml")
-        self.split = read_split(self.root/"runs"/"prepare"/"split.csv")
+        self.split = read_split(RunPaths(self.root/"runs").split)
         self.classes = sorted(self.split.label.unique())
         self.claims = load_claims(self.root/"nbs"/"pages"/"claims.yaml", self.params, self.classes)
 
@@ -443,8 +444,8 @@ def check_evaluate(lab, stage, folder):
                          "predictions.csv")
     metrics = {subset: evaluate(preds, subset) | {"split": split_hash(lab.split)}
                for subset in ("val", "test")}
-    train = lab.path(f"runs/train/{folder.parent.name}/{folder.name}")
-    history, p = pd.read_csv(train/"results.csv"), run_params(train)["effective"]
+    run = run_of(folder, "evaluate")
+    history, p = pd.read_csv(run.history), run_params(run.stage("train"))["effective"]
     def curves(): return plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
     def confusion():
         return plot_confusions(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
@@ -592,7 +593,7 @@ def ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     "Whoever has predictions of the test set has a line in the ledger."
     if not STAGES[kind(stage)].test_set: return []
     said, ledger = run_params(folder), read_ledger(lab.path("runs/ledger.csv"))
-    asker = lab.path("runs/train")/folder.parent.name/folder.name if kind(stage) == "evaluate" else folder
+    asker = run_of(folder, "evaluate").stage("train") if kind(stage) == "evaluate" else folder
     want = dict(split=split_hash(lab.split)[:16], stage=kind(stage),
                 experiment=said["experiment"], seed=said["seed"],
                 asked=json_hash(question(run_params(asker)["requested"]))[:12])
@@ -721,12 +722,10 @@ def not_those_effects(scores: pd.DataFrame, effects: pd.DataFrame, n: int # imag
 
 def measured_problems(preds: Path) -> list[str]:
     "Predictions against the split and the history of the same run."
-    run = next(p for p in preds.parents if (p/"prepare"/"split.csv").exists())
-    table = check_judged(read_predictions(preds), read_split(run/"prepare"/"split.csv"),
-                         preds.name)
-    train = run/"train"/preds.parent.relative_to(run/"evaluate")
-    return against_history(evaluate(table, "val"), pd.read_csv(train/"results.csv"),
-                           run_params(train)["effective"])
+    run = run_of(preds, "evaluate")
+    table = check_judged(read_predictions(preds), read_split(run.split), preds.name)
+    return against_history(evaluate(table, "val"), pd.read_csv(run.history),
+                           run_params(run.stage("train"))["effective"])
 
 # %% ../../nbs/evidence/02_verify.ipynb #071adf18
 def pages(lab: Lab) -> list[Path]:
@@ -786,7 +785,7 @@ def check_data(lab: Lab) -> list[Line]:
                      f"{source.name} is not here; `make data` draws the meadow")]
     split = split_samples(open_data(source, cache_folder()).samples, p.val, p.test, p.seed)
     write_split(again, split)
-    if again.read_bytes() == lab.path("runs/prepare/split.csv").read_bytes():
+    if again.read_bytes() == RunPaths(lab.root/"runs").split.read_bytes():
         return [Line("data", "verified",
                      f"{len(split)} images divided again: the same split, {split_hash(split)[:16]}")]
     def key(s): return set(s[["id", "label", "subset"]].itertuples(index=False, name=None))
@@ -806,7 +805,7 @@ def check_weights(lab: Lab) -> list[Line]:
 def weights_line(lab: Lab, stage: str) -> Line:
     "The predictions of one training's weights against those that are stored."
     folder = lab.folder(stage)
-    weights = lab.path("runs/weights")/folder.parent.name/folder.name
+    weights = run_of(folder, "evaluate").weights
     if not (weights/"best.safetensors").exists():
         return Line(stage, "unverifiable",
                     f"{weights.relative_to(lab.root)} is not here; `make repro` trains it")

@@ -44,6 +44,7 @@ from cvlab.evaluation.metrics import (
     wilson_interval,
 )
 from .plots import _epochs, _lines
+from ..runs.paths import runs_below
 from ..tasks.tables import classes_of, kept_row
 
 # %% ../../nbs/explain/07_browse.ipynb #cfd371e2
@@ -51,16 +52,11 @@ def find_runs(
     root:str|Path # the folder `runs`
 ) -> pd.DataFrame: # index: name, such as "default/seed-0"; train, judged: folders
     "Every finished training below `root`."
-    root, rows = Path(root), {}
-    for f in sorted(root.rglob("results.csv")):
-        parts = f.parent.relative_to(root).parts
-        if "train" not in parts: continue
-        i = len(parts) - 1 - parts[::-1].index("train")
-        above, below = Path(*parts[:i]), Path(*parts[i + 1:])
-        rows[(above/below).as_posix()] = (f.parent, root/above/"evaluate"/below)
-    first = sorted(rows, key=lambda name: rows[name][0].relative_to(root).parts[0] != "train")
-    return pd.DataFrame([rows[n] for n in first], columns=["train", "judged"],
-                        index=pd.Index(first, name="run"))
+    root = Path(root)
+    runs = sorted(runs_below(root, "train", "results.csv"), key=lambda r: r.root != root) # the pipeline's first
+    names = [(r.root.relative_to(root)/r.name).as_posix() for r in runs]
+    return pd.DataFrame([(r.stage("train"), r.stage("evaluate")) for r in runs], columns=["train", "judged"],
+                        index=pd.Index(names, name="run"))
 
 # %% ../../nbs/explain/07_browse.ipynb #889164af
 def effective(run) -> dict: # sections; empty if unknown

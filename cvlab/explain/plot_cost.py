@@ -57,6 +57,7 @@ from cvlab.evaluation.metrics import (
     wilson_interval,
 )
 from .plots import _epochs
+from ..runs.paths import runs_below as found_below
 from ..tasks.tables import classes_of, kept_row
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #2f856f22
@@ -65,14 +66,10 @@ def runs_below(
 ) -> pd.DataFrame: # split (8 digits), seed, and the folders of each stage
     "The evaluated runs of one model; `LabError` if none, or two with the same split and seed."
     top, rows = repo_root()/Path(folder).expanduser(), []
-    for f in sorted(top.rglob("predictions.csv")):
-        parts = f.parent.parts
-        if "evaluate" not in parts: continue
-        at = len(parts) - 1 - parts[::-1].index("evaluate")
-        root, rest, info = Path(*parts[:at]), parts[at + 1:], read_yaml(f.parent/"params.yaml")
-        rows.append((str(info.get("split", ""))[:8], int(info.get("seed", 0)), f.parent,
-                     root/"train"/Path(*rest),
-                     root/"baseline", root/"prepare"))
+    for run in found_below(top, "evaluate", "predictions.csv"):
+        info = read_yaml(run.stage("evaluate")/"params.yaml")
+        rows.append((str(info.get("split", ""))[:8], int(info.get("seed", 0)),
+                     *map(run.stage, ("evaluate", "train", "baseline", "prepare"))))
     table = pd.DataFrame(rows, columns="split seed evaluate train baseline prepare".split())
     if table.empty:
         raise LabError(f"{folder}: no evaluate/**/predictions.csv here; name what `cvlab train --out` named")

@@ -26,6 +26,7 @@ from ..core.params import resolve
 from ..core.repro import repo_root
 from ..core.style import GREY, PALETTE, new_figure, use_lab_style
 from .plots import _epochs
+from ..runs.paths import RunPaths
 
 # %% ../../nbs/explain/05_timelapse.ipynb #e5e122d7
 COLUMNS = ["epoch", "train_loss", "val_accuracy", "lr"]
@@ -51,9 +52,10 @@ def read_histories(
     experiments:list[str] # in the order of the colours
 ) -> dict[str, list[pd.DataFrame]]: # experiment -> one history per seed
     "The histories of all seeds of some experiments."
-    found = {e: sorted((Path(root)/"train"/e).glob("seed-*/results.csv")) for e in experiments}
+    found = {e: [r.history for r in RunPaths(Path(root), e).seeds()] for e in experiments}
     if empty := [e for e, paths in found.items() if not paths]:
-        raise LabError(f"{Path(root)/'train'/empty[0]}: no seed-*/results.csv; train {empty[0]}, or leave it out")
+        raise LabError(f"{RunPaths(Path(root), empty[0]).stage('train').parent}: no seed-*/results.csv; "
+                       f"train {empty[0]}, or leave it out")
     return {e: [read_history(p) for p in paths] for e, paths in found.items()}
 
 # %% ../../nbs/explain/05_timelapse.ipynb #4cd6ae95
@@ -215,7 +217,7 @@ def film_of(
 ) -> Timelapse: # of all experiments and seeds of the pipeline
     "Animate the experiments of params.yaml; `LabError` names an untrained one."
     root = Path(root)
-    n_classes = pd.read_csv(root/"runs"/"prepare"/"split.csv").label.nunique()
+    n_classes = pd.read_csv(RunPaths(root/"runs").split).label.nunique()
     return timelapse(read_histories(root/"runs", list(resolve(root/"params.yaml").experiments)), n_classes)
 
 # %% ../../nbs/explain/05_timelapse.ipynb #4b7f0597

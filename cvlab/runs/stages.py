@@ -36,10 +36,6 @@ class Stage:
     rest: str = "everything: a run" # what checking the rest would take
     again: bool = False # verified by running it again
 
-    def folder(self, experiment: str = "", seed: int = 0) -> str:
-        "Folder of a run of this stage, relative to the root of the runs."
-        return f"{self.name}/{experiment}/seed-{seed}" if self.each else self.name
-
 # %% ../../nbs/runs/00_stages.ipynb #72c1c01d
 _TRAIN = ("task", "data", "augment", "model", "loss", "optim", "schedule", "train")
 _SPLIT = "runs/prepare/split.csv"

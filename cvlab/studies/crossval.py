@@ -35,6 +35,7 @@ from ..evaluation.ensembles import Stack, answers, averaged, logit_columns, vote
 from ..evaluation.metrics import by_frequency, evaluate, read_predictions
 from ..models.create import create_model, load_model, save_model
 from ..models.zoo import multiply_adds
+from ..runs.paths import RunPaths
 from ..runs.run import placeless, write_table, yaml_text
 from ..tasks.classify import Classification
 from ..tasks.infer import VIEWS, logits_of
@@ -406,10 +407,12 @@ CIRCUMSTANCES = "timing.json", "environment.json", "experiments.yaml" # of a run
 def export_crossval(run: Path, # root of a `cvlab crossval`
                folder: Path) -> list[Path]: # what was written
     "The tables of a run of folds, small, without images and without places; the folder is made anew."
-    if not (run/"crossval"/"oof.csv").exists():
-        raise LabError(f"{run}: no folds/oof.csv; name what `cvlab crossval --out` named")
+    paths = RunPaths(run)
+    made = paths.stage("crossval")
+    if not paths.out_of_fold.exists():
+        raise LabError(f"{run}: no crossval/oof.csv; name what `cvlab crossval --out` named")
     shutil.rmtree(folder, ignore_errors=True)
-    oof, said = (pd.read_csv(run/"crossval"/f, dtype=dict(id=str, label=str, model=str))
+    oof, said = (pd.read_csv(made/f, dtype=dict(id=str, label=str, model=str))
                  for f in ("oof.csv", "test_predictions.csv"))
     one = said.model.notna()
     write_table(folder/"oof_classes.csv", predicted_classes(oof, ["experiment"], ["repeat", "fold"]))
@@ -417,12 +420,12 @@ def export_crossval(run: Path, # root of a `cvlab crossval`
     write_table(folder/"single_model_classes.csv",
                 predicted_classes(said[one], ["experiment", "way", "model"]))
     tables = "scores.csv", "summary.csv", "effects.csv", "test_scores.csv", *CIRCUMSTANCES
-    kept = [(run/"crossval"/n, n) for n in tables] + [(run/"prepare"/"split.csv", "split.csv")]
-    kept += [(run/"baseline"/n, f"baseline/{n}") for n in ("probe.csv", "metrics.json")]
+    kept = [(made/n, n) for n in tables] + [(paths.split, "split.csv")]
+    kept += [(f, f"baseline/{f.name}") for f in (paths.baseline("probe"), paths.baseline())]
     for f, name in kept:
         if f.exists(): write_text(folder/name, f.read_text(encoding="utf-8"))
     for name in ("folds.png", "confusion_matrix.png"):
-        shutil.copy(run/"crossval"/name, folder/name)
-    write_text(folder/"params.yaml", yaml_text(placeless(run/"crossval"/"params.yaml")))
+        shutil.copy(made/name, folder/name)
+    write_text(folder/"params.yaml", yaml_text(placeless(made/"params.yaml")))
     for name, t in from_classes(folder).items(): write_table(folder/f"{name}.csv", t)
     return sorted(f for f in folder.rglob("*") if f.is_file())

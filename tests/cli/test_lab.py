@@ -195,7 +195,7 @@ def test_completion_asks_for_npm(clone):
     assert said.returncode == 2 and said.stderr.startswith("cvlab: npm is missing, and the server"), said
 
 
-@pytest.mark.parametrize("path", ["nbs/runs/01_ledger.ipynb", "nbs/pipeline/prepare.ipynb"])
+@pytest.mark.parametrize("path", ["nbs/runs/02_ledger.ipynb", "nbs/pipeline/prepare.ipynb"])
 def test_run_and_saved_again_a_notebook_is_what_it_was(lab, page, clone, path):
     "A library notebook keeps its outputs, one of the pipeline has none: neither makes a difference in git."
     open_notebook(page, lab[0], path)

@@ -72,6 +72,7 @@ COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"],
            "baseline.probe_C": ["model.weights=WEIGHTS"],
            "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
 ELSEWHERE = {"data.path": "the folder all tests here use",
+             "task": "tests/pipeline/test_presets.py",
              "seeds": "the matrix of dvc.yaml, tests/pipeline/test_pipeline.py",
              "experiments": "likewise", "crossval.experiments": "tests/pipeline/test_folds.py",
              "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
