@@ -45,8 +45,8 @@ def _explain_one(f, holder=None):
     if getattr(holder, "_explained", None) is holder: return
     short = holder.__doc__
     try:
-        said = numpydoc(f)
-        holder.__doc__ = said if holder is f else f"{inspect.cleandoc(short or '')}\n\n{said}".strip()
+        text = numpydoc(f)
+        holder.__doc__ = text if holder is f else f"{inspect.cleandoc(short or '')}\n\n{text}".strip()
         holder._explained = holder
     except (ImportError, OSError, TypeError, AttributeError): pass # no source, or nothing that can be written to
 

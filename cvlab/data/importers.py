@@ -76,7 +76,7 @@ def contradictions(samples: pd.DataFrame) -> pd.Series: # reasons, by index; "" 
     for _, g in samples[several(samples.group, subset)].groupby("group"):
         best = next(p for p in ("test", "val") if (g.subset == p).any())
         for i in g.index[g.subset != best]:
-            why[i] = f"belongs to {g[g.subset == best].path.iloc[0]}, of part {best}"
+            why[i] = f"belongs to {g[g.subset == best].path.iloc[0]}, of subset {best}"
     for _, g in samples[several(bytes_, samples.label)].groupby(bytes_):
         for i, label in g.label.items():
             other = g[g.label != label].iloc[0]
@@ -85,8 +85,8 @@ def contradictions(samples: pd.DataFrame) -> pd.Series: # reasons, by index; "" 
 
 # %% ../../nbs/data/03_importers.ipynb #059abbe6
 # folder of the paths; samples: id, path, label, group, subset, width, height, mode;
-# said: path, verdict, why
-Data = namedtuple("Data", "folder samples said")
+# verdicts: path, verdict, why
+Data = namedtuple("Data", "folder samples verdicts")
 
 def images_root(source: str | Path, cache: str | Path) -> Path:
     "The folder that the paths of a source's samples are relative to."
@@ -122,7 +122,7 @@ def open_data(source: str | Path, cache: str | Path = ".cvlab/cache",
     data = read_data(source, cache)
     try: check(source, data.samples)
     except LabError as e:
-        n = (data.said.verdict == "refused").sum()
+        n = (data.verdicts.verdict == "refused").sum()
         raise LabError(f"{e}; {n} image(s) were refused, `cvlab data check` says why" if n else str(e)) from None
     return data
 
@@ -138,7 +138,7 @@ def doubts(samples: pd.DataFrame) -> list[str]: # one line each
         given = samples[samples.subset == subset]
         if len(given) and (absent := [c for c in names if c not in set(given.label)]):
             lacking = ", ".join(map(repr, absent))
-            lines.append(f"part {subset} has no image of {lacking}: what it measures is of the others")
+            lines.append(f"subset {subset} has no image of {lacking}; its metrics do not cover them")
     for _, same in names.groupby(names.str.casefold()):
         if len(same) > 1:
             lines.append(f"classes {' and '.join(map(repr, same))} differ only in case: are they one?")
@@ -161,7 +161,7 @@ def report(data: Data, most: int = 20, # files listed per verdict, before counti
         lines.append(f"small: {', '.join(f'{k} ({n})' for k, n in few.items())}; nothing measured on so few is certain")
     lines += doubts(s.assign(label=data.samples.label if strata is None else strata))
     for verdict in ("refused", "converted", "ignored"):
-        some = data.said[data.said.verdict == verdict]
+        some = data.verdicts[data.verdicts.verdict == verdict]
         if len(some): lines.append(f"{verdict}: {len(some)}")
         if len(some) <= most:
             lines += [f"  {printable(p)}: {why}" for p, why in zip(some.path, some.why)]

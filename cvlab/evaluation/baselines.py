@@ -30,7 +30,7 @@ def _table(samples, classes, logits):
 def _train_rows(samples):
     "Mask of the training rows, (n,); `LabError` if there is nothing to learn from."
     odd = sorted(set(samples.subset) - {"train", "val", "test"})
-    if odd: raise LabError(f"part {odd[0]!r} is none of train, val, test")
+    if odd: raise LabError(f"subset {odd[0]!r} is none of train, val, test")
     train = (samples.subset == "train").to_numpy()
     if samples.label[train].nunique() < 2:
         raise LabError("a baseline needs two or more classes among the train rows")

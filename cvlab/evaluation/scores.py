@@ -61,8 +61,8 @@ def score_table(task: Task, metrics: dict # of `score`
 
 @singledispatch
 def answers(task: Task, rows: pd.DataFrame # of a predictions table
-           ) -> pd.DataFrame: # truth, said: text; right: bool or None; loss: larger is worse
-    "What the model said of each image, for a page of images."
+           ) -> pd.DataFrame: # truth, guess: text; right: bool or None; loss: larger is worse
+    "The prediction for each image, in words, for a page of images."
     raise NotImplementedError
 
 @singledispatch
@@ -98,7 +98,7 @@ def _(task: Classification, rows):
     guess, sure = predicted(rows), probabilities(rows).max(1)
     return pd.DataFrame(dict(
         truth=[f"is {label}\nprobability {p:.2f}" for label, p in zip(rows.label, true_probability(rows))],
-        said=[f"says {g}\n{p:.2f} sure" for g, p in zip(guess, sure)],
+        guess=[f"says {g}\n{p:.2f} sure" for g, p in zip(guess, sure)],
         right=guess == rows.label.to_numpy(), loss=-true_probability(rows)))
 
 @by_slice.register
@@ -164,7 +164,7 @@ def _(task: Regression, preds, slices):
 def _(task: Regression, rows):
     y = pd.to_numeric(rows.label)
     return pd.DataFrame(dict(truth=[f"is {v:.4g}\nsays {g:.4g}" for v, g in zip(y, rows.prediction)],
-                             said=[f"says {g:.4g}\nis {v:.4g}" for v, g in zip(y, rows.prediction)],
+                             guess=[f"says {g:.4g}\nis {v:.4g}" for v, g in zip(y, rows.prediction)],
                              right=None, loss=(rows.prediction - y).abs().to_numpy()))
 
 # %% ../../nbs/evaluation/07_scores.ipynb #df989d5e

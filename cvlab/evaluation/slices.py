@@ -111,7 +111,7 @@ def write_slices(path: str | Path, # usually slices.csv
 def _problem(slices):
     "The first error in a table of slices, or None."
     if list(slices) != _COLUMNS: return f"the columns have to be {', '.join(_COLUMNS)}"
-    if slices.duplicated(["subset", "id"]).any(): return "an image occurs twice in one part"
+    if slices.duplicated(["subset", "id"]).any(): return "an image occurs twice in one subset"
     for c, known in [("subset", SUBSETS), *((p, LEVELS) for p in PROPERTIES)]:
         if odd := sorted(set(slices[c]) - set(known)):
             return f"{c} {odd[0]!r} is none of {', '.join(known)}"

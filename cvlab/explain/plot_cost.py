@@ -72,7 +72,7 @@ def runs_below(
                      *map(run.stage, ("evaluate", "train", "baseline", "prepare"))))
     table = pd.DataFrame(rows, columns="split seed evaluate train baseline prepare".split())
     if table.empty:
-        raise LabError(f"{folder}: no evaluate/**/predictions.csv here; name what `cvlab train --out` named")
+        raise LabError(f"{folder}: no evaluate/**/predictions.csv here; name the folder given to `cvlab train --out`")
     if (twice := table.duplicated(["split", "seed"], keep=False)).any():
         a, b = table.evaluate[twice].iloc[:2]
         raise LabError(f"{folder}: {a.relative_to(top)} and {b.relative_to(top)} have the same split and seed; "
@@ -83,7 +83,7 @@ def runs_below(
 def recipe_of(
     runs:pd.DataFrame, # see `runs_below`
     baseline:str="" # histogram, majority or probe: that baseline instead of the model
-) -> dict: # {(split, seed): predictions table}, as `cvlab.evaluation.compare` takes it
+) -> dict: # {(split, seed): predictions table}, as in `cvlab.evaluation.compare`
     "The predictions of one model, by split and seed."
     folder, name = ("baseline", baseline) if baseline else ("evaluate", "predictions")
     return {(s, n): read_predictions(f/f"{name}.csv")
@@ -116,7 +116,7 @@ def interval_of(
     low, high = wilson_interval(round(mean*n), n)
     if len(tables) > 1:
         if len(splits) > 1 and not train:
-            raise LabError("interval_of: several splits share images; say train=, the images of a training set")
+            raise LabError("interval_of: several splits share images; give train=, the number of training images")
         se, df = _crossed(tables, subset, values) if len(splits) == 1 else split_error(values, n, train)
         half = float(student_t.ppf(.975, df)*se)
         if se > 0: low, high = max(0., mean - half), min(1., mean + half)
@@ -160,8 +160,8 @@ def apart(
     return out
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #6d4b6ce4
-COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds an image",
-         "ms": "milliseconds an image"}
+COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds per image",
+         "ms": "milliseconds per image"}
 _MARKS = "os^Dv<>Ph*X" # combined with the colours of the palette
 
 def _dodge(fig, cost, points=7):
@@ -180,6 +180,7 @@ def _front_line(ax, rows, col):
     if len(f) > 1:
         ax.step(f[col], f.accuracy, where="post", color=GREY, lw=1, ls=(0, (4, 2)), zorder=1)
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #d3bd8a8a
 def _cost_panel(fig, ax, rows, col, looks):
     "One cost for one data set."
     for y in rows.accuracy[rows[[*COSTS]].isna().all(axis=1)]:
@@ -222,13 +223,14 @@ def _cost_limits(values):
 
 def _accuracy_limits(rows):
     "Accuracy limits that include the intervals but keep the models apart."
-    nets = rows[rows[[*COSTS]].notna().any(axis=1)]
-    nets = nets if len(nets) else rows
-    spread = max(np.ptp(nets.accuracy), .05)
-    low, high = max(nets.low.min(), nets.accuracy.min() - spread), min(nets.high.max(),
-                                                                       nets.accuracy.max() + spread)
+    models = rows[rows[[*COSTS]].notna().any(axis=1)]
+    models = models if len(models) else rows
+    spread = max(np.ptp(models.accuracy), .05)
+    low, high = max(models.low.min(), models.accuracy.min() - spread), min(models.high.max(),
+                                                                       models.accuracy.max() + spread)
     return low - .08*(high - low), high + .08*(high - low)
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #54bcbe02
 def plot_cost(
     table:pd.DataFrame, # data, model, accuracy, low, high, n, COSTS (nan: unknown)
     machine:str="" # machine that was timed
@@ -247,10 +249,11 @@ def plot_cost(
     for ax, (col, name) in zip(axes[-1], COSTS.items()):
         _cost_axis(ax, table[col].dropna(), name)
     if machine: axes[-1, 2].set_xlabel(f"{COSTS['ms']}\n{machine}")
-    fig.supylabel("test accuracy (bar: 95 % interval)", fontsize=9)
+    fig.supylabel("test accuracy (bar: 95 % confidence interval)", fontsize=9)
     figure_title(fig, _cost_finding(table))
     return fig
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #031e8dc3
 def _cost_row(fig, axes, name, rows, inches):
     "One data set."
     named = rows[rows[[*COSTS]].notna().any(axis=1)].model
@@ -276,9 +279,9 @@ def _cost_finding(table):
     "Number of models per data set that are on a front of any cost."
     notes = []
     for d, rows in table.groupby("data", sort=False):
-        nets = rows[rows[[*COSTS]].notna().any(axis=1)]
-        some = np.any([pareto(nets[c], nets.accuracy) for c in COSTS], axis=0)
-        notes.append(f"{d}: {some.sum()} of {len(nets)}")
+        models = rows[rows[[*COSTS]].notna().any(axis=1)]
+        some = np.any([pareto(models[c], models.accuracy) for c in COSTS], axis=0)
+        notes.append(f"{d}: {some.sum()} of {len(models)}")
     return "Models on a front (filled): " + "; ".join(notes)
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #21244bc0
@@ -286,8 +289,8 @@ def cheapest(
     recipes:dict[str, dict], # model: {(split, seed): predictions table}
     cost:dict[str, float], # model: its cost, in one unit
     train:int|None=None # training images per split; needed for several splits
-) -> pd.DataFrame: # model (index), cost, val_accuracy, runs, best, difference, low, high, may_lose, asked, ships
-    "Which model to ship, chosen on the validation set, and why the others are not."
+) -> pd.DataFrame: # model (index), cost, val_accuracy, runs, best, difference, low, high, may_lose, compared, ships
+    "Select a model on the validation set, with the comparison behind the choice."
     if lost := [n for n in recipes if not np.isfinite(cost.get(n, np.nan))]:
         raise LabError(f"cheapest: no cost for {', '.join(lost)}")
     val = {n: np.mean([metric_whole(p, "accuracy", "val") for p in r.values()])
@@ -295,13 +298,13 @@ def cheapest(
     t = pd.DataFrame({n: dict(cost=cost[n], val_accuracy=val[n], runs=len(r)) for n, r in recipes.items()}).T
     best = t[t.runs == t.runs.max()].sort_values(["val_accuracy", "cost"], ascending=[False, True]).index[0]
     keys = recipes[best].keys()
-    asked = {n: {k: r[k] for k in keys}
-             for n, r in recipes.items() if n != best and keys <= r.keys()}
-    e = effects_table(recipes[best], asked, subset="val", train=train).set_index("experiment")
+    paired = {n: {k: r[k] for k in keys}
+              for n, r in recipes.items() if n != best and keys <= r.keys()}
+    e = effects_table(recipes[best], paired, subset="val", train=train).set_index("experiment")
     t = t.join(e[["effect", "low", "high"]].rename(columns=dict(effect="difference"))).assign(best=t.index == best)
     t.loc[best, ["difference", "low", "high"]] = 0.
-    t["may_lose"], t["asked"] = 0 - t.low.clip(upper=0), t.difference.notna()
-    able = t[t.asked & (t.high >= 0)].sort_values(["cost", "val_accuracy"],
+    t["may_lose"], t["compared"] = 0 - t.low.clip(upper=0), t.difference.notna()
+    able = t[t.compared & (t.high >= 0)].sort_values(["cost", "val_accuracy"],
                                                   ascending=[True, False])
     return t.assign(runs=t.runs.astype(int), ships=t.index == able.index[0])
 
@@ -315,6 +318,7 @@ def carriers(
     each = np.sort(losses(rows_of(preds, subset)))[::-1].cumsum()
     return int(np.searchsorted(each, share*each[-1])) + 1
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #94625a0d
 def plot_losses(
     runs:dict, # name: predictions table
     subset:str="test" # val or test
@@ -332,15 +336,15 @@ def plot_losses(
         left.plot(rank[wrong], loss[wrong], "x", color=colour, ms=6, mew=1.4)
         right.plot(100*rank/len(rank), np.cumsum(loss)/loss.sum(), color=colour, ls=ls, lw=1.3)
     left.axhline(math.log(len(classes_of(preds))), color=GREY, ls=(0, (1, 1)), lw=1.2)
-    left.set(yscale="log", xlabel=f"{subset} images, the dearest first (cross: wrong answer)",
-             ylabel="loss of an image (nats; dotted: chance)")
+    left.set(yscale="log", xlabel=f"{subset} images, largest loss first (cross: wrong prediction)",
+             ylabel="loss per image (nats; dotted: chance)")
     right.plot([0, 100], [0, 1], color=GREY, ls=(0, (1, 1)), lw=1.2)
-    right.set(xlabel=f"share of the {subset} images, the dearest first (%)",
-              ylabel="share of the loss (dotted: all alike)", ylim=(0, 1.03), xlim=(0, 100))
+    right.set(xlabel=f"share of the {subset} images, largest loss first (%)",
+              ylabel="share of the loss (dotted: equal losses)", ylim=(0, 1.03), xlim=(0, 100))
     right.yaxis.set_major_formatter(PercentFormatter(1))
     legend_above(left, ncols=2)
     half = [carriers(p, subset) for p in runs.values()]
-    figure_title(fig, f"Half of the loss lies on {_from_to(half)} of {len(rank)} {subset} images")
+    figure_title(fig, f"Half of the loss comes from {_from_to(half)} of {len(rank)} {subset} images")
     return fig
 
 def _from_to(values):
@@ -393,10 +397,10 @@ def plot_rates(
                 ax.plot(h.lr.iloc[0], h.val_loss.iloc[0], "o", color=colour, ms=9, mfc="none",
                         mew=1.4)
     ax.axhline(math.log(n_classes), color=GREY, ls=(0, (1, 1)), lw=1.2,
-               label="knowing nothing")
+               label="chance")
     ax.set(xscale="log", yscale="log",
            xlabel="learning rate at the end of the epoch (ring: the first epoch)",
-           ylabel="validation loss (mean an image, nats)")
+           ylabel="validation loss (mean per image, nats)")
     legend_above(ax, ncols=4)
     peaks = {n: max(h.lr.max() for h in hs.values()) for n, hs in runs.items()}
     figure_title(fig, "Largest rate: "
@@ -409,24 +413,25 @@ def _where(rate, interval):
     return f", {side} the interval"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #f7bf821e
-OUTCOMES = {"both": ("both right", GREY, "o"), "only_a": ("only {a} right", BLUE, "s"),
-            "only_b": ("only {b} right", ORANGE, "^"),
+OUTCOMES = {"both": ("both correct", GREY, "o"), "only_a": ("only {a} correct", BLUE, "s"),
+            "only_b": ("only {b} correct", ORANGE, "^"),
             "neither": ("both wrong", "#222222", "X")}
 
 def outcomes(
     a:pd.DataFrame, b:pd.DataFrame, # predictions tables of the same images
     subset:str="test"
-) -> pd.DataFrame: # by id: label, says_a, says_b, p_a, p_b, outcome
+) -> pd.DataFrame: # by id: label, pred_a, pred_b, p_a, p_b, outcome
     "Predictions of two models, image by image; `LabError` if their images differ."
     x, y = rows_of(a, subset), rows_of(b, subset)
     if x[["id", "label"]].to_numpy().tolist() != y[["id", "label"]].to_numpy().tolist():
-        raise LabError(f"outcomes: the two judged different {subset} images; compare runs of one split")
-    t = pd.DataFrame(dict(label=x.label.to_numpy(), says_a=predicted(x), says_b=predicted(y),
+        raise LabError(f"outcomes: the tables have different {subset} images; compare runs of one split")
+    t = pd.DataFrame(dict(label=x.label.to_numpy(), pred_a=predicted(x), pred_b=predicted(y),
                           p_a=true_probability(x),
                           p_b=true_probability(y)), index=x.id)
-    wrong = 2*(t.says_a != t.label) + (t.says_b != t.label)
+    wrong = 2*(t.pred_a != t.label) + (t.pred_b != t.label)
     return t.assign(outcome=np.array(["both", "only_a", "only_b", "neither"])[wrong])
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #b09eca9c
 def plot_disagreement(
     table:pd.DataFrame, # see `outcomes`; several runs may be stacked
     a:str="a", b:str="b" # names of the two
@@ -448,5 +453,5 @@ def plot_disagreement(
            ylabel=f"probability of the true class:\n{b}")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=.3)
     one = table.outcome.isin(["only_a", "only_b"]).sum()
-    figure_title(fig, f"{a} and {b}: {one} of {len(table)} answers are right in one of the two only")
+    figure_title(fig, f"{a} and {b}: {one} of {len(table)} predictions are correct in one model only")
     return fig

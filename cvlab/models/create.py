@@ -257,12 +257,12 @@ def layer_groups(model: nn.Module) -> list[list[str]]: # names of parameters, fr
             groups.setdefault(here, []).append(n)
     return [g for _, g in sorted(groups.items())]
 
-def freeze(model: nn.Module, part: str, # none | half | most | backbone
-           thawed: int = 0 # number of its upper groups that are unfrozen again
+def freeze(model: nn.Module, layers: str, # none | half | most | backbone
+           unfrozen: int = 0 # number of upper groups that are trainable again
           ):
     "Freeze the backbone, most of it (all but the last stage), the lower half, or nothing."
     groups = layer_groups(model)
-    n = {"none": 0, "half": len(groups)//2, "most": max(len(groups) - 2, 0), "backbone": len(groups) - 1}[part] - thawed
+    n = {"none": 0, "half": len(groups)//2, "most": max(len(groups) - 2, 0), "backbone": len(groups) - 1}[layers] - unfrozen
     frozen = {name for g in groups[:max(n, 0)] for name in g}
     for name, p in model.named_parameters(): p.requires_grad_(name not in frozen)
 

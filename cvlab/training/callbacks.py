@@ -94,7 +94,7 @@ class Distil(Callback):
         if n != len(self.teacher):
             raise LabError(f"the teacher speaks of {len(self.teacher)} images; there are {n} to learn from")
         if hasattr(self.learn, "mix"):
-            raise LabError("a teacher knows whole images; set augment.mixup and augment.cutmix to 0")
+            raise LabError("the teacher predicts unmixed images; set augment.mixup and augment.cutmix to 0")
     def after_loss(self):
         if not self.training: return
         t, teacher = self.temperature, self.teacher[self.dls.train.idx].to(self.pred.device)

@@ -78,7 +78,7 @@ def test_own_images_through_the_same_notebooks(trained):
     tmp_path, out, before = trained
     assert len((tmp_path/"run/train/seed-3/results.csv").read_text().splitlines()) == 1 + 40, "--fast: a quarter"
     assert "model      test accuracy" in out and "histogram  test accuracy" in out and "majority   test accuracy" in out
-    assert "The curves say: " in out and "Card: " in out and (tmp_path/"run/cards/seed-3/MODEL_CARD.md").exists()
+    assert "Learning curves: " in out and "Card: " in out and (tmp_path/"run/cards/seed-3/MODEL_CARD.md").exists()
     for f in ("prepare/split.csv", "train/seed-3/results.csv",
               "evaluate/seed-3/predictions.csv",
               "evaluate/seed-3/evaluate.ipynb", "weights/seed-3/best.safetensors"):
@@ -119,7 +119,7 @@ def test_an_interrupted_training_is_not_overwritten(trained):
     code, out, err = cvlab(*args, "--resume")
     assert code == 0 and out == said and "to do: nothing; the training is finished" in err
     stored.write_bytes(b"")
-    assert "go on with --resume, or remove it" in cvlab(*args)[2]
+    assert "continue with --resume, or remove it" in cvlab(*args)[2]
     code, _, err = cvlab(*args, "--resume")
     assert code == 1 and "is no state of an interrupted training" in err
     stored.unlink()
@@ -150,7 +150,7 @@ def test_killed_twice_it_ends_in_the_same_bytes(trained, tmp_path):
     kill_when(lambda: log.exists() and "epoch   2 " in log.read_text(), out, *args, "--resume")
     assert stored.exists() and not (run/"results.csv").exists()
     code, printed, err = cvlab(*args, "--resume")
-    assert code == 0 and "to do: train, evaluate; the training goes on" in err and "prepare ..." not in err, err
+    assert code == 0 and "to do: train, evaluate; the training continues" in err and "prepare ..." not in err, err
     def results(text):
         return [line
                 for line in text.splitlines() if not line.startswith(("Open: ", "Card: "))]

@@ -1,4 +1,4 @@
-"README.md, TRAINING_RESULTS.md and results/ say what the committed files say."
+"The numbers in README.md, TRAINING_RESULTS.md and results/ are those of the committed files."
 import re
 
 import pytest
@@ -34,8 +34,8 @@ def test_any_changed_digit_of_a_claim_is_caught(page, claims):
         line = changed[r.line - 1]
         if not line[at].isdigit(): continue # a dash
         changed[r.line - 1] = line[:at] + str((int(line[at]) + 1) % 10) + line[at + 1:]
-        said = check_text(mark("\n".join(changed), bound), claims, TOP)
-        assert [f"line {r.line}: drifted" in p and f"claim {r.claim.split(':')[0]}" in p for p in said] == [True], (r, said)
+        problems = check_text(mark("\n".join(changed), bound), claims, TOP)
+        assert [f"line {r.line}: drifted" in p and f"claim {r.claim.split(':')[0]}" in p for p in problems] == [True], (r, problems)
 
 
 @pytest.mark.parametrize("page", PAGES)

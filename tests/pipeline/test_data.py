@@ -160,7 +160,7 @@ def test_a_published_split_is_certified_and_a_leak_stops_when_told(tmp_path, cap
     assert theirs["same_across"] == [["test/disc/" + files[0].name, "train/disc/copy.png"]] and theirs["n"] == 41
     assert len(theirs["leaking"]["test"]) == 1 and "1 of 10 test images leak" in capsys.readouterr().out
     (tmp_path/"run/leakage/leakage_report.json").unlink()
-    with pytest.raises(LabError, match="1 pair of the same image in two parts, such as"):
+    with pytest.raises(LabError, match="1 pair of the same image in two subsets, such as"):
         run_inline("leakage", tmp_path/"run/leakage",
                    [*quick, "leakage.split=published", "leakage.action=fail"])
     assert read_json(tmp_path/"run/leakage/leakage_report.json") == theirs, "written before it stops"

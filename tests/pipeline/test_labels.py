@@ -68,7 +68,7 @@ def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
                            "train.batch_size=8", "train.monitor=val_macro_f1", "leakage.planted=8",
                            "evaluate.samples=4")
     assert code == 0, err
-    assert "part val has no image of 'c'" in err
+    assert "subset val has no image of 'c'" in err
 
 
 @pytest.mark.parametrize("labels, words, says", [

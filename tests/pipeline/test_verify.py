@@ -1,4 +1,4 @@
-"Faults of every kind we could think of, one at a time in a clone without data or weights: each is caught by name."
+"Faults are planted one at a time in a clone without data or weights; verify names each of them."
 import json
 import re
 import shutil
@@ -126,7 +126,7 @@ def older_lock(path): # a stage's own entry says it read other data
     path.write_text(text.replace(md5, "0"*32, 1))
 
 
-# name: (file, fault, where it shows, what is said, does dvc.lock alone give it away?)
+# name: (file, fault, stage or page that shows it, message, whether dvc.lock alone reveals it)
 FAULTS = {
     "changed digit in a claim": (
         "README.md", digit(r"\| default \| (\d\.\d+)"),
@@ -157,7 +157,7 @@ FAULTS = {
         "README.md", "no such heading", False),
     "figure of no stage": (
         "README.md", append("\n![better](nbs/pages/index.ipynb)\n"),
-        "README.md", "is the output of no stage", False),
+        "README.md", "is not the output of a stage", False),
     "number in a pipeline notebook": (
         "nbs/pipeline/compare.ipynb", prose("The default reaches 0.99."),
         "nbs/pipeline/compare.ipynb", "unregistered number 0.99", False),
@@ -215,13 +215,13 @@ FAULTS = {
     "image judged by another fold": (
         "runs/crossval/oof.csv",
         table(lambda t: t.loc.__setitem__((0, "fold"), str((int(t.fold[0]) + 1) % 5))),
-        "crossval", "oof.csv: not one prediction", False),
+        "crossval", "oof.csv: not exactly one prediction", False),
     "edited mean over folds": (
         "runs/crossval/summary.csv", table(lambda t: t.loc.__setitem__((0, "mean"), "0.99")),
         "crossval", "summary.csv: mean", False),
     "edited answer of the folds together": (
         "runs/crossval/test_predictions.csv", table(lambda t: t.loc.__setitem__((0, "logit_grass"), "40")),
-        "crossval", "the average is not that of the single models", False),
+        "crossval", "the average differs from that of the single models", False),
     "edited range test": ("runs/lr_find/lr.json", digit(r'"lr": (0\.\d+)'), "lr_find",
                           "runs/lr_find: is not what", True),
     "edited range test, coarsely": (
@@ -253,10 +253,10 @@ FAULTS = {
     "hand-made dvc.lock": ("dvc.lock", replace("md5: ", "md5: 0", 1), "prepare",
                            "is not what the stage", True),
     "dvc.lock of other data": ("dvc.lock", older_lock, "prepare",
-                               "data: dvc.lock says it read another one", True),
+                               "data: dvc.lock has another hash than", True),
     "changed data.dvc": (
         "data.dvc", digit(r"md5: \w*?(\d)\w*\.dir"),
-        "prepare", "another one than data.dvc made", True),
+        "prepare", "another hash than data.dvc wrote", True),
     "changed command": (
         "dvc.yaml", replace("-p out runs/prepare", "-p out runs/prepare -p seed 1"),
         "prepare", "the command is not the one that ran", True),
@@ -267,10 +267,10 @@ FAULTS = {
                      False),
     "ledger line removed": (
         "runs/ledger.csv", drop_line(",default,0,"),
-        "evaluate@default-0", "no line says so", False),
+        "evaluate@default-0", "no entry for this use of the test set", False),
     "ledger of fewer images": (
         "runs/ledger.csv", replace(",150,evaluate,default,0,", ",140,evaluate,default,0,"),
-        "evaluate@default-0", "140 test images were read", False),
+        "evaluate@default-0", "140 test images were used", False),
     "description of other outputs": (
         f"{EVALUATE}/environment.json", from_other("environment.json"),
         "evaluate@default-0", "environment.json: describes other", False),
@@ -283,12 +283,12 @@ FAULTS = {
     "other score of a shortcut": (
         "runs/leakage/probes.csv",
         table(lambda t: t.loc.__setitem__((t.index[t.probe == "colour"][0], "score"), "0.5")),
-        "leakage", "colour is said to tell", False),
+        "leakage", "probes.csv: colour: ", False),
     "other guesses of a shortcut": (
         "runs/leakage/shortcut_predictions.csv",
         table(lambda t: t.loc.__setitem__(slice(0, 40),
                                           t.loc[0:40].assign(colour=t.label[0:40]))),
-        "leakage", "colour is said to tell", False),
+        "leakage", "probes.csv: colour: ", False),
     "answers of the leak probe": ("runs/leakage/probe.csv", table(right_instead), "leakage",
                                   "accuracy.csv: ", False),
     "certified split": ("runs/leakage/split.csv", table(swap_parts), "leakage",
@@ -310,8 +310,8 @@ FAULTS = {
 }
 
 
-def said(root, where, locked):
-    "What verify says of one stage, page or set."
+def lines_of(root, where, locked):
+    "The lines of verify for one stage, page or set of measurements."
     lab = Lab(root)
     if where.startswith("runs/measured"): return [measured_line(root/where, lab)]
     if (root/where).is_file(): return check_page(lab, root/where)
@@ -322,7 +322,7 @@ def said(root, where, locked):
 def test_fault_is_caught_by_name(name, clone):
     file, plant, where, words, locked = FAULTS[name]
     plant(clone/file)
-    lines = said(clone, where, locked)
+    lines = lines_of(clone, where, locked)
     assert any(words in line.why and line.state == "drift" for line in lines), lines
 
 
@@ -352,7 +352,7 @@ def test_every_edited_claim_is_caught(published):
 KEPT = TOP/"runs"/"measured"/"grocery_fruit"/"imbalance"
 
 
-@pytest.mark.parametrize("name, spoil, told", [
+@pytest.mark.parametrize("name, spoil, message", [
     ("effects.csv", lambda t: t.assign(effect=t.effect + .01),
      "effects.csv: inverse, accuracy"),
     ("effects.csv", lambda t: t.assign(low=t.low.clip(lower=0)),
@@ -361,16 +361,16 @@ KEPT = TOP/"runs"/"measured"/"grocery_fruit"/"imbalance"
     ("oof_classes.csv", lambda t: t.assign(plain=t.label), "scores.csv"),
     ("test_classes.csv", lambda t: t[1:], "not the images of split.csv")
 ], ids=lambda x: x if isinstance(x, str) else "")
-def test_kept_folds_are_recomputed(name, spoil, told, tmp_path):
-    "Of images that cannot be shipped the tables are there: whoever changes one of them is found out."
+def test_kept_folds_are_recomputed(name, spoil, message, tmp_path):
+    "A change of any table of images that cannot be redistributed is found."
     shutil.copytree(KEPT, tmp_path/"kept")
     table = pd.read_csv(tmp_path/"kept"/name, keep_default_na=False)
     spoil(table).to_csv(tmp_path/"kept"/name, index=False)
-    assert any(told in p for p in check_classes(tmp_path/"kept"))
+    assert any(message in p for p in check_classes(tmp_path/"kept"))
 
 
 def test_kept_figures_are_drawn_again(tmp_path):
     shutil.copytree(KEPT, tmp_path/"kept")
     assert check_classes(KEPT) == []
     shutil.copy(KEPT/"confusion_matrix.png", tmp_path/"kept"/"folds.png")
-    assert check_classes(tmp_path/"kept") == ["folds.png: is not the figure that its records give"]
+    assert check_classes(tmp_path/"kept") == ["folds.png: is not the figure of its records"]

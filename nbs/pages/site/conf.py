@@ -1,4 +1,4 @@
-"Sphinx for the site; `cvlab.docs.site` writes the sources, of which a copy of this file is one."
+"Sphinx configuration of the site; `cvlab.docs.site` copies it to the generated sources."
 import importlib.metadata
 from pathlib import Path
 
@@ -11,10 +11,10 @@ version = release = importlib.metadata.version("cvlab")
 extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton"]
 exclude_patterns = ["_site", "_extra", *Path(__file__).with_name("_site").joinpath("no_pages.txt").read_text().split("\n")[:-1]]
 
-# notebooks: stored outputs as they are; nothing is run
+# notebooks are shown with their stored outputs and not executed
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)] # no widget's script from elsewhere
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)] # no external widget scripts
 nb_number_source_lines = False
 nb_render_markdown_format = "myst"
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -22,17 +22,17 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure", "toc.not_included",
                      "myst.strikethrough", "config.cache"]
 
-highlight_language = "text" # a fence that names no language is a shell
+highlight_language = "text" # default for fences without a language
 html_theme = "pydata_sphinx_theme"
 html_title = "cvlab"
-html_context = dict(default_mode="auto") # light or dark as the reader has it
+html_context = dict(default_mode="auto") # light or dark as set by the system
 html_static_path = ["_site"]
-html_extra_path = ["_extra"] # the talk and the film, as they are
+html_extra_path = ["_extra"] # slides and animation, copied unchanged
 html_css_files = ["cvlab.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
-html_show_search_summary = False # the summaries are fetched, which pages opened from a disk may not do
+html_show_search_summary = False # summaries would be fetched, which does not work for pages opened from disk
 html_sidebars = dict.fromkeys(("index", "claims", "TRAINING_RESULTS", "troubleshooting"), [])
 html_theme_options = dict(
     logo=dict(text="cvlab"), navbar_end=["theme-switcher"], secondary_sidebar_items=["page-toc"], show_prev_next=True,
@@ -50,7 +50,7 @@ def _block(self, node):
 
 
 def _mathml(node, block):
-    "Formulas as MathML, which browsers draw themselves: no script from elsewhere."
+    "Formulas as MathML, which browsers render without external scripts."
     return tex2mathml(node.astext(), as_block=block)
 
 
