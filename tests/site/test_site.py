@@ -161,7 +161,7 @@ def test_search_finds_without_a_server(site, chromium):
     tab = chromium.new_context(offline=True).new_page()
     tab.goto((site/"search.html").as_uri() + "?q=lr_find")
     # results appear one after another
-    tab.wait_for_selector("ul.search li a[href*='41_lr_finder']", timeout=20_000)
+    tab.wait_for_selector("ul.search li a[href*='03_lr_finder']", timeout=20_000)
     tab.context.close()
 
 

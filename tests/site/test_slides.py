@@ -160,5 +160,5 @@ def test_who_wants_no_motion_gets_the_still(chromium, page):
     tab = context.new_page()
     tab.goto(page.as_uri())
     tab.wait_for_function("window.Reveal && Reveal.isReady()")
-    assert tab.evaluate("document.querySelector('image img').currentSrc").startswith("data:image/png")
+    assert tab.evaluate("document.querySelector('picture img').currentSrc").startswith("data:image/png")
     context.close()
