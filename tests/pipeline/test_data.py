@@ -43,7 +43,7 @@ def test_hostile_images_are_named_and_left_alone(tmp_path):
     shutil.copy(folder/"disc/grey.png", folder/"disc/grey again.png")
     before = contents(folder)
     code, out, err = cvlab("train", "--data", folder, "--out", tmp_path/"run", *QUICK)
-    assert code == 0 and "image(s) are left out" in err, err
+    assert code == 0 and "image(s) are skipped" in err, err
     split = pd.read_csv(tmp_path/"run/prepare/split.csv", dtype=str)
     assert {f"disc/{n}" for n, (v, _) in HOSTILE.items() if v != "refused"} <= set(split.path)
     assert not {f"disc/{n}" for n, (v, _) in HOSTILE.items() if v == "refused"} & set(split.path)

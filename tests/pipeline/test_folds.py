@@ -92,7 +92,7 @@ def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
     def weights(name, spoilt):
         here, other = split.id.isin(spoilt), {"disc": "square", "square": "disc"}
         pixels = np.where(here.to_numpy()[:, None, None, None], 255 - images, images)
-        lab = crossval.Lab(p, split.assign(label=split.label.where(~here, split.label.map(other))), pixels, folds,
+        lab = crossval.CrossValidation(p, split.assign(label=split.label.where(~here, split.label.map(other))), pixels, folds,
                            tmp_path/name, {}, tmp_path/"cache", log=lambda line: None)
         crossval.train_fold(lab, 0, 0)
         return (tmp_path/name/"fold-0-0.safetensors").read_bytes()

@@ -124,4 +124,4 @@ def test_a_number_is_learnt_and_said(tmp_path):
     assert cvlab(*again)[0] == 0
     assert (tmp_path/"again"/"evaluate"/"seed-0"/"predictions.csv").read_bytes() == first, "byte for byte"
     code, out, err = cvlab("crossval", "task=regression", "--data", folder/"samples.csv")
-    assert code == 1 and err == "cvlab: task=regression: cross-validation is written for classification\n"
+    assert code == 1 and err == "cvlab: task=regression: cross-validation is only for classification\n"

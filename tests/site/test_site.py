@@ -118,7 +118,7 @@ def test_math_is_drawn_by_the_browser_itself(site):
 def test_names_lead_to_where_they_are_described(site, parsed):
     links = {link for page in parsed.values() for link in page.links}
     for name in ("01_params.html#resolve", "04_loaders.html#batches",
-                 "02_learner.html#create-learner"):
+                 "01_learner.html#create-learner"):
         assert any(link.endswith(name) for link in links), name
     assert "resolve" in parsed[site/"nbs/core/01_params.html"].ids
 
