@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BENCH_AUGMENT', 'START_SCRIPT', 'ROWS', 'bench_images', 'quiet', 'lab_loaders', 'lab_learner', 'lab_loop',
-           'pure_loop', 'lab_from_files', 'times', 'net_and_batch', 'step_of', 'flops_of', 'gemm', 'giving_back',
-           'forward_pass', 'accuracies', 'paired_difference', 'growing', 'frozen_phase', 'last_stage_step', 'predictor',
-           'forward_of', 'lab_notebooks', 'dvc_repro', 'check_nothing_to_do', 'many_images', 'started', 'growth',
-           'steepness', 'reach_lab', 'Row', 'Bench', 'plot_bench']
+           'pure_loop', 'lab_from_files', 'times', 'net_and_batch', 'step_of', 'gemm', 'giving_back', 'forward_pass',
+           'accuracies', 'paired_difference', 'growing', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of',
+           'lab_notebooks', 'dvc_repro', 'check_nothing_to_do', 'many_images', 'started', 'growth', 'steepness',
+           'reach_lab', 'Row', 'Bench', 'plot_bench']
 
 # %% ../../nbs/bench/01_bench.ipynb #9c4c44ff
 import ctypes
@@ -158,12 +158,6 @@ def step_of(net: str, size: int, bs: int = 32, precision: str = "fp32",
     return step
 
 # %% ../../nbs/bench/01_bench.ipynb #d93cc8bf
-def flops_of(f) -> int:
-    "Floating-point operations of the matrix products and convolutions in one call."
-    from torch.utils.flop_counter import FlopCounterMode
-    with FlopCounterMode(display=False) as counter: f()
-    return counter.get_total_flops()
-
 def gemm(n: int = 2048, precision: str = "fp32"): # -> function
     "The product of two square matrices."
     a = torch.randn(n, n).to(precision_dtype(precision) or torch.float32)

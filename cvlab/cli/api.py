@@ -298,9 +298,8 @@ def history(self: TrainedRun) -> "pd.DataFrame": # epoch, train_loss, val_loss, 
 @patch(as_prop=True)
 def task(self: TrainedRun) -> "Task":
     "The task of the run, without information from the training set."
-    from cvlab.tasks.infer import TASKS
-    asked = plain(read_yaml(self.stage("evaluate")/"params.yaml"))["requested"]
-    return TASKS[asked.get("task", "classification")]()
+    from cvlab.tasks.infer import task_type
+    return task_type(plain(read_yaml(self.stage("evaluate")/"params.yaml"))["requested"])()
 
 @patch(as_prop=True)
 def predictions(self: TrainedRun) -> "pd.DataFrame": # id, subset, label, and one logit per class (or the predicted number)
@@ -403,10 +402,10 @@ def compare(self: TrainedRun,
             subset: str = "test" # val or test
            ) -> "pd.DataFrame": # one row: reference (this run), mean (the other), effect, low, high, p, words
     "Paired difference between the other run and this one; `LabError` if the splits differ."
-    from cvlab.evaluation.compare import METRICS, effects_table
+    from cvlab.evaluation.compare import COMPARED, effects_table
     if self.task.name != "classification":
         raise LabError(f"compare: only for classification, and this run has task={self.task.name}")
-    if metric not in METRICS: raise LabError(f"metric={metric}: one of {', '.join(METRICS)}")
+    if metric not in COMPARED: raise LabError(f"metric={metric}: one of {', '.join(COMPARED)}")
     if subset not in ("val", "test"): raise LabError(f"subset={subset}: val or test")
     other = other if isinstance(other, TrainedRun) else load(other)
     name = other.experiment or other.folder.name
@@ -523,12 +522,13 @@ def crossval(data: str | Path | None = None, # as in `train`
         out, p = out or new_folder(root), resolve("params.yaml", "", overrides)
         recipes = [resolve("params.yaml", e, overrides) for e in p.crossval.experiments]
         student = resolve("params.yaml", p.crossval.student, overrides) if p.crossval.student else None
-        if p.task != "classification":
-            raise LabError(f"task={p.task}: cross-validation is only for classification")
+        from cvlab.runs.paths import RunPaths
+        from cvlab.runs.stages import check_task
+        check_task("crossval", p)
         check_out(out)
         split = check_before(*recipes, *[student]*bool(student))
         check_crossval(split, *recipes, student=student)
-        run_stages({s: out/s for s in crossval_left(out, seed, p)}, "", seed, overrides)
+        run_stages({s: RunPaths(out).stage(s) for s in crossval_left(out, seed, p)}, "", seed, overrides)
     return out
 
 # %% ../../nbs/cli/00_api.ipynb #63ffc6e5

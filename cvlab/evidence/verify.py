@@ -40,7 +40,7 @@ from ..core.repro import UNHASHED, folder_digest
 from ..core.style import figure_png, use_lab_style
 from ..data.samples import data_hash, read_split, split_hash
 from ..evaluation.baselines import majority_baseline
-from ..evaluation.compare import calibration
+from ..evaluation.compare import calibration, over_splits
 from cvlab.evaluation.leakage import (
     accuracy_without,
     across,
@@ -65,7 +65,6 @@ from cvlab.evidence.claims import (
     lr_found,
     marked_page,
     notebook_markdown,
-    over_splits,
     pairs_of,
     predicted_classes,
 )
@@ -75,7 +74,7 @@ from ..runs.ledger import read_ledger
 from ..runs.paths import RunPaths, run_of
 from ..runs.run import check_effective, question
 from ..runs.stages import STAGES, stage_of
-from ..tasks.tables import kept_row
+from ..tasks.tables import kept_row, measured
 
 # %% ../../nbs/evidence/02_verify.ipynb #61946fa9
 # largest difference of test accuracy; mean difference of an image's probabilities
@@ -486,9 +485,10 @@ def against_history(val: dict, history: pd.DataFrame, p: dict # parameters in ef
     "Compare the validation metrics of the kept epoch with those of the stored predictions."
     best = kept_row(history, p["train"]["monitor"])
     tolerance = 1e-4 if p["train"]["precision"] == "fp32" else .02
-    pairs = [("accuracy", val["accuracy"], best.val_accuracy)]
+    what = measured(history).removeprefix("val_") # such as accuracy
+    pairs = [(what, val[what], best[f"val_{what}"])]
     # otherwise the loss is not plain cross-entropy
-    if not any(p["loss"].get(k) for k in ("label_smoothing", "alpha", "gamma")):
+    if "log_loss" in val and not any(p["loss"].get(k) for k in ("label_smoothing", "alpha", "gamma")):
         pairs.append(("loss", val["log_loss"], best.val_loss))
     return [f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}"
             for what, now, was in pairs
@@ -724,7 +724,8 @@ def class_figures(recipe: Path, scores: pd.DataFrame, effects: pd.DataFrame) -> 
 # %% ../../nbs/evidence/02_verify.ipynb #622044e4
 def check_classes(recipe: Path) -> list[str]:
     "Recompute a cross-validation from its predicted classes (`cvlab.studies.crossval.export_crossval`)."
-    from cvlab.studies.crossval import FOLD_METRICS, from_classes, over_folds
+    from cvlab.evaluation.metrics import METRICS
+    from cvlab.studies.crossval import from_classes, over_folds
     oof, test = (predicted_classes(recipe/f"{n}_classes.csv") for n in ("oof", "test"))
     split, effects = read_split(recipe/"split.csv"), pd.read_csv(recipe/"effects.csv")
     scores, ways = pd.read_csv(recipe/"scores.csv"), pd.read_csv(recipe/"test_scores.csv")
@@ -734,7 +735,7 @@ def check_classes(recipe: Path) -> list[str]:
     means = pd.concat({e: over_folds(g) for e, g in now.groupby("experiment", sort=False)},
                       names=["experiment", "score"])
     off = same_table(recipe/"scores.csv", now) + same_table(recipe/"summary.csv", means.reset_index())
-    worst = (of_test[list(FOLD_METRICS)] - ways[list(FOLD_METRICS)]).abs().max().max()
+    worst = (of_test[list(METRICS)] - ways[list(METRICS)]).abs().max().max()
     if worst > 1e-4:
         off.append(f"test_scores.csv: differs by {worst:.2g} from test_classes.csv")
     for name, t, subset in (("oof_classes.csv", oof.drop_duplicates("id"), split.subset != "test"),
@@ -761,10 +762,13 @@ def effect_problems(scores: pd.DataFrame, effects: pd.DataFrame, n: int # images
 
 def measured_problems(preds: Path) -> list[str]:
     "Compare predictions with the split and the history of the same run."
+    from cvlab.evaluation.scores import score
+    from cvlab.tasks.infer import task_type
     run = run_of(preds, "evaluate")
-    table = check_judged(read_predictions(preds), read_split(run.split), preds.name)
-    return against_history(evaluate(table, "val"), pd.read_csv(run.history),
-                           run_params(run.stage("train"))["effective"])
+    p = run_params(run.stage("train"))["effective"]
+    task = task_type(p)()
+    table = check_judged(read_predictions(preds, task.schema), read_split(run.split), preds.name)
+    return against_history(score(task, table, "val"), pd.read_csv(run.history), p)
 
 # %% ../../nbs/evidence/02_verify.ipynb #071adf18
 def pages(lab: Lab) -> list[Path]:

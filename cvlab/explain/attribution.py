@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
-from scipy.special import softmax
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -389,14 +388,15 @@ def explain(weights: str | Path, # folder with best.safetensors and best.json
     check_info(Path(weights)/"best.json")
     model, info = load_model(weights)
     model = model.to(device)
-    if target and target not in info["classes"]:
-        raise LabError(f"{target}: the model does not know this class; it knows {', '.join(info['classes'])}")
+    task = task_of(info)
+    if target and (odd := task.unknown(pd.Series([target]))):
+        raise LabError(f"{weights}: the model does not know {odd}")
     images = readable(paths, info["side"], most)
-    probs = softmax(logits_of(model, images, info, device).astype(np.float64), axis=1)
-    preds = probs.argmax(1)
-    ys = np.full(len(preds), info["classes"].index(target)) if target else preds
+    preds = [task.prediction(row) for row in logits_of(model, images, info, device)]
+    ys = [task.output(target or p.label) for p in preds]
     xb = model_input(images, info, device)
     maps = {SHOWN[m]: heatmaps(model, xb, ys, m, cells) for m in usable(model, info, methods)}
-    titles = [f"says {info['classes'][i]}\n{p[i]:.2f} sure" for i, p in zip(preds, probs)]
+    titles = [f"says {p.label}" + (f"\n{p.probability:.2f} sure" if p.probabilities else "")
+              for p in preds]
     return plot_heatmaps(seen_subset(images, info), maps, titles,
-                         note=f"maps for {target or 'what the network says'}")
+                         note=f"maps for {target or 'the prediction'}")

@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'conv_block', 'SmallCNN', 'XrayCNN', 'register', 'origin', 'build', 'DeepHead', 'classifiers', 'last_layer',
            'set_dropout', 'misfits', 'adapted', 'load_weights', 'pretrained_file', 'normalisation', 'deep_head',
            'replace_head', 'create_model', 'stages', 'layer_groups', 'freeze', 'frozen_modules', 'rates',
-           'n_parameters', 'layer_table', 'save_model', 'load_model']
+           'n_parameters', 'flops_of', 'layer_table', 'save_model', 'load_model']
 
 # %% ../../nbs/models/00_create.ipynb #f0c1eee0
 import difflib
@@ -294,6 +294,12 @@ def _countable():
     try:
         with sdpa_kernel(SDPBackend.MATH): yield
     finally: torch.backends.mha.set_fastpath_enabled(fused)
+
+def flops_of(f # function without arguments
+            ) -> int:
+    "Floating-point operations of the matrix products and convolutions in a call, as torch counts them."
+    with FlopCounterMode(display=False) as counter: f()
+    return counter.get_total_flops()
 
 def _run_noted(model, xb) -> dict[str, dict]: # module name: kind, output, multiply_adds; in the order of use
     "Run the model once and record each module's own operations."

@@ -9,7 +9,7 @@ __all__ = ['FAMILIES', 'ARCHITECTURES', 'published', 'multiply_adds', 'describe'
 import torch
 from torch import nn
 
-from .create import build, create_model, n_parameters, origin
+from .create import build, create_model, flops_of, n_parameters, origin
 
 # %% ../../nbs/models/01_zoo.ipynb #09e14a40
 FAMILIES = {
@@ -47,11 +47,8 @@ def published(name: str) -> dict: # input: pixels; weights: tag; licence
 
 def multiply_adds(model: nn.Module, size: int) -> int:
     "Multiply-adds of the products and convolutions for one image, as torch counts them."
-    from torch.utils.flop_counter import FlopCounterMode
-    device = next(model.parameters()).device
-    one = torch.zeros(1, 3, size, size, device=device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: model.eval()(one)
-    return counter.get_total_flops()//2
+    one = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    with torch.no_grad(): return flops_of(lambda: model.eval()(one))//2
 
 def describe(name: str, n_classes: int = 1000,
              size: int | None = None # pixels; None: the size of the published weights

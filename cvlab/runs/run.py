@@ -35,7 +35,7 @@ from cvlab.data.samples import (
 from .engine import run_stage
 from .ledger import reading
 from .paths import RunPaths, root_of
-from .stages import STAGES
+from .stages import STAGES, check_task
 
 # %% ../../nbs/runs/05_run.ipynb #220984a5
 class Run:
@@ -103,6 +103,7 @@ def open_run(stage: str, # a key of STAGES
     root, smoke = (root_of(stage, out), ()) if out else smoke_root(stage)
     folder = top/out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
     params = resolve(top/"params.yaml", experiment, [*smoke, *overrides])
+    check_task(stage, params)
     run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root,
               (*smoke, *overrides))
     if not (folder/"last.safetensors").exists(): # the state of an interrupted training

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.io import LabError
 from ..data.samples import check_classes
 from .base import Meter, Prediction, Task
-from .losses import Loss, loss_of
+from .losses import CrossEntropy, loss_of
 from .tables import FIXED, LOGIT, Logits
 
 # %% ../../nbs/tasks/03_classify.ipynb #ea540f31
@@ -82,7 +82,7 @@ class Classification(Task):
     def targets(self, rows): # int64 (n,)
         return pd.Categorical(rows.label, self.classes).codes.astype(np.int64)
 
-    def loss(self, section, targets) -> Loss: return loss_of(section, targets, self.classes)
+    def loss(self, section, targets) -> CrossEntropy: return loss_of(section, targets, self.classes)
 
     def meter(self, monitor=""): return Accuracy(monitor in BY_CLASS)
 

@@ -119,9 +119,11 @@ def test_a_number_is_learnt_and_said(tmp_path):
     assert .3 < float(label) < 3 and probability == "" and error == ""
     code, out, err = cvlab("evaluate", "--run", tmp_path/"run")
     assert code == 0 and "test R² 0." in out, err
+    code, out, err = cvlab("interpret", "--run", tmp_path/"run", folder/"000.png", "--out", tmp_path/"maps.png")
+    assert code == 0 and (tmp_path/"maps.png").exists(), err
     first = (tmp_path/"run"/"evaluate"/"seed-0"/"predictions.csv").read_bytes()
     again = ["train", "task=regression", "--data", folder/"samples.csv", "--out", tmp_path/"again", *words]
     assert cvlab(*again)[0] == 0
     assert (tmp_path/"again"/"evaluate"/"seed-0"/"predictions.csv").read_bytes() == first, "byte for byte"
     code, out, err = cvlab("crossval", "task=regression", "--data", folder/"samples.csv")
-    assert code == 1 and err == "cvlab: task=regression: cross-validation is only for classification\n"
+    assert code == 1 and err == "cvlab: task=regression: the stage crossval is only for classification\n"
