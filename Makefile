@@ -86,8 +86,8 @@ bench: install ## time everything against pure compute and against other package
 architectures: install ## fifty models: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
 	@papermill --engine cvlab nbs/pipeline/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3
 
-clean: install ## clean all notebooks, export the library, write the JSON schema
-	@cvlab clean && nbdev-export && cvlab schema
+clean: install ## format and clean all notebooks, export the library, write the JSON schema
+	@ruff format --quiet nbs tests && cvlab clean && nbdev-export && cvlab schema
 
 lock: ## resolve requirements/lab.txt, predict.txt and those of the extras anew (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ULTRALYTICS_MODEL', 'ULTRALYTICS_SCRIPT', 'FASTAI_NOTEBOOKS', 'FASTAI_MODEL',
-           'JpegFiles', 'torch_loader', 'plain_loop', 'fastai_learner', 'fastai_loop', 'timm_loader', 'timm_loop',
-           'check_installed', 'lightning_loop', 'ultralytics_loop', 'fastai_notebooks', 'Clock', 'reach_fastai',
-           'reach_plain']
+           'JpegFiles', 'torch_loader', 'plain_loop', 'fastai_learner', 'fastai_loop', 'timm_loop', 'check_installed',
+           'lightning_loop', 'ultralytics_loop', 'fastai_notebooks', 'Clock', 'reach_fastai', 'reach_plain']
 
 # %% ../../nbs/bench/00_frameworks.ipynb #4930c62e
 import importlib.util
@@ -27,38 +26,62 @@ from ..core.repro import seed_everything
 from ..models.create import create_model
 
 # %% ../../nbs/bench/00_frameworks.ipynb #8ff0b752
-IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class JpegFiles(torch.utils.data.Dataset):
     "Image files with their labels, decoded by Pillow."
-    def __init__(self, files: pd.DataFrame, # path, label
-                 tfm): # transform of an image
+
+    def __init__(
+        self,
+        files: pd.DataFrame,  # path, label
+        tfm,
+    ):  # transform of an image
         self.paths, self.tfm = files.path.tolist(), tfm
         self.ys = pd.Categorical(files.label).codes.tolist()
-    def __len__(self): return len(self.paths)
+
+    def __len__(self):
+        return len(self.paths)
+
     def __getitem__(self, i):
         from PIL import Image
-        with Image.open(self.paths[i]) as im: return self.tfm(im.convert("RGB")), self.ys[i]
 
-def torch_loader(files: pd.DataFrame, subset: str, size: int, bs: int, workers: int = 0) -> torch.utils.data.DataLoader:
+        with Image.open(self.paths[i]) as im:
+            return self.tfm(im.convert("RGB")), self.ys[i]
+
+
+def torch_loader(
+    files: pd.DataFrame, subset: str, size: int, bs: int, workers: int = 0
+) -> torch.utils.data.DataLoader:
     "A torch `DataLoader` with torchvision transforms."
     import torchvision.transforms as T
-    augment = [T.RandomHorizontalFlip(), T.RandomAffine(10, scale=(.9, 1.1)),
-               T.ColorJitter(.2, .2)]
+
+    augment = [
+        T.RandomHorizontalFlip(),
+        T.RandomAffine(10, scale=(0.9, 1.1)),
+        T.ColorJitter(0.2, 0.2),
+    ]
     augment = augment if subset == "train" else []
-    tfm = T.Compose([T.Resize((size, size)), *augment, T.ToTensor(),
-                     T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
-    return torch.utils.data.DataLoader(JpegFiles(files[files.subset == subset], tfm), bs,
-                                       shuffle=subset == "train",
-                                       drop_last=subset == "train", num_workers=workers)
+    tfm = T.Compose(
+        [T.Resize((size, size)), *augment, T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+    return torch.utils.data.DataLoader(
+        JpegFiles(files[files.subset == subset], tfm),
+        bs,
+        shuffle=subset == "train",
+        drop_last=subset == "train",
+        num_workers=workers,
+    )
 
 # %% ../../nbs/bench/00_frameworks.ipynb #3eff71c5
-def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
-               workers: int = 0): # -> function
+def plain_loop(
+    files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0
+):  # -> function
     "One epoch of a plain torch loop."
     loaders = {p: torch_loader(files, p, size, bs, workers) for p in ("train", "val")}
     model, loss_func = create_model(net, files.label.nunique(), size=size), nn.CrossEntropyLoss()
     opt = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
+
     def epoch():
         model.train()
         running = right = 0
@@ -68,16 +91,19 @@ def plain_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
             loss = loss_func(out, yb)
             loss.backward()
             opt.step()
-            running += loss.item()*len(xb)
+            running += loss.item() * len(xb)
             right += (out.argmax(1) == yb).sum().item()
         model.eval()
         with torch.no_grad():
-            for xb, yb in loaders["val"]: right += (model(xb).argmax(1) == yb).sum().item()
+            for xb, yb in loaders["val"]:
+                right += (model(xb).argmax(1) == yb).sum().item()
+
     return epoch
 
 # %% ../../nbs/bench/00_frameworks.ipynb #f8edb646
-def fastai_learner(files: pd.DataFrame, size: int, bs: int,
-                   workers: int | None = None): # None: fastai's default
+def fastai_learner(
+    files: pd.DataFrame, size: int, bs: int, workers: int | None = None
+):  # None: fastai's default
     "fastai's `vision_learner` with its own augmentations."
     from fastai.vision.all import (
         ImageDataLoaders,
@@ -87,45 +113,73 @@ def fastai_learner(files: pd.DataFrame, size: int, bs: int,
         resnet18,
         vision_learner,
     )
+
     df = files.assign(is_valid=files.subset == "val")[["path", "label", "is_valid"]]
     how = {} if workers is None else dict(num_workers=workers)
-    dls = ImageDataLoaders.from_df(df, path="/", valid_col="is_valid", item_tfms=Resize(size),
-                                   bs=bs,
-                                   batch_tfms=aug_transforms(), device=torch.device("cpu"),
-                                   **how)
+    dls = ImageDataLoaders.from_df(
+        df,
+        path="/",
+        valid_col="is_valid",
+        item_tfms=Resize(size),
+        bs=bs,
+        batch_tfms=aug_transforms(),
+        device=torch.device("cpu"),
+        **how,
+    )
     return vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
 
-def fastai_loop(files: pd.DataFrame, size: int, bs: int, workers: int | None = None,
-                frozen: bool = False # train only the head, as in the first phase of `fine_tune`
-               ): # -> function
+
+def fastai_loop(
+    files: pd.DataFrame,
+    size: int,
+    bs: int,
+    workers: int | None = None,
+    frozen: bool = False,  # train only the head, as in the first phase of `fine_tune`
+):  # -> function
     "One epoch of `fit_one_cycle`."
     learn = fastai_learner(files, size, bs, workers)
-    if frozen: learn.freeze()
+    if frozen:
+        learn.freeze()
+
     def epoch():
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(1)
+
     return epoch
 
 # %% ../../nbs/bench/00_frameworks.ipynb #55d652f7
-def timm_loader(files: pd.DataFrame, subset: str, size: int, bs: int, workers: int = 0):
+def _timm_loader(files: pd.DataFrame, subset: str, size: int, bs: int, workers: int = 0):
     "timm's loader with its default augmentations."
     from timm.data import create_loader
+
     dataset, cpu = JpegFiles(files[files.subset == subset], None), torch.device("cpu")
-    dl = create_loader(dataset, (3, size, size), bs, is_training=subset == "train",
-                       use_prefetcher=False,
-                       num_workers=workers, persistent_workers=False, device=cpu)
-    dataset.tfm = dataset.transform # set by `create_loader`
+    dl = create_loader(
+        dataset,
+        (3, size, size),
+        bs,
+        is_training=subset == "train",
+        use_prefetcher=False,
+        num_workers=workers,
+        persistent_workers=False,
+        device=cpu,
+    )
+    dataset.tfm = dataset.transform  # set by `create_loader`
     return dl
 
-def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
-              workers: int = 0): # -> function
+
+def timm_loop(
+    files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0
+):  # -> function
     "One epoch of timm's training script, without its output."
     import timm
     from timm.optim import create_optimizer_v2
     from timm.utils import AverageMeter, accuracy
+
     model = timm.create_model(net, num_classes=files.label.nunique())
-    loaders = {p: timm_loader(files, p, size, bs, workers) for p in ("train", "val")}
+    loaders = {p: _timm_loader(files, p, size, bs, workers) for p in ("train", "val")}
     loss_func = nn.CrossEntropyLoss()
     opt = create_optimizer_v2(model, "adamw", 1e-3)
+
     def epoch():
         model.train()
         losses, top1 = AverageMeter(), AverageMeter()
@@ -140,45 +194,64 @@ def timm_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
             for xb, yb in loaders["val"]:
                 out = model(xb)
                 top1.update(accuracy(out, yb)[0].item(), len(xb))
+
     return epoch
 
 # %% ../../nbs/bench/00_frameworks.ipynb #8cf8ce4d
 def check_installed(package: str):
     "Raise a `LabError` with the installation command if a package is missing."
     if importlib.util.find_spec(package) is None:
-        raise LabError(f"{package} is not installed; `pip install --require-hashes -r requirements/bench.txt`, or "
-                       "`make bench`")
+        raise LabError(
+            f"{package} is not installed; `pip install --require-hashes -r requirements/bench.txt`, or "
+            "`make bench`"
+        )
 
 # %% ../../nbs/bench/00_frameworks.ipynb #21dba78d
-def lightning_loop(files: pd.DataFrame, size: int, bs: int, net: str = "resnet18",
-                   workers: int = 0): # -> function
+def lightning_loop(
+    files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0
+):  # -> function
     "One epoch of a Lightning `Trainer` that neither logs nor saves."
     check_installed("lightning")
     import logging
     import warnings
 
     import lightning as L
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     loaders = [torch_loader(files, p, size, bs, workers) for p in ("train", "val")]
+
     class Net(L.LightningModule):
         def __init__(self):
             super().__init__()
             self.net = create_model(net, files.label.nunique(), size=size)
+
         def training_step(self, b, i):
             loss = nn.functional.cross_entropy(self.net(b[0]), b[1])
             self.log("train_loss", loss)
             return loss
+
         def validation_step(self, b, i):
             self.log("val_accuracy", (self.net(b[0]).argmax(1) == b[1]).float().mean())
-        def configure_optimizers(self): return torch.optim.AdamW(self.parameters(), 1e-3)
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), 1e-3)
+
     model = Net()
+
     def epoch():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore") # about the number of workers
-            L.Trainer(max_epochs=1, accelerator="cpu", logger=False,
-                      enable_checkpointing=False, num_sanity_val_steps=0,
-                      enable_progress_bar=False, enable_model_summary=False).fit(model, *loaders)
+            warnings.simplefilter("ignore")  # about the number of workers
+            L.Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                num_sanity_val_steps=0,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            ).fit(model, *loaders)
+
     return epoch
 
 # %% ../../nbs/bench/00_frameworks.ipynb #939d756b
@@ -199,33 +272,42 @@ YOLO(net, task="classify").train(
     verbose=False)
 """
 
+
 def _ultralytics_folder(files):
     "A folder with the model definition and links to the images."
     root = Path(tempfile.mkdtemp(prefix="cvlab-ultralytics-"))
     for path, label, subset in files[["path", "label", "subset"]].itertuples(index=False):
-        to = root/"data"/subset/label/f"{len(list(root.rglob('*.*')))}-{Path(path).name}"
+        to = root / "data" / subset / label / f"{len(list(root.rglob('*.*')))}-{Path(path).name}"
         to.parent.mkdir(parents=True, exist_ok=True)
         to.symlink_to(path)
-    (root/"resnet18-cls.yaml").write_text(ULTRALYTICS_MODEL.format(nc=files.label.nunique()))
+    (root / "resnet18-cls.yaml").write_text(ULTRALYTICS_MODEL.format(nc=files.label.nunique()))
     return root
 
 # %% ../../nbs/bench/00_frameworks.ipynb #90786ccd
-def ultralytics_loop(files: pd.DataFrame, size: int, bs: int): # -> function that returns seconds per epoch
+def ultralytics_loop(
+    files: pd.DataFrame, size: int, bs: int
+):  # -> function that returns seconds per epoch
     "Two epochs of `YOLO.train` in a separate process; returns the time of the second one."
     check_installed("ultralytics")
     root = _ultralytics_folder(files)
+
     def epoch() -> float:
         out = Path(tempfile.mkdtemp(dir=root))
-        args = [root/"resnet18-cls.yaml", root/"data", out, size, bs, torch.get_num_threads()]
+        args = [root / "resnet18-cls.yaml", root / "data", out, size, bs, torch.get_num_threads()]
         # by default ultralytics uses one thread
         env = os.environ | dict(OMP_NUM_THREADS=str(torch.get_num_threads()))
-        done = subprocess.run([sys.executable, "-c", ULTRALYTICS_SCRIPT, *map(str, args)],
-                              capture_output=True, text=True, cwd=root,
-                              env=env)
+        done = subprocess.run(
+            [sys.executable, "-c", ULTRALYTICS_SCRIPT, *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=root,
+            env=env,
+        )
         if done.returncode:
             raise LabError(f"ultralytics: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
         table = pd.read_csv(next(out.rglob("results.csv"))).rename(columns=str.strip)
         return float(table.time.diff().iloc[-1])
+
     return epoch
 
 # %% ../../nbs/bench/00_frameworks.ipynb #2b1e1af5
@@ -233,44 +315,71 @@ _FASTAI_DATA = """from fastai.vision.all import *
 path, size = Path({path!r}), {size}
 dls = ImageDataLoaders.from_folder(path, valid_pct=.3, seed=0, item_tfms=Resize(size), bs=8, num_workers=0,
                                    device=torch.device('cpu'))"""
-FASTAI_NOTEBOOKS = {"prepare": _FASTAI_DATA + "\ndls.show_batch()",
-                    "train": _FASTAI_DATA + """
+FASTAI_NOTEBOOKS = {
+    "prepare": _FASTAI_DATA + "\ndls.show_batch()",
+    "train": _FASTAI_DATA
+    + """
 learn = Learner(dls, {net}, CrossEntropyLossFlat(), metrics=accuracy, path=path.parent)
 with learn.no_bar(): learn.fit_one_cycle(2, 1e-3)
 learn.save('net'); learn.recorder.plot_loss()""",
-                    "evaluate": _FASTAI_DATA + """
+    "evaluate": _FASTAI_DATA
+    + """
 learn = Learner(dls, {net}, CrossEntropyLossFlat(), metrics=accuracy, path=path.parent).load('net')
-with learn.no_bar(): ClassificationInterpretation.from_learner(learn).plot_confusion_matrix()"""}
+with learn.no_bar(): ClassificationInterpretation.from_learner(learn).plot_confusion_matrix()""",
+}
 FASTAI_MODEL = """nn.Sequential(*[ConvLayer(a, b, stride=2) for a, b in ((3, 16), (16, 32), (32, 64))],
                     AdaptiveAvgPool(1), Flatten(), nn.Linear(64, 2))"""
 
-def fastai_notebooks(folder: Path, # class folders of images
-                     size: int = 32): # -> function
+
+def fastai_notebooks(
+    folder: Path,  # class folders of images
+    size: int = 32,
+):  # -> function
     "Write three notebooks; the returned function executes them with papermill."
     import nbformat
+
     root = Path(tempfile.mkdtemp(prefix="cvlab-papermill-"))
     for name, text in FASTAI_NOTEBOOKS.items():
         code = text.format(path=str(folder), size=size, net=FASTAI_MODEL)
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        nb.metadata.kernelspec = {"name": "python3", "display_name": "python3",
-                                  "language": "python"}
-        nbformat.write(nb, root/f"{name}.ipynb")
+        nb.metadata.kernelspec = {
+            "name": "python3",
+            "display_name": "python3",
+            "language": "python",
+        }
+        nbformat.write(nb, root / f"{name}.ipynb")
+
     def run():
         for name in FASTAI_NOTEBOOKS:
-            command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"{name}.ipynb",
-                       f"{name}-done.ipynb"]
+            command = [
+                sys.executable,
+                "-m",
+                "papermill",
+                "--no-progress-bar",
+                f"{name}.ipynb",
+                f"{name}-done.ipynb",
+            ]
             subprocess.run(command, check=True, capture_output=True, cwd=root)
         return root
+
     return run
 
 # %% ../../nbs/bench/00_frameworks.ipynb #f860e804
 class Clock(Callback):
     "Record when the validation accuracy reaches a goal, and stop."
+
     order, seconds = 90, float("nan")
-    def __init__(self, goal: float, accuracy # function of the learner
-                ): self.goal, self.accuracy, self.began = goal, accuracy, time.perf_counter()
+
+    def __init__(
+        self,
+        goal: float,
+        accuracy,  # function of the learner
+    ):
+        self.goal, self.accuracy, self.began = goal, accuracy, time.perf_counter()
+
     def after_epoch(self):
-        if self.accuracy(self.learn) < self.goal: return
+        if self.accuracy(self.learn) < self.goal:
+            return
         self.seconds = time.perf_counter() - self.began
         raise CancelFitException()
 
@@ -278,48 +387,91 @@ class Clock(Callback):
 def _fine_tune_loaders(files, size, bs):
     "fastai's loaders of the training and the validation set."
     from fastai.vision.all import ImageDataLoaders, Normalize, Resize, aug_transforms
-    df = files[files.subset != "test"].assign(is_valid=lambda d: d.subset == "val")
-    return ImageDataLoaders.from_df(df[["path", "label", "is_valid"]], path="/",
-                                    valid_col="is_valid", item_tfms=Resize(size),
-                                    num_workers=0, bs=bs,
-                                    batch_tfms=[*aug_transforms(),
-                                                Normalize.from_stats((.5,)*3, (.5,)*3)],
-                                    device=torch.device("cpu"))
 
-def reach_fastai(files: pd.DataFrame, weights: str, seed: int, goal: float,
-                 net: str = "mobilenetv2_100",
-                 size: int = 224, epochs: int = 5, bs: int = 32) -> float: # seconds; nan: not reached
+    df = files[files.subset != "test"].assign(is_valid=lambda d: d.subset == "val")
+    return ImageDataLoaders.from_df(
+        df[["path", "label", "is_valid"]],
+        path="/",
+        valid_col="is_valid",
+        item_tfms=Resize(size),
+        num_workers=0,
+        bs=bs,
+        batch_tfms=[*aug_transforms(), Normalize.from_stats((0.5,) * 3, (0.5,) * 3)],
+        device=torch.device("cpu"),
+    )
+
+
+def reach_fastai(
+    files: pd.DataFrame,
+    weights: str,
+    seed: int,
+    goal: float,
+    net: str = "mobilenetv2_100",
+    size: int = 224,
+    epochs: int = 5,
+    bs: int = 32,
+) -> float:  # seconds; nan: not reached
     "Time to accuracy with `fine_tune`: one epoch of the head, then all layers."
     from fastai.vision.all import accuracy, set_seed, vision_learner
     from safetensors.torch import load_file
+
     clock = Clock(goal, lambda learn: float(learn.recorder.values[-1][-1]))
     set_seed(seed)
-    learn = vision_learner(_fine_tune_loaders(files, size, bs), net, pretrained=False,
-                           normalize=False, metrics=accuracy, cbs=clock)
+    learn = vision_learner(
+        _fine_tune_loaders(files, size, bs),
+        net,
+        pretrained=False,
+        normalize=False,
+        metrics=accuracy,
+        cbs=clock,
+    )
     learn.model[0].model.load_state_dict(load_file(weights), strict=False)
     learn.freeze()
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(1, 2e-3, pct_start=.99)
-        if clock.seconds != clock.seconds: # nan: not reached yet
+        learn.fit_one_cycle(1, 2e-3, pct_start=0.99)
+        if clock.seconds != clock.seconds:  # nan: not reached yet
             learn.unfreeze()
-            learn.fit_one_cycle(epochs, slice(1e-3/100, 1e-3), pct_start=.3, div=5.)
+            learn.fit_one_cycle(epochs, slice(1e-3 / 100, 1e-3), pct_start=0.3, div=5.0)
     return clock.seconds
 
 # %% ../../nbs/bench/00_frameworks.ipynb #92dd7385
 def _strong_loader(files, subset, size, bs):
     "A torch `DataLoader` with strong augmentation of the training set."
     import torchvision.transforms as T
-    augment = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(30),
-               T.ColorJitter(.2, .2, .2, .1), T.RandomAffine(0, (.1, .1))]
-    tfm = T.Compose([T.Resize((size, size)), *(augment if subset == "train" else []),
-                     T.ToTensor(), T.Normalize((.5,)*3, (.5,)*3)])
-    return torch.utils.data.DataLoader(JpegFiles(files[files.subset == subset], tfm), bs,
-                                       shuffle=subset == "train",
-                                       drop_last=subset == "train")
 
-def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float,
-                net: str = "mobilenetv2_100",
-                size: int = 224, epochs: int = 10, bs: int = 32) -> float: # seconds; nan: not reached
+    augment = [
+        T.RandomHorizontalFlip(),
+        T.RandomVerticalFlip(),
+        T.RandomRotation(30),
+        T.ColorJitter(0.2, 0.2, 0.2, 0.1),
+        T.RandomAffine(0, (0.1, 0.1)),
+    ]
+    tfm = T.Compose(
+        [
+            T.Resize((size, size)),
+            *(augment if subset == "train" else []),
+            T.ToTensor(),
+            T.Normalize((0.5,) * 3, (0.5,) * 3),
+        ]
+    )
+    return torch.utils.data.DataLoader(
+        JpegFiles(files[files.subset == subset], tfm),
+        bs,
+        shuffle=subset == "train",
+        drop_last=subset == "train",
+    )
+
+
+def reach_plain(
+    files: pd.DataFrame,
+    weights: str,
+    seed: int,
+    goal: float,
+    net: str = "mobilenetv2_100",
+    size: int = 224,
+    epochs: int = 10,
+    bs: int = 32,
+) -> float:  # seconds; nan: not reached
     "Time to accuracy with all layers, a deep head, Adam and a cosine schedule."
     began = time.perf_counter()
     seed_everything(seed)
@@ -339,5 +491,6 @@ def reach_plain(files: pd.DataFrame, weights: str, seed: int, goal: float,
         model.eval()
         with torch.no_grad():
             right = sum((model(xb).argmax(1) == yb).sum().item() for xb, yb in loaders["val"])
-        if right/len(loaders["val"].dataset) >= goal: return time.perf_counter() - began
+        if right / len(loaders["val"].dataset) >= goal:
+            return time.perf_counter() - began
     return float("nan")

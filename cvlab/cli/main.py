@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'Source', 'Weights', 'data_app', 'runs_app',
-           'Commands', 'print_version', 'options', 'expand_home', 'main', 'params', 'schema', 'clean', 'data_check',
-           'data_add', 'data_use', 'data_import', 'repro', 'verify', 'print_lines', 'portfolio', 'docs', 'train',
-           'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune']
+           'Commands', 'print_version', 'options', 'main', 'params', 'schema', 'clean', 'data_check', 'data_add',
+           'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train', 'crossval', 'advise', 'evaluate',
+           'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -36,48 +36,75 @@ from cvlab.core.params import (
 # %% ../../nbs/cli/01_main.ipynb #5e161400
 class Commands(typer.core.TyperGroup):
     "The commands; adds hints to the messages of two frequent mistakes."
+
     def invoke(self, ctx):
-        try: return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
         except Exception as e:
-            key = getattr(e, "option_name", "").lstrip("-") # set if there is no such option
+            key = getattr(e, "option_name", "").lstrip("-")  # set if there is no such option
             if key in {k.rpartition(".")[2] for k in known_keys()} | {*known_keys()}:
                 e.message += f"; a parameter is written key=value, without dashes{nearest(key, known_keys())}"
             raise
         except KeyboardInterrupt:
-            print("cvlab: stopped by the keyboard; finished work is kept, continue with `cvlab repro` or "
-                  "`cvlab train --resume`", file=sys.stderr)
+            print(
+                "cvlab: stopped by the keyboard; finished work is kept, continue with `cvlab repro` or "
+                "`cvlab train --resume`",
+                file=sys.stderr,
+            )
             raise typer.Exit(130) from None
 
-app = typer.Typer(help="Train image models and document how they were trained.",
-                  rich_markup_mode=None, cls=Commands,
-                  no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+app = typer.Typer(
+    help="Train image models and document how they were trained.",
+    rich_markup_mode=None,
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
 
 def print_version(requested: bool):
     "Print the version and exit, for `--version`."
-    if not requested: return
+    if not requested:
+        return
     print(f"cvlab {__version__}")
     raise typer.Exit()
 
+
 @app.callback()
-def options(version: Annotated[bool, typer.Option(
-        "--version", help="Print the version and exit.", is_eager=True, callback=print_version)] = False):
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=print_version
+        ),
+    ] = False,
+):
     "Options that come before a command."
 
 # %% ../../nbs/cli/01_main.ipynb #fc234f1c
 # message for each error of the file system
-OS_ERRORS = {errno.ENOSPC: "the disk is full; free some space and run this again",
-             errno.EDQUOT: "your disk quota is used up; free some space and run this again",
-             errno.EROFS: "the disk is read-only; name another place",
-             **dict.fromkeys((errno.EACCES, errno.EPERM),
-                             "no permission to read or write; name another place, or change its permissions"),
-             **dict.fromkeys((errno.ENOTDIR, errno.EEXIST),
-                             "a file is where a folder should be; name another place"),
-             errno.EISDIR: "a folder is where a file should be; name a file",
-             errno.ENAMETOOLONG: "the name is too long; name a shorter one"}
+OS_ERRORS = {
+    errno.ENOSPC: "the disk is full; free some space and run this again",
+    errno.EDQUOT: "your disk quota is used up; free some space and run this again",
+    errno.EROFS: "the disk is read-only; name another place",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM),
+        "no permission to read or write; name another place, or change its permissions",
+    ),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be; name another place"
+    ),
+    errno.EISDIR: "a folder is where a file should be; name a file",
+    errno.ENAMETOOLONG: "the name is too long; name a shorter one",
+}
 
-def expand_home(word: str) -> str:
+
+def _expand_home(word: str) -> str:
     "Expand `~` behind `=`, as in `--data=~/photos`; not every shell does."
     return re.sub(r"(?<==)~(?=/|$)", lambda m: str(Path.home()), word, count=1)
+
 
 def main():
     "Run the command line; an expected error prints one line on stderr and exits with status 1."
@@ -86,31 +113,55 @@ def main():
     # `!cvlab` in a notebook: no progress bars, their output would be stored
     if "JPY_PARENT_PID" in os.environ:
         sys.stderr.isatty = lambda: False
-    sys.argv[1:] = [expand_home(w) for w in sys.argv[1:]]
+    sys.argv[1:] = [_expand_home(w) for w in sys.argv[1:]]
     try:
-        try: app()
-        finally: sys.stdout.flush() # a full disk may be detected only here
-    except LabError as e: sys.exit(f"cvlab: {e}")
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk may be detected only here
+    except LabError as e:
+        sys.exit(f"cvlab: {e}")
     except OSError as e:
-        if e.errno not in (*OS_ERRORS, errno.EPIPE): raise
-        if not e.filename: sys.stdout = None # prevents a second flush at exit
+        if e.errno not in (*OS_ERRORS, errno.EPIPE):
+            raise
+        if not e.filename:
+            sys.stdout = None  # prevents a second flush at exit
         if e.errno == errno.EPIPE:
-            sys.exit(1) # the reader has finished, as in `cvlab params | head -1`
+            sys.exit(1)  # the reader has finished, as in `cvlab params | head -1`
         sys.exit(f"cvlab: {e.filename or 'the output'}: {OS_ERRORS[e.errno]}")
 
 # %% ../../nbs/cli/01_main.ipynb #d585bbae
-Overrides = Annotated[list[str], typer.Argument(
-    help="Parameters as key=value, such as optim.lr=0.001, or preset=name; `cvlab params` lists them.",
-    show_default=False)]
-Experiment = Annotated[str, typer.Option(
-    "--experiment", "-e", help="An experiment of params.yaml; default: the base parameters.")]
-DATA_HELP = ("Images: a folder with one subfolder per class, train and test folders, a CSV, an archive or a Parquet "
-             "file; default: data.path.")
+Overrides = Annotated[
+    list[str],
+    typer.Argument(
+        help="Parameters as key=value, such as optim.lr=0.001, or preset=name; `cvlab params` lists them.",
+        show_default=False,
+    ),
+]
+Experiment = Annotated[
+    str,
+    typer.Option(
+        "--experiment", "-e", help="An experiment of params.yaml; default: the base parameters."
+    ),
+]
+DATA_HELP = (
+    "Images: a folder with one subfolder per class, train and test folders, a CSV, an archive or a Parquet "
+    "file; default: data.path."
+)
 Data = Annotated[Path | None, typer.Option("--data", help=DATA_HELP)]
-Source = Annotated[Path, typer.Argument(
-    help="A folder with one subfolder per class, train and test folders, a CSV, or a zip or tar of these.")]
-Weights = Annotated[Path, typer.Option(
-    "--run", help="The --out folder of `cvlab train` or `cvlab crossval`, or a folder of weights.")]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder with one subfolder per class, train and test folders, a CSV, or a zip or tar of these."
+    ),
+]
+Weights = Annotated[
+    Path,
+    typer.Option(
+        "--run",
+        help="The --out folder of `cvlab train` or `cvlab crossval`, or a folder of weights.",
+    ),
+]
 
 # %% ../../nbs/cli/01_main.ipynb #32b34040
 @app.command()
@@ -120,50 +171,67 @@ def params(overrides: Overrides = None, experiment: Experiment = ""):
     to_root()
     print(params_table(resolve("params.yaml", experiment, overrides), resolve("params.yaml")))
 
+
 @app.command()
 def schema():
     "Write the generated files dvc.yaml and nbs/params.schema.json."
     from cvlab.core.io import write_text
     from cvlab.runs.stages import write_dvc_yaml
+
     to_root()
     write_text("nbs/params.schema.json", json.dumps(params_schema(), indent=1))
     write_dvc_yaml(".")
 
 # %% ../../nbs/cli/01_main.ipynb #57c52ac4
 @app.command()
-def clean(paths: Annotated[list[Path], typer.Argument(help="Notebooks; default: all below nbs.")] = None,
-          check: Annotated[bool, typer.Option(help="Change nothing; exit with status 1 if any is not clean.")] = False):
+def clean(
+    paths: Annotated[list[Path], typer.Argument(help="Notebooks; default: all below nbs.")] = None,
+    check: Annotated[
+        bool, typer.Option(help="Change nothing; exit with status 1 if any is not clean.")
+    ] = False,
+):
     "Remove machine-dependent metadata and times from notebooks."
     from cvlab.runs.engine import clean_file
+
     paths = paths or []
     root = Path.cwd() if paths else to_root()
     if odd := next((p for p in paths if p.suffix != ".ipynb" or not p.is_file()), None):
-        raise LabError(f"{odd}: not a notebook; name files that end in .ipynb, or none for all below nbs")
-    nbs = paths or sorted(p for p in (root/"nbs").rglob("*.ipynb")
-                          if ".ipynb_checkpoints" not in p.parts)
+        raise LabError(
+            f"{odd}: not a notebook; name files that end in .ipynb, or none for all below nbs"
+        )
+    nbs = paths or sorted(
+        p for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+    )
     dirty = [p for p in nbs if clean_file(p, check)]
-    for p in dirty: print(f"{'not clean' if check else 'cleaned'}: {os.path.relpath(p)}")
+    for p in dirty:
+        print(f"{'not clean' if check else 'cleaned'}: {os.path.relpath(p)}")
     if check and dirty:
         raise LabError(f"{len(dirty)} notebook(s) are not clean; run `cvlab clean` and commit")
 
 # %% ../../nbs/cli/01_main.ipynb #8cacf6aa
-data_app = typer.Typer(help="Check images; choose the pipeline's data.", rich_markup_mode=None,
-                       no_args_is_help=True)
+data_app = typer.Typer(
+    help="Check images; choose the pipeline's data.", rich_markup_mode=None, no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
+
 @data_app.command("check")
-def data_check(path: Source,
-               full: Annotated[bool, typer.Option("--full", help="List all files, however many.")] = False):
+def data_check(
+    path: Source,
+    full: Annotated[bool, typer.Option("--full", help="List all files, however many.")] = False,
+):
     "Check which images can be used for training; exit with status 1 if any is refused."
     path = path.resolve()
     to_root()
     from cvlab.data.importers import read_data, report
     from cvlab.data.samples import check_classes
     from cvlab.runs.run import cache_folder
+
     data = read_data(path, cache_folder())
     print(report(data, len(data.verdicts) if full else 20))
     check_classes(path, data.samples)
-    if (data.verdicts.verdict == "refused").any(): raise typer.Exit(1)
+    if (data.verdicts.verdict == "refused").any():
+        raise typer.Exit(1)
 
 # %% ../../nbs/cli/01_main.ipynb #ba9cd8fe
 @data_app.command("add")
@@ -174,60 +242,92 @@ def data_add(path: Source):
     from cvlab.data.importers import report
     from cvlab.datasets.install import add
     from cvlab.runs.run import cache_folder
+
     print(report(add(path, cache_folder())))
-    print("data.dvc is written. `cvlab repro` trains on these images; commit data.dvc with the results.")
+    print(
+        "data.dvc is written. `cvlab repro` trains on these images; commit data.dvc with the results."
+    )
+
 
 @data_app.command("use")
-def data_use(name: Annotated[str, typer.Argument(
-                 help="meadow (2 classes) or species (24 classes, long-tailed).")]):
+def data_use(
+    name: Annotated[
+        str, typer.Argument(help="meadow (2 classes) or species (24 classes, long-tailed).")
+    ],
+):
     "Draw an embedded data set into data/, unless it is there already."
     to_root()
     from cvlab.datasets.install import use
-    if line := use(name): print(line)
+
+    if line := use(name):
+        print(line)
+
 
 @data_app.command("import")
-def data_import(name: Annotated[str, typer.Argument(help="The data set: dandelion.")],
-                url: Annotated[str, typer.Option(help="Another URL of the repository, such as a copy.")] = "",
-                rev: Annotated[str, typer.Option(help="Another commit of the repository.")] = ""):
+def data_import(
+    name: Annotated[str, typer.Argument(help="The data set: dandelion.")],
+    url: Annotated[str, typer.Option(help="Another URL of the repository, such as a copy.")] = "",
+    rev: Annotated[str, typer.Option(help="Another commit of the repository.")] = "",
+):
     "Import a published data set into data/, pinned to a commit."
     to_root()
     from cvlab.datasets.install import import_set
+
     print(import_set(name, url, rev))
 
 # %% ../../nbs/cli/01_main.ipynb #7bcfcc3d
 @app.command()
-def repro(args: Annotated[list[str], typer.Argument(
-              help="Arguments for `dvc repro`, such as -- --force.")] = None):
+def repro(
+    args: Annotated[
+        list[str], typer.Argument(help="Arguments for `dvc repro`, such as -- --force.")
+    ] = None,
+):
     "Run the out-of-date stages of the pipeline. Compares the results with the last commit."
     to_root()
     print(api.reproduce(args or []))
 
 # %% ../../nbs/cli/01_main.ipynb #ee889d1e
 @app.command()
-def verify(data: Annotated[bool, typer.Option("--data", help="Also repeat the split of the images.")] = False,
-           weights: Annotated[bool, typer.Option("--weights", help="Also repeat the predictions.")] = False,
-           retrain: Annotated[str, typer.Option(
-               help="Only run this stage again in a temporary folder and compare, such as train@default-0.")] = ""):
+def verify(
+    data: Annotated[
+        bool, typer.Option("--data", help="Also repeat the split of the images.")
+    ] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Also repeat the predictions.")
+    ] = False,
+    retrain: Annotated[
+        str,
+        typer.Option(
+            help="Only run this stage again in a temporary folder and compare, such as train@default-0."
+        ),
+    ] = "",
+):
     "Check every published number, figure, link and hash. Exits with status 1 if any has drifted."
     to_root()
     started = time.time()
     from cvlab.evidence import verify as v
-    if retrain: lines = v.retrain(retrain)
+
+    if retrain:
+        lines = v.retrain(retrain)
     else:
         lab, lines = v.Lab(), [*v.verify(), *api.card_checks()]
         lines += v.check_data(lab) if data else []
         lines += v.check_weights(lab) if weights else []
-    print_lines(lines)
-    counts = {s: sum(line.state == s for line in lines)
-              for s in ("verified", "re-trainable", "unverifiable", "drift")}
-    print(", ".join(f"{n} {s}" for s, n in counts.items())
-          + f"; {time.time() - started:.0f} s")
-    if counts["drift"]: raise typer.Exit(1)
+    _print_lines(lines)
+    counts = {
+        s: sum(line.state == s for line in lines)
+        for s in ("verified", "re-trainable", "unverifiable", "drift")
+    }
+    print(", ".join(f"{n} {s}" for s, n in counts.items()) + f"; {time.time() - started:.0f} s")
+    if counts["drift"]:
+        raise typer.Exit(1)
 
-def print_lines(lines):
+
+def _print_lines(lines):
     "Print state, item and reason in columns."
     w = max(len(item.what) for item in lines)
-    for item in lines: print(f"{item.state:12}  {item.what:{w}}  {item.why}")
+    for item in lines:
+        print(f"{item.state:12}  {item.what:{w}}  {item.why}")
 
 # %% ../../nbs/cli/01_main.ipynb #48c6306f
 @app.command()
@@ -236,73 +336,117 @@ def portfolio():
     to_root()
     from cvlab.evidence.pages import portfolio
     from cvlab.evidence.verify import Line
-    print_lines([Line(r.item, r.state, r.evidence) for r in portfolio().itertuples()])
+
+    _print_lines([Line(r.item, r.state, r.evidence) for r in portfolio().itertuples()])
+
 
 @app.command()
-def docs(out: Annotated[Path | None, typer.Option(
-             help="Folder of the site, replaced if it exists; default: _docs.")] = None,
-         sources: Annotated[bool, typer.Option(
-             "--sources", help="Only write the sources for Sphinx, into .cvlab/site.")] = False):
+def docs(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the site, replaced if it exists; default: _docs.")
+    ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Only write the sources for Sphinx, into .cvlab/site.")
+    ] = False,
+):
     "Build the documentation site from the notebooks, offline."
-    out = out and Path.cwd()/out
+    out = out and Path.cwd() / out
     to_root()
     from cvlab.docs.site import build_site
+
     print(build_site(out or "_docs", sources_only=sources))
 
 # %% ../../nbs/cli/01_main.ipynb #2ce8083e
 @app.command()
-def train(overrides: Overrides = None, experiment: Experiment = "", data: Data = None,
-          out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/local/<time>.")] = None,
-          seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and the order of the images.")] = 0,
-          fast: Annotated[bool, typer.Option(help="Quick first run: a quarter of the epochs.")] = False,
-          resume: Annotated[bool, typer.Option(help="Continue the interrupted training in --out.")] = False):
+def train(
+    overrides: Overrides = None,
+    experiment: Experiment = "",
+    data: Data = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: runs/local/<time>.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the initial weights and the order of the images.")
+    ] = 0,
+    fast: Annotated[bool, typer.Option(help="Quick first run: a quarter of the epochs.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Continue the interrupted training in --out.")
+    ] = False,
+):
     "Train a model on a folder of images."
-    run = api.train(data, out, seed=seed, experiment=experiment, fast=fast, resume=resume,
-                    overrides=overrides or [])
+    run = api.train(
+        data,
+        out,
+        seed=seed,
+        experiment=experiment,
+        fast=fast,
+        resume=resume,
+        overrides=overrides or [],
+    )
     to_root()
     print(run.report())
-    if (card := run.paths.card).exists(): print(f"Card: {os.path.relpath(card)}")
+    if (card := run.paths.card).exists():
+        print(f"Card: {os.path.relpath(card)}")
 
 # %% ../../nbs/cli/01_main.ipynb #432a3a93
 @app.command()
-def crossval(overrides: Overrides = None, data: Data = None,
-          out: Annotated[Path | None, typer.Option(
-              help="Folder of the run, continued if it exists; default: runs/local/<time>.")] = None,
-          seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and the order of the images.")] = 0):
+def crossval(
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run, continued if it exists; default: runs/local/<time>."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the initial weights and the order of the images.")
+    ] = 0,
+):
     "Cross-validate experiments on a folder of images. Repeat with the same --out to continue."
     out = api.crossval(data, out, seed, overrides=overrides or [])
     to_root()
     from cvlab.runs.paths import RunPaths
+
     folder = RunPaths(out).stage("crossval")
     print(api.folded(folder))
-    print(f"Open: {os.path.relpath(folder/'crossval.ipynb')}  (in JupyterLab: make lab)")
+    print(f"Open: {os.path.relpath(folder / 'crossval.ipynb')}  (in JupyterLab: make lab)")
 
 # %% ../../nbs/cli/01_main.ipynb #ea98200b
 @app.command()
-def advise(data: Source,
-           target: Annotated[str, typer.Option(
-               help="Purpose of the model: accuracy, mobile, demo, cloud or research.")] = "accuracy",
-           out: Annotated[Path, typer.Option(help="The preset to write, a .yaml file.")] = Path("advice.yaml")):
+def advise(
+    data: Source,
+    target: Annotated[
+        str, typer.Option(help="Purpose of the model: accuracy, mobile, demo, cloud or research.")
+    ] = "accuracy",
+    out: Annotated[Path, typer.Option(help="The preset to write, a .yaml file.")] = Path(
+        "advice.yaml"
+    ),
+):
     "Suggest a model and parameters for a folder of images. Writes them as a preset."
     print(api.advise(data, target, out))
 
 # %% ../../nbs/cli/01_main.ipynb #1e768e27
 @app.command()
-def evaluate(run: Weights,
-             subset: Annotated[str, typer.Option(help="Subset of the run's images: val or test.")] = "test",
-             data: Annotated[Path | None, typer.Option(help="Another folder with the same classes.")] = None,
-             tta: Annotated[str | None, typer.Option(
-                 help="Test-time augmentation: flip (2 views) or ten (crops and flips).")] = None):
+def evaluate(
+    run: Weights,
+    subset: Annotated[str, typer.Option(help="Subset of the run's images: val or test.")] = "test",
+    data: Annotated[Path | None, typer.Option(help="Another folder with the same classes.")] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(help="Test-time augmentation: flip (2 views) or ten (crops and flips)."),
+    ] = None,
+):
     "Measure a trained model on its test set or on another folder."
     print(api.measure(run, subset, data, tta))
 
+
 @app.command()
-def predict(run: Weights,
-            paths: Annotated[list[Path],
-                             typer.Argument(help="Images, or folders of images.")]):
+def predict(
+    run: Weights, paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")]
+):
     "Predict images; print CSV with path, label, probability, error."
     from cvlab.data.samples import images_in
     from cvlab.deploy.predictor import Predictor, row_of
+
     predictor, out, read = Predictor(run), csv.writer(sys.stdout, lineterminator="\n"), 0
     if not (files := images_in(paths)):
         raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
@@ -310,24 +454,34 @@ def predict(run: Weights,
     for path in files:
         label, probability, error = row_of(predictor, path)
         read += not error
-        out.writerow([path, label, f"{probability:.6f}" if probability == probability else "",
-                      error])
+        out.writerow(
+            [path, label, f"{probability:.6f}" if probability == probability else "", error]
+        )
     if not read:
-        raise LabError(f"{len(files)} image(s) named, none can be read; the column `error` says why")
+        raise LabError(
+            f"{len(files)} image(s) named, none can be read; the column `error` says why"
+        )
 
 # %% ../../nbs/cli/01_main.ipynb #61136f17
 @app.command()
-def interpret(run: Weights,
-              paths: Annotated[list[Path],
-                               typer.Argument(help="Images or folders of images; the first eight are shown.")],
-              out: Annotated[Path, typer.Option(help="The figure to write, a .png file.")] = Path("heatmaps.png"),
-              target: Annotated[str, typer.Option(
-                  help="Class to explain; default: the predicted class.")] = ""):
+def interpret(
+    run: Weights,
+    paths: Annotated[
+        list[Path], typer.Argument(help="Images or folders of images; the first eight are shown.")
+    ],
+    out: Annotated[Path, typer.Option(help="The figure to write, a .png file.")] = Path(
+        "heatmaps.png"
+    ),
+    target: Annotated[
+        str, typer.Option(help="Class to explain; default: the predicted class.")
+    ] = "",
+):
     "Draw heat maps of the regions that influence a prediction. Methods: Grad-CAM and saliency."
     from cvlab.core.style import save_figure, use_lab_style
     from cvlab.data.samples import images_in
     from cvlab.explain.attribution import explain
     from cvlab.tasks.infer import find_weights
+
     if out.suffix.lower() != ".png":
         raise LabError(f"--out {out}: name a file that ends in .png")
     use_lab_style()
@@ -335,31 +489,44 @@ def interpret(run: Weights,
     print(f"Open: {out}")
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
-runs_app = typer.Typer(help="List, export and remove runs.", rich_markup_mode=None,
-                       no_args_is_help=True)
+runs_app = typer.Typer(
+    help="List, export and remove runs.", rich_markup_mode=None, no_args_is_help=True
+)
 app.add_typer(runs_app, name="runs")
+
 
 @runs_app.command("list")
 def runs_list():
     "List the repository's runs with seed and test accuracy, one per line."
     from cvlab.runs.paths import runs_in
+
     to_root()
     for r in runs_in("runs", "evaluate"):
         m = json.loads(r.metrics.read_text())["test"] if r.metrics.exists() else None
-        print(f"{r.experiment:20} seed {r.seed:3}  "
-              + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished"))
+        print(
+            f"{r.experiment:20} seed {r.seed:3}  "
+            + (f"test accuracy {m['accuracy']:.3f}" if m else "not finished")
+        )
+
 
 @runs_app.command("export")
-def runs_export(run: Annotated[Path, typer.Argument(help="The --out folder of `cvlab train` or `cvlab crossval`.")],
-              name: Annotated[str, typer.Argument(help="Name of the copy, runs/measured/<name>.")]):
+def runs_export(
+    run: Annotated[
+        Path, typer.Argument(help="The --out folder of `cvlab train` or `cvlab crossval`.")
+    ],
+    name: Annotated[str, typer.Argument(help="Name of the copy, runs/measured/<name>.")],
+):
     "Copy the predictions, history and parameters of a run, without images or paths."
     from cvlab.runs.paths import RunPaths
     from cvlab.runs.run import export_run
     from cvlab.studies.crossval import export_crossval
+
     run = run.resolve()
     to_root()
     keep = export_crossval if RunPaths(run).out_of_fold.exists() else export_run
-    for f in keep(run, Path("runs/measured")/name): print(f)
+    for f in keep(run, Path("runs/measured") / name):
+        print(f)
+
 
 @runs_app.command("prune")
 def runs_prune():

@@ -15,7 +15,9 @@ def main():
     "Run `cvlab.cli.main`; if a package is missing, print one line on stderr and exit with status 1."
     try:
         from cvlab.cli.main import main as commands
+
         commands()
     except ModuleNotFoundError as e:
-        if not (message := missing(e)): raise
+        if not (message := missing(e)):
+            raise
         sys.exit(f"cvlab: {message}")

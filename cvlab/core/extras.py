@@ -12,32 +12,44 @@ from importlib.machinery import PathFinder
 
 # %% ../../nbs/core/05_extras.ipynb #47a8af61
 # import names of the packages of the extra `lab`; pyproject.toml lists their distributions
-LAB = set("IPython bs4 captum dvc fastai fastcore fastprogress ipywidgets jupyter_client matplotlib nbclient "
-          "nbconvert nbdev nbformat papermill psutil ruamel scipy seaborn sklearn statsmodels "
-          "threadpoolctl traitlets typer".split())
+LAB = set(
+    "IPython bs4 captum dvc fastai fastcore fastprogress ipywidgets jupyter_client matplotlib nbclient "
+    "nbconvert nbdev nbformat papermill psutil ruamel scipy seaborn sklearn statsmodels "
+    "threadpoolctl traitlets typer".split()
+)
 
-def missing(e: ImportError) -> str: # "" for a module that is not part of the lab
+
+def missing(e: ImportError) -> str:  # "" for a module that is not part of the lab
     "How to install a module that was not found."
     lacking = (e.name or "").partition(".")[0]
-    if lacking not in LAB: return ""
+    if lacking not in LAB:
+        return ""
     return f"{lacking} is not installed; it is part of the lab: pip install cvlab[lab]"
 
 # %% ../../nbs/core/05_extras.ipynb #b8c8a74b
 def _run(run, module):
-    try: run(module)
+    try:
+        run(module)
     except ModuleNotFoundError as e:
-        if not (say := missing(e)): raise
+        if not (say := missing(e)):
+            raise
         raise ModuleNotFoundError(f"{module.__name__}: {say}", name=e.name) from None
+
 
 class _Finder:
     "Import finder for the modules of one package; see `explain_missing`."
-    def __init__(self, package): self.package = package
+
+    def __init__(self, package):
+        self.package = package
 
     def find_spec(self, name, path=None, target=None):
-        if not name.startswith(f"{self.package}."): return None
+        if not name.startswith(f"{self.package}."):
+            return None
         spec = PathFinder.find_spec(name, path, target)
-        if spec and spec.loader: spec.loader.exec_module = partial(_run, spec.loader.exec_module)
+        if spec and spec.loader:
+            spec.loader.exec_module = partial(_run, spec.loader.exec_module)
         return spec
+
 
 def explain_missing(package: str = "cvlab"):
     "Explain missing dependencies when a module of the package is imported; idempotent."

@@ -20,57 +20,73 @@ class LabError(Exception):
     "A foreseen mistake, described in one line: what, where, what to do."
 
 # %% ../../nbs/core/00_io.ipynb #a7265b21
-def file_hash(path: str | Path) -> str: # hex sha256
+def file_hash(path: str | Path) -> str:  # hex sha256
     "Hash of a file's bytes."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
-def json_hash(value) -> str: # hex sha256
+
+def json_hash(value) -> str:  # hex sha256
     "Hash of any JSON-serialisable value."
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 # %% ../../nbs/core/00_io.ipynb #5e18efc6
 @contextmanager
-def atomic_write(path: str | Path): # yields a temporary Path to write to
+def atomic_write(path: str | Path):  # yields a temporary Path to write to
     "Write a whole file or nothing: `with atomic_write(p) as tmp: tmp.write_text(...)`."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield tmp
-        with open(tmp, "rb") as f: os.fsync(f.fileno())
+        with open(tmp, "rb") as f:
+            os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:
         if e.errno == 28:
-            raise LabError(f"{path}: the disk is full; free some space and run this again") from None
+            raise LabError(
+                f"{path}: the disk is full; free some space and run this again"
+            ) from None
         raise
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_io.ipynb #13c9563d
 @contextmanager
-def atomic_folder(path: str | Path): # yields a temporary folder to write to
+def atomic_folder(path: str | Path):  # yields a temporary folder to write to
     "Create a whole folder or nothing; temporary folders of killed processes are removed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
-        if not is_alive(int(left.name.split(".")[-2])): shutil.rmtree(left)
+        if not is_alive(int(left.name.split(".")[-2])):
+            shutil.rmtree(left)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tmp.mkdir()
     try:
         yield tmp
-        if not path.exists(): os.replace(tmp, path) # else another process created it first
+        if not path.exists():
+            os.replace(tmp, path)  # else another process created it first
     except OSError as e:
         if e.errno == 28:
-            raise LabError(f"{path}: the disk is full; free some space and run this again") from None
+            raise LabError(
+                f"{path}: the disk is full; free some space and run this again"
+            ) from None
         raise
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
 
 def is_alive(pid: int) -> bool:
     "Whether a process with this pid is running."
     try:
         os.kill(pid, 0)
         return True
-    except ProcessLookupError: return False
-    except PermissionError: return True
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
 
 # %% ../../nbs/core/00_io.ipynb #8a5ff97e
 def write_text(path: str | Path, text: str):
@@ -78,42 +94,53 @@ def write_text(path: str | Path, text: str):
     with atomic_write(path) as tmp:
         tmp.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
 
+
 def write_json(path: str | Path, value):
     "Write JSON that is readable and diffs well: indented, with sorted keys."
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
 
+
 def read_json(path: str | Path):
     "Read JSON; a `LabError` names the file that is missing or broken."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; run the stage that writes it") from None
-    except ValueError as e: raise LabError(f"{path}: no valid JSON ({e})") from None
+    except ValueError as e:
+        raise LabError(f"{path}: no valid JSON ({e})") from None
 
 # %% ../../nbs/core/00_io.ipynb #a6f1b93c
-def write_tensors(path: str | Path, # .safetensors
-                  tensors: dict, # name: torch.Tensor, on any device
-                  metadata: dict[str, str] | None = None # stored in the file's header
-                 ):
+def write_tensors(
+    path: str | Path,  # .safetensors
+    tensors: dict,  # name: torch.Tensor, on any device
+    metadata: dict[str, str] | None = None,  # stored in the file's header
+):
     "Write tensors atomically."
     from safetensors.torch import save
+
     # tied weights are written twice
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    with atomic_write(path) as tmp: tmp.write_bytes(save(whole, metadata))
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(save(whole, metadata))
 
 # %% ../../nbs/core/00_io.ipynb #cf639771
 class Lock:
     "An exclusive lock on a folder, held until `release` or until the process exits."
-    def __init__(self, folder: str | Path): # created when missing
-        self.path = Path(folder)/".lock"
+
+    def __init__(self, folder: str | Path):  # created when missing
+        self.path = Path(folder) / ".lock"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+")
-        try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.file.seek(0)
             pid = self.file.read().strip() or "unknown"
             self.file.close()
-            raise LabError(f"{folder}: process {pid} is working here; "
-                           f"wait for it, or stop it with `kill {pid}`") from None
+            raise LabError(
+                f"{folder}: process {pid} is working here; "
+                f"wait for it, or stop it with `kill {pid}`"
+            ) from None
         self.file.truncate(0)
         self.file.write(str(os.getpid()))
         self.file.flush()

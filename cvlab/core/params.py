@@ -6,8 +6,8 @@
 __all__ = ['Fraction', 'Positive', 'Count', 'RENAMED', 'WHOLE', 'OFF', 'SHARED', 'Section', 'Data', 'Split', 'Augment', 'Model',
            'Loss', 'Optim', 'Schedule', 'Train', 'CrossVal', 'LRFind', 'Baseline', 'Leakage', 'Evaluate', 'Interpret',
            'Params', 'read_yaml', 'line_of', 'merge', 'parse_override', 'known_keys', 'nearest', 'complaint', 'check',
-           'plain', 'contradiction', 'presets', 'take_preset', 'has_key', 'resolve', 'flat', 'params_rows',
-           'params_schema', 'schema', 'schema_of', 'allowed', 'choices', 'params_table']
+           'plain', 'contradiction', 'presets', 'has_key', 'resolve', 'flat', 'params_rows', 'params_schema', 'schema',
+           'schema_of', 'allowed', 'choices', 'params_table']
 
 # %% ../../nbs/core/01_params.ipynb #a686de25
 import difflib
@@ -30,8 +30,9 @@ from .io import LabError
 # %% ../../nbs/core/01_params.ipynb #1ee9938b
 class Section(BaseModel):
     "A group of parameters: frozen, without unknown keys, without silent conversions."
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True,
-                              protected_namespaces=())
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -40,23 +41,29 @@ Count = Annotated[int, Field(ge=1)]
 # %% ../../nbs/core/01_params.ipynb #beecaa5b
 class Data(Section):
     "The images."
+
     path: str = Field(description="folder with one subfolder of images per class")
     size: Annotated[int, Field(ge=16, le=1024)] = Field(
-        description="side of the model's square input, pixels")
+        description="side of the model's square input, pixels"
+    )
     crop_margin: Fraction = Field(
-        description="cached images are larger by this fraction; training crops a random "
-                    "window")
+        description="cached images are larger by this fraction; training crops a random window"
+    )
 
     @property
-    def side(self) -> int: # of a cached image, pixels
-        return round(self.size*(1 + self.crop_margin))
+    def side(self) -> int:  # of a cached image, pixels
+        return round(self.size * (1 + self.crop_margin))
+
 
 class Split(Section):
     "Training, validation and test set."
+
     val: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="fraction of the images in the validation set")
+        description="fraction of the images in the validation set"
+    )
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="fraction of the images in the test set")
+        description="fraction of the images in the test set"
+    )
     seed: int = Field(description="seed of the split; the same for all seeds of an experiment")
 
     @model_validator(mode="after")
@@ -68,157 +75,209 @@ class Split(Section):
 # %% ../../nbs/core/01_params.ipynb #b6d40318
 class Augment(Section):
     "Augmentation of the training batches; a value of 0 switches a transform off."
+
     hflip: Fraction = Field(description="probability of a left-right flip")
     vflip: Fraction = Field(description="probability of an upside-down flip")
     rotate: Annotated[float, Field(ge=0, le=180)] = Field(
-        description="largest rotation in either direction, degrees")
-    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="largest relative zoom in or out")
+        description="largest rotation in either direction, degrees"
+    )
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(description="largest relative zoom in or out")
     shift: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="largest shift, fraction of the image side")
+        description="largest shift, fraction of the image side"
+    )
     random_crop: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="largest fraction of the image that a random crop leaves out")
+        description="largest fraction of the image that a random crop leaves out"
+    )
     brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="largest relative change of brightness")
+        description="largest relative change of brightness"
+    )
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="largest relative change of contrast")
+        description="largest relative change of contrast"
+    )
     saturation: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="largest relative change of saturation")
-    hue: Annotated[float, Field(ge=0, le=.5)] = Field(
-        description="largest hue shift, in turns")
+        description="largest relative change of saturation"
+    )
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(description="largest hue shift, in turns")
     policy: Literal["auto", "rand", "trivial"] | None = Field(
         description="torchvision's AutoAugment, RandAugment or TrivialAugment, before the "
-                    "other transforms; or null")
+        "other transforms; or null"
+    )
     magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
-        description="rand: strength of each operation")
+        description="rand: strength of each operation"
+    )
     albumentations: str | None = Field(
-        description="an albumentations pipeline saved as JSON or YAML (needs the extra), or "
-                    "null")
+        description="an albumentations pipeline saved as JSON or YAML (needs the extra), or null"
+    )
     cutout: Fraction = Field(
-        description="probability of erasing a rectangle of the image (random erasing)")
+        description="probability of erasing a rectangle of the image (random erasing)"
+    )
     mixup: Annotated[float, Field(ge=0)] = Field(
-        description="alpha: two images and their targets are mixed; 0 is off")
+        description="alpha: two images and their targets are mixed; 0 is off"
+    )
     cutmix: Annotated[float, Field(ge=0)] = Field(
         description="alpha: a rectangle comes from another image; with mixup also on, each "
-                    "batch uses one of the two")
+        "batch uses one of the two"
+    )
+
 
 class Model(Section):
     "The model."
+
     name: str = Field(
-        description="small_cnn, xray_cnn, or any model of timm (such as resnet18) or "
-                    "torchvision")
+        description="small_cnn, xray_cnn, or any model of timm (such as resnet18) or torchvision"
+    )
     weights: str | None = Field(
-        description="a safetensors file, pretrained (published by timm), or null: random")
+        description="a safetensors file, pretrained (published by timm), or null: random"
+    )
     normalise: Literal["auto", "half", "imagenet", "clip"] = Field(
-        description="input normalisation; auto uses the statistics of the weights")
+        description="input normalisation; auto uses the statistics of the weights"
+    )
     head: Literal["linear", "deep"] = Field(
         description="linear: one layer; deep: dropout and hidden layers of 512 and 128 with "
-                    "batch norm")
+        "batch norm"
+    )
     freeze: Literal["none", "half", "most", "backbone"] = Field(
         description="frozen layers, from the input: half of the stages, all but the last "
-                    "stage, all but the head")
+        "stage, all but the head"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="dropout before the last layer")
+        description="dropout before the last layer"
+    )
 
 # %% ../../nbs/core/01_params.ipynb #7b26d990
 class Loss(Section):
     "The loss: cross-entropy and its variants."
+
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="fraction of the target spread evenly over all classes")
+        description="fraction of the target spread evenly over all classes"
+    )
     alpha: Literal["inverse", "effective"] | dict[str, Positive] | None = Field(
         description="class weights: inverse of the size, of the effective number, as listed, "
-                    "or null: equal")
+        "or null: equal"
+    )
     beta: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="effective: weight of the second image of a class relative to the first")
+        description="effective: weight of the second image of a class relative to the first"
+    )
     gamma: Annotated[float, Field(ge=0)] = Field(
-        description="focal loss: how strongly easy images are down-weighted; 0 is off")
+        description="focal loss: how strongly easy images are down-weighted; 0 is off"
+    )
     tau: Annotated[float, Field(ge=0)] = Field(
         description="logit adjustment: tau times the log class frequency is added to the "
-                    "logits; 0 is off")
+        "logits; 0 is off"
+    )
+
 
 class Optim(Section):
     "The optimiser."
+
     name: Literal["adamw", "adam", "sgd", "radam", "ranger", "lamb"] = Field(
         description="adamw (decoupled decay), adam, sgd (with momentum), radam, ranger (radam "
-                    "with lookahead) or lamb")
+        "with lookahead) or lamb"
+    )
     lr: Positive = Field(
-        description="peak learning rate of the schedule; the lr_find stage suggests a range")
+        description="peak learning rate of the schedule; the lr_find stage suggests a range"
+    )
     wd: Annotated[float, Field(ge=0)] = Field(
-        description="weight decay: L2 in sgd and adam, decoupled in the others")
+        description="weight decay: L2 in sgd and adam, decoupled in the others"
+    )
     l1: Annotated[float, Field(ge=0)] = Field(
-        description="L1: this times the sum of absolute weights is added to the loss")
+        description="L1: this times the sum of absolute weights is added to the loss"
+    )
     mom: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="momentum (first beta); one_cycle schedules its own")
+        description="momentum (first beta); one_cycle schedules its own"
+    )
     layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="learning rate of a layer group relative to the group above it")
+        description="learning rate of a layer group relative to the group above it"
+    )
     clip: Annotated[float, Field(ge=0)] = Field(
-        description="gradient clipping: largest norm; 0 is off")
+        description="gradient clipping: largest norm; 0 is off"
+    )
     accumulate: Count = Field(
-        description="batches per optimiser step; their gradients are averaged")
+        description="batches per optimiser step; their gradients are averaged"
+    )
+
 
 class Schedule(Section):
     "The learning rate over time."
+
     name: Literal["one_cycle", "cosine", "step", "exponential", "cyclic", "plateau"] = Field(
-        description="how the learning rate decays after the warm-up")
+        description="how the learning rate decays after the warm-up"
+    )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="fraction of all steps for the warm-up to optim.lr")
+        description="fraction of all steps for the warm-up to optim.lr"
+    )
     every: Count = Field(
         description="step: epochs between drops; plateau: epochs without improvement; cyclic: "
-                    "epochs per cycle")
+        "epochs per cycle"
+    )
     gamma: Annotated[float, Field(gt=0, lt=1)] = Field(
         description="factor per drop (step, plateau), per epoch (exponential) or per cycle's "
-                    "peak (cyclic)")
+        "peak (cyclic)"
+    )
+
 
 class Train(Section):
     "The training itself."
+
     epochs: Count = Field(description="passes over the training set")
     batch_size: Count = Field(description="batch size")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        description="arithmetic of the forward pass (autocast)")
-    channels_last: bool = Field(
-        description="memory format of the tensors; often faster with bf16")
+        description="arithmetic of the forward pass (autocast)"
+    )
+    channels_last: bool = Field(description="memory format of the tensors; often faster with bf16")
     threads: Count = Field(
-        description="torch CPU threads; a parameter, because 1, 2 and 4 give different bytes")
+        description="torch CPU threads; a parameter, because 1, 2 and 4 give different bytes"
+    )
     sampler: Literal["weighted", "over", "under"] | None = Field(
         description="balances the classes: weighted draws, oversampling or undersampling; "
-                    "null: no balancing")
-    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1",
-                     "val_mae"] = Field(
-        description="metric that selects the epoch whose weights are kept")
+        "null: no balancing"
+    )
+    monitor: Literal[
+        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae"
+    ] = Field(description="metric that selects the epoch whose weights are kept")
     patience: Annotated[int, Field(ge=0)] = Field(
-        description="early stopping: epochs without improvement; 0 is off")
+        description="early stopping: epochs without improvement; 0 is off"
+    )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="decay of the exponential moving average of the weights, used for "
-                    "evaluation; 0 is off")
+        "evaluation; 0 is off"
+    )
     save_every: Annotated[int, Field(ge=0)] = Field(
-        description="also save the weights of every n-th epoch; 0 is off")
+        description="also save the weights of every n-th epoch; 0 is off"
+    )
     start_size: Annotated[int, Field(ge=0)] = Field(
         description="progressive resizing: image side in the first epoch, pixels, growing to "
-                    "data.size; 0 is off")
+        "data.size; 0 is off"
+    )
     unfreeze_every: Annotated[int, Field(ge=0)] = Field(
         description="gradual unfreezing: epochs between unfreezing layer groups, from the "
-                    "head down; 0 is off")
+        "head down; 0 is off"
+    )
     cache_features: bool = Field(
         description="compute the frozen layers' output once and train the rest on it; only "
-                    "flips are possible")
+        "flips are possible"
+    )
 
 # %% ../../nbs/core/01_params.ipynb #743ae536
 class CrossVal(Section):
     "Cross-validation: a model that was not trained on an image predicts it."
+
     folds: int = Field(description="number of folds", json_schema_extra=dict(minimum=2))
     repeats: Count = Field(description="number of repetitions with new folds")
     experiments: Annotated[list[str], Field(min_length=1)] = Field(
         description="experiments to cross-validate on the same folds; the others are compared "
-                    "with the first")
+        "with the first"
+    )
     tta: Literal["flip", "ten"] | None = Field(
-        description="test-time augmentation evaluated on the test set: flip, ten views, or "
-                    "null")
+        description="test-time augmentation evaluated on the test set: flip, ten views, or null"
+    )
     student: str | None = Field(
-        description="an experiment whose model is distilled from the models of all folds, or "
-                    "null")
+        description="an experiment whose model is distilled from the models of all folds, or null"
+    )
     share: Fraction = Field(description="student: weight of the teachers in the loss")
     temperature: Positive = Field(
-        description="student: temperature that softens the teachers' probabilities")
+        description="student: temperature that softens the teachers' probabilities"
+    )
 
     @field_validator("folds")
     @classmethod
@@ -227,10 +286,13 @@ class CrossVal(Section):
             raise ValueError("should be 2 or more (one split is what `cvlab train` does)")
         return folds
 
+
 class LRFind(Section):
     "The learning-rate range test."
+
     repeats: Annotated[int, Field(ge=2)] = Field(
-        description="seeded repeats; the confidence interval comes from their spread")
+        description="seeded repeats; the confidence interval comes from their spread"
+    )
     steps: Annotated[int, Field(ge=20)] = Field(description="batches per repeat")
     start: Positive = Field(description="first learning rate")
     stop: Positive = Field(description="last learning rate")
@@ -241,50 +303,67 @@ class LRFind(Section):
             raise ValueError(f"start = {self.start:g} has to be below stop = {self.stop:g}")
         return self
 
+
 class Baseline(Section):
     "The simple models that a trained model should beat."
+
     bins: Annotated[int, Field(ge=2, le=16)] = Field(
-        description="histogram bins per colour channel")
+        description="histogram bins per colour channel"
+    )
     C: Positive = Field(description="inverse regularisation of the logistic regression")
     probe_C: Positive = Field(
         description="inverse regularisation of the linear probe on a model's features; only "
-                    "with model.weights")
+        "with model.weights"
+    )
+
 
 class Leakage(Section):
     "Settings of the leakage report."
+
     split: Literal["lab", "published"] = Field(
         description="lab: the split of the prepare stage; published: the subsets that came "
-                    "with the data")
+        "with the data"
+    )
     action: Literal["warn", "fail"] = Field(
-        description="fail: stop if an image or group is in two subsets, or an image has two "
-                    "labels")
+        description="fail: stop if an image or group is in two subsets, or an image has two labels"
+    )
     bits: Annotated[int, Field(ge=0, le=32)] = Field(
-        description="bits of 64 in which the hashes of candidate pairs may differ")
-    alpha: Annotated[float, Field(gt=0, lt=.5)] = Field(
+        description="bits of 64 in which the hashes of candidate pairs may differ"
+    )
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         description="probability of a false alarm: for one pair in the whole data set, and "
-                    "for one shortcut")
+        "for one shortcut"
+    )
     planted: Annotated[int, Field(ge=8)] = Field(
-        description="planted copies that calibrate the threshold and measure the detection "
-                    "rate")
+        description="planted copies that calibrate the threshold and measure the detection rate"
+    )
+
 
 class Evaluate(Section):
     "Settings of the evaluation."
+
     samples: Annotated[int, Field(ge=4, le=64)] = Field(
-        description="images on a page of predictions")
+        description="images on a page of predictions"
+    )
+
 
 class Interpret(Section):
     "Settings of the heat maps."
+
     samples: Annotated[int, Field(ge=2, le=12)] = Field(
-        description="images on the page of heat maps")
+        description="images on the page of heat maps"
+    )
     cells: Annotated[int, Field(ge=2, le=256)] = Field(
-        description="Grad-CAM uses the last layer whose map has at least this many cells per "
-                    "side")
+        description="Grad-CAM uses the last layer whose map has at least this many cells per side"
+    )
 
 # %% ../../nbs/core/01_params.ipynb #80fba94b
 class Params(Section):
     "All parameters of the lab."
+
     task: Literal["classification", "regression"] = Field(
-        description="what the model answers: one of several classes, or a number")
+        description="what the model answers: one of several classes, or a number"
+    )
     data: Data
     split: Split
     augment: Augment
@@ -300,33 +379,42 @@ class Params(Section):
     evaluate: Evaluate
     interpret: Interpret
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
-        description="one training per seed (initialisation and order of the images)")
+        description="one training per seed (initialisation and order of the images)"
+    )
     experiments: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
-        description="name: sparse overrides of the sections above")
+        description="name: sparse overrides of the sections above"
+    )
 
 # %% ../../nbs/core/01_params.ipynb #6354cd60
-def read_yaml(path: str | Path # the file
-             ): # ruamel's mapping, which records the line of each key
+def read_yaml(
+    path: str | Path,  # the file
+):  # ruamel's mapping, which records the line of each key
     "Read a YAML 1.2 file; a `LabError` names the line of a syntax error."
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
-    try: return YAML(typ="rt").load(Path(path).read_text(encoding="utf-8")) or {}
+
+    try:
+        return YAML(typ="rt").load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; run this from the top of the repository") from None
     except UnicodeDecodeError as e:
-        raise LabError(f"{path}: no text in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8") from None
+        raise LabError(
+            f"{path}: no text in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8"
+        ) from None
     except MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         raise LabError(f"{path}:{mark.line + 1}: {e.problem or e.context}") from None
 
 # %% ../../nbs/core/01_params.ipynb #6d94e79e
-def line_of(doc, # from `read_yaml`
-            key: tuple # path of keys, such as ("optim", "lr")
-           ) -> int | None: # 1-based line
+def line_of(
+    doc,  # from `read_yaml`
+    key: tuple,  # path of keys, such as ("optim", "lr")
+) -> int | None:  # 1-based line
     "Line of `key` in the file `doc` was read from."
     line = None
     for k in key:
-        if not hasattr(doc, "lc") or k not in doc: break
+        if not hasattr(doc, "lc") or k not in doc:
+            break
         line, doc = doc.lc.key(k)[0] + 1, doc[k]
     return line
 
@@ -335,57 +423,81 @@ def merge(base: dict, over: dict) -> dict:
     "A deep copy of `base`, updated with the leaves of `over`."
     out = deepcopy(base)
     for k, v in over.items():
-        out[k] = merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else deepcopy(v)
+        out[k] = (
+            merge(out[k], v)
+            if isinstance(v, dict) and isinstance(out.get(k), dict)
+            else deepcopy(v)
+        )
     return out
 
 # %% ../../nbs/core/01_params.ipynb #5c03cd2e
-def parse_override(text: str # "section.key=value"
-                  ) -> dict: # nested, ready for `merge`
+def parse_override(
+    text: str,  # "section.key=value"
+) -> dict:  # nested, ready for `merge`
     "Parse one `key=value`."
     key, eq, value = text.partition("=")
     if not eq or not key.strip():
         raise LabError(f"override {text!r}: write it as key=value, such as optim.lr=0.001")
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
-    try: out = YAML(typ="safe", pure=True).load(value)
+
+    try:
+        out = YAML(typ="safe", pure=True).load(value)
     except MarkedYAMLError:
         raise LabError(f"override {text!r}: {value!r} is no YAML value") from None
-    for k in reversed(key.strip().split(".")): out = {k: out}
+    for k in reversed(key.strip().split(".")):
+        out = {k: out}
     return out
 
 # %% ../../nbs/core/01_params.ipynb #ba1dc467
-def known_keys(model=Params, prefix="") -> dict: # dotted key -> pydantic field
+def known_keys(model=Params, prefix="") -> dict:  # dotted key -> pydantic field
     "Every parameter by its dotted name."
     out = {}
     for name, f in model.model_fields.items():
         sub = f.annotation
-        out |= (known_keys(sub, f"{prefix}{name}.") if isinstance(sub, type)
-                and issubclass(sub, Section)
-                else {prefix + name: f})
+        out |= (
+            known_keys(sub, f"{prefix}{name}.")
+            if isinstance(sub, type) and issubclass(sub, Section)
+            else {prefix + name: f}
+        )
     return out
+
 
 def nearest(key: str, names) -> str:
     "A hint: ', did you mean X?' or the empty string."
     tail = {n: n.rsplit(".", 1)[-1] for n in names}
-    hit = (difflib.get_close_matches(key, names, 1, .75)
-           or [n for n, t in tail.items() if t == key.rsplit(".", 1)[-1]]
-           or difflib.get_close_matches(key, names, 1, .5))
+    hit = (
+        difflib.get_close_matches(key, names, 1, 0.75)
+        or [n for n, t in tail.items() if t == key.rsplit(".", 1)[-1]]
+        or difflib.get_close_matches(key, names, 1, 0.5)
+    )
     return f", did you mean {hit[0]}?" if hit else ""
 
 # %% ../../nbs/core/01_params.ipynb #4afda57d
-RENAMED = { # new name of a key: its old name
-    "data.crop_margin": "data.margin", "augment.random_crop": "augment.crop",
-    "model.freeze": "model.frozen", "optim.layer_lr_decay": "optim.decay",
-    "train.batch_size": "train.bs", "train.start_size": "train.grow_from",
-    "train.unfreeze_every": "train.thaw_every", "train.cache_features": "train.frozen_once",
-    "crossval.folds": "folds.n", **{f"crossval.{k}": f"folds.{k}" for k in (
-        "repeats", "experiments", "tta", "student", "share", "temperature")},
+RENAMED = {  # new name of a key: its old name
+    "data.crop_margin": "data.margin",
+    "augment.random_crop": "augment.crop",
+    "model.freeze": "model.frozen",
+    "optim.layer_lr_decay": "optim.decay",
+    "train.batch_size": "train.bs",
+    "train.start_size": "train.grow_from",
+    "train.unfreeze_every": "train.thaw_every",
+    "train.cache_features": "train.frozen_once",
+    "crossval.folds": "folds.n",
+    **{
+        f"crossval.{k}": f"folds.{k}"
+        for k in ("repeats", "experiments", "tta", "student", "share", "temperature")
+    },
     **{f"leakage.{k}": f"leaks.{k}" for k in ("split", "action", "bits", "alpha", "planted")},
-    "crossval": "folds", "leakage": "leaks"}
+    "crossval": "folds",
+    "leakage": "leaks",
+}
 
-def complaint(err: dict, # one of pydantic's errors()
-              where # key path -> text that says where the value was written
-             ) -> str: # one line
+
+def complaint(
+    err: dict,  # one of pydantic's errors()
+    where,  # key path -> text that says where the value was written
+) -> str:  # one line
     "Rewrite a validation error as one readable line."
     # pydantic names the branch of a union that failed
     key = tuple(str(k) for k in err["loc"] if "[" not in str(k))
@@ -395,18 +507,26 @@ def complaint(err: dict, # one of pydantic's errors()
     if err["type"] == "extra_forbidden":
         return f"{at}{dotted}: no such parameter{nearest(dotted, [*known_keys(), *Params.model_fields])}"
     if err["type"] == "missing":
-        return f"{at}{dotted} is missing: every parameter is written out, add it (see `cvlab params`)"
+        return (
+            f"{at}{dotted} is missing: every parameter is written out, add it (see `cvlab params`)"
+        )
     if err["type"] == "model_type":
-        what = (f"a section, such as {next(k for k in known_keys() if k.startswith(dotted))}=..." if dotted
-                else "a mapping")
+        what = (
+            f"a section, such as {next(k for k in known_keys() if k.startswith(dotted))}=..."
+            if dotted
+            else "a mapping"
+        )
         return f"{at}{dotted or 'this file'}: should be {what}, not {err['input']!r}"
     text = err["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{at}{dotted}: {text}" + (f", not {err['input']!r}"
-                                      if not isinstance(err["input"], dict) else "")
+    return f"{at}{dotted}: {text}" + (
+        f", not {err['input']!r}" if not isinstance(err["input"], dict) else ""
+    )
+
 
 def check(values: dict, where=lambda key: "") -> Params:
     "Validate merged values; a `LabError` reports one mistake, unknown keys first."
-    try: return Params.model_validate(values)
+    try:
+        return Params.model_validate(values)
     except ValidationError as e:
         first = min(e.errors(), key=lambda err: err["type"] != "extra_forbidden")
         # for a union, the branch that matched furthest
@@ -416,190 +536,283 @@ def check(values: dict, where=lambda key: "") -> Params:
 # %% ../../nbs/core/01_params.ipynb #8fd44816
 def plain(doc):
     "ruamel's containers as plain dicts and lists (its floats and strings are subclasses of Python's)."
-    if isinstance(doc, dict): return {str(k): plain(v) for k, v in doc.items()}
-    if isinstance(doc, list): return [plain(v) for v in doc]
-    return (doc if doc is None or isinstance(doc, bool)
-            else next((t(doc) for t in (int, float, str) if isinstance(doc, t)), doc))
+    if isinstance(doc, dict):
+        return {str(k): plain(v) for k, v in doc.items()}
+    if isinstance(doc, list):
+        return [plain(v) for v in doc]
+    return (
+        doc
+        if doc is None or isinstance(doc, bool)
+        else next((t(doc) for t in (int, float, str) if isinstance(doc, t)), doc)
+    )
 
 # %% ../../nbs/core/01_params.ipynb #ee9efb60
 # allowed with cached features, without effect alone, or checked separately below
 WHOLE = "hflip", "vflip", "magnitude", "mixup", "cutmix"
-OFF = dict.fromkeys(("policy", "albumentations"), "null") # others are switched off by 0
+OFF = dict.fromkeys(("policy", "albumentations"), "null")  # others are switched off by 0
 
-def contradiction(p: Params) -> str: # one line; "" if there is none
+
+def contradiction(p: Params) -> str:  # one line; "" if there is none
     "Describe the first contradiction between two settings."
     t, a = p.train, p.augment
     if t.unfreeze_every and p.model.freeze == "none":
         return "train.unfreeze_every: with model.freeze: none there is nothing to unfreeze"
     if t.cache_features and t.unfreeze_every:
-        return "train.cache_features: layers that thaw (train.unfreeze_every) cannot be computed once"
+        return (
+            "train.cache_features: layers that thaw (train.unfreeze_every) cannot be computed once"
+        )
     if t.cache_features and p.model.freeze == "none":
         return "train.cache_features: nothing is frozen; set model.freeze to half, most or backbone"
     if t.cache_features and p.data.crop_margin:
         return "train.cache_features: windows differ from epoch to epoch; set data.crop_margin to 0"
     if t.cache_features and t.start_size:
         return "train.cache_features: images that grow (train.start_size) cannot be computed once"
-    if t.cache_features and (on := next((k for k in sorted(type(a).model_fields)
-                                      if getattr(a, k) and k not in WHOLE), "")):
+    if t.cache_features and (
+        on := next(
+            (k for k in sorted(type(a).model_fields) if getattr(a, k) and k not in WHOLE), ""
+        )
+    ):
         return f"train.cache_features: only flips can be computed beforehand; set augment.{on} to {OFF.get(on, 0)}"
     if t.cache_features and (a.mixup or a.cutmix):
-        return ("train.cache_features: frozen layers are computed from whole images; set augment.mixup and "
-                "augment.cutmix to 0")
+        return (
+            "train.cache_features: frozen layers are computed from whole images; set augment.mixup and "
+            "augment.cutmix to 0"
+        )
     if t.sampler and (p.loss.alpha or p.loss.tau):
-        return (f"train.sampler: {t.sampler} shows all classes equally often already; set loss.alpha to null and "
-                "loss.tau to 0, or train.sampler to null")
+        return (
+            f"train.sampler: {t.sampler} shows all classes equally often already; set loss.alpha to null and "
+            "loss.tau to 0, or train.sampler to null"
+        )
     return ""
 
 # %% ../../nbs/core/01_params.ipynb #d7b07462
 def presets(top: str | Path = ".") -> dict[str, Path]:
     "The lab's presets by name; `top` is the folder of params.yaml."
-    return {f.stem: f for f in sorted((Path(top)/"nbs"/"presets").glob("*.yaml"))}
+    return {f.stem: f for f in sorted((Path(top) / "nbs" / "presets").glob("*.yaml"))}
 
-def take_preset(overrides: list[str] | tuple, top: Path # folder of params.yaml
-               ) -> tuple[Path | None, list[str]]: # its file, and the other overrides
+
+def _take_preset(
+    overrides: list[str] | tuple,
+    top: Path,  # folder of params.yaml
+) -> tuple[Path | None, list[str]]:  # its file, and the other overrides
     "Extract `preset=` from the overrides; `LabError` for a second or an unknown preset."
-    asked = [o.partition("=")[2].strip()
-             for o in overrides if o.partition("=")[0].strip() == "preset"]
+    asked = [
+        o.partition("=")[2].strip() for o in overrides if o.partition("=")[0].strip() == "preset"
+    ]
     rest = [o for o in overrides if o.partition("=")[0].strip() != "preset"]
-    if not asked: return None, rest
+    if not asked:
+        return None, rest
     if len(set(asked)) > 1:
         raise LabError(f"preset={asked[1]}: preset={asked[0]} is asked for already; one is enough")
     name, known = asked[0], presets(top)
-    if name in known: return known[name], rest
-    if Path(name).suffix == ".yaml" and Path(name).is_file(): return Path(name), rest
-    raise LabError(f"preset={name}: no such preset{nearest(name, known)}; there are {', '.join(known)}, or name a "
-                   ".yaml file")
+    if name in known:
+        return known[name], rest
+    if Path(name).suffix == ".yaml" and Path(name).is_file():
+        return Path(name), rest
+    raise LabError(
+        f"preset={name}: no such preset{nearest(name, known)}; there are {', '.join(known)}, or name a "
+        ".yaml file"
+    )
 
 # %% ../../nbs/core/01_params.ipynb #3521c3c3
-SHARED = [("task",), ("seeds",), ("experiments",), ("split",), ("crossval",), ("data", "path"), ("lr_find",),
-          ("baseline",),
-          ("leakage",), ("evaluate",), ("interpret",)]
+SHARED = [
+    ("task",),
+    ("seeds",),
+    ("experiments",),
+    ("split",),
+    ("crossval",),
+    ("data", "path"),
+    ("lr_find",),
+    ("baseline",),
+    ("leakage",),
+    ("evaluate",),
+    ("interpret",),
+]
+
 
 def has_key(doc: dict, key: tuple) -> bool:
     "Whether the nested mapping contains the path `key`."
     return not key or isinstance(doc, dict) and key[0] in doc and has_key(doc[key[0]], key[1:])
 
-def resolve(path: str | Path = "params.yaml", # the file
-            experiment: str = "", # name of an experiment; "" is the base
-            overrides: list[str] | tuple = (), # "section.key=value" each; among them perhaps "preset=name"
-           ) -> Params: # validated; its `experiments` are as in the file
+
+def resolve(
+    path: str | Path = "params.yaml",  # the file
+    experiment: str = "",  # name of an experiment; "" is the base
+    overrides: list[str] | tuple = (),  # "section.key=value" each; among them perhaps "preset=name"
+) -> Params:  # validated; its `experiments` are as in the file
     "Merge base < preset < experiment < overrides, validated after each layer."
     doc, file = read_yaml(path), path
-    preset, overrides = take_preset(overrides, Path(path).parent)
-    def at(*prefix): return lambda key: f"{file}:{line_of(doc, prefix + key) or 1}: "
+    preset, overrides = _take_preset(overrides, Path(path).parent)
+
+    def at(*prefix):
+        return lambda key: f"{file}:{line_of(doc, prefix + key) or 1}: "
+
     values = plain(doc)
     params = check(values, at())
     if preset:
         doc, file = read_yaml(preset), preset
         if not isinstance(doc, dict):
             raise LabError(f"{file}:1: write it as a mapping, such as train: {{epochs: 2}}")
-        values = merge({**values, **({"experiments": {}} if "experiments" in doc else {})},
-                       plain(doc))
+        values = merge(
+            {**values, **({"experiments": {}} if "experiments" in doc else {})}, plain(doc)
+        )
         params = check(values, at())
     # experiments of the file were not written for this preset
     known, own = values["experiments"], not preset or "experiments" in doc
-    for name, over in known.items(): # a mistake in any experiment is a mistake in the file
+    for name, over in known.items():  # a mistake in any experiment is a mistake in the file
         if not isinstance(over, dict):
-            raise LabError(f"{at('experiments')((name,))}experiments.{name}: "
-                           "write its overrides as a mapping, {} for none")
+            raise LabError(
+                f"{at('experiments')((name,))}experiments.{name}: "
+                "write its overrides as a mapping, {} for none"
+            )
         if bad := next((k for k in SHARED if has_key(over, k)), None):
-            raise LabError(f"{at('experiments', name)(bad)}experiments.{name}.{'.'.join(bad)}: "
-                           "shared by all experiments, or they could not be compared; change it above")
+            raise LabError(
+                f"{at('experiments', name)(bad)}experiments.{name}.{'.'.join(bad)}: "
+                "shared by all experiments, or they could not be compared; change it above"
+            )
         merged = check(merge(values, over), at("experiments", name))
         if own and (conflict := contradiction(merged)):
             raise LabError(f"{at('experiments')((name,))}experiments.{name}: {conflict}")
-        if name == experiment: params = merged
+        if name == experiment:
+            params = merged
     if experiment and experiment not in known:
-        raise LabError(f"{file}: no experiment {experiment!r}"
-                       f"{nearest(experiment, known) or '; there are ' + ', '.join(known)}")
+        raise LabError(
+            f"{file}: no experiment {experiment!r}"
+            f"{nearest(experiment, known) or '; there are ' + ', '.join(known)}"
+        )
     for text in overrides:
-        params = check(merge(params.model_dump(), parse_override(text)),
-                       lambda key, text=text: f"override {text!r}: ")
-    if conflict := contradiction(params): raise LabError(f"{file}: {conflict}")
+        params = check(
+            merge(params.model_dump(), parse_override(text)),
+            lambda key, text=text: f"override {text!r}: ",
+        )
+    if conflict := contradiction(params):
+        raise LabError(f"{file}: {conflict}")
     student = params.crossval.student
-    asked = [*(("experiments", e) for e in params.crossval.experiments),
-             *[("student", student)]*bool(student)]
+    asked = [
+        *(("experiments", e) for e in params.crossval.experiments),
+        *[("student", student)] * bool(student),
+    ]
     if odd := [(k, e) for k, e in asked if e not in known]:
-        (key, name), = odd[:1]
-        raise LabError(f"{at('crossval')((key,))}crossval.{key}: no experiment {name!r}"
-                       f"{nearest(name, known) or '; there are ' + ', '.join(known)}")
+        ((key, name),) = odd[:1]
+        raise LabError(
+            f"{at('crossval')((key,))}crossval.{key}: no experiment {name!r}"
+            f"{nearest(name, known) or '; there are ' + ', '.join(known)}"
+        )
     return params
 
 # %% ../../nbs/core/01_params.ipynb #5169d0cb
-def flat(params: Params | dict # or its sections, as nested mappings
-        ) -> dict: # dotted key -> value
+def flat(
+    params: Params | dict,  # or its sections, as nested mappings
+) -> dict:  # dotted key -> value
     "All values by their dotted names, without the list of experiments."
+
     def walk(d, prefix=""):
         for k, v in d.items():
             if isinstance(v, dict) and prefix + k not in known:
                 yield from walk(v, f"{prefix}{k}.")
-            else: yield prefix + k, v
+            else:
+                yield prefix + k, v
+
     known = known_keys()
-    if not isinstance(params, dict): params = params.model_dump(exclude={"experiments"})
+    if not isinstance(params, dict):
+        params = params.model_dump(exclude={"experiments"})
     return dict(walk(params))
 
-def params_rows(params: Params, # resolved
-                base: Params | None = None, # differences from it are marked with *
-                sections: tuple[str, ...] = () # only these; () means all
-               ) -> list[tuple[str, str, str]]: # key, value, meaning
+
+def params_rows(
+    params: Params,  # resolved
+    base: Params | None = None,  # differences from it are marked with *
+    sections: tuple[str, ...] = (),  # only these; () means all
+) -> list[tuple[str, str, str]]:  # key, value, meaning
     "Every parameter as text."
     was = flat(base) if base else {}
-    return [(k + ("*" if k in was and was[k] != v else ""), "null" if v is None else str(v),
-             known_keys()[k].description or "")
-            for k, v in flat(params).items() if not sections or k.split(".")[0] in sections]
+    return [
+        (
+            k + ("*" if k in was and was[k] != v else ""),
+            "null" if v is None else str(v),
+            known_keys()[k].description or "",
+        )
+        for k, v in flat(params).items()
+        if not sections or k.split(".")[0] in sections
+    ]
 
 # %% ../../nbs/core/01_params.ipynb #1ccb6b60
-def params_schema() -> dict: # JSON schema
+def params_schema() -> dict:  # JSON schema
     "The JSON schema of `params.yaml`."
     schema = Params.model_json_schema()
-    sections = {k: v["$ref"].split("/")[-1]
-                for k, v in schema["properties"].items() if "$ref" in v}
+    sections = {k: v["$ref"].split("/")[-1] for k, v in schema["properties"].items() if "$ref" in v}
     for d in sections.values():
-        schema["$defs"]["Some" + d] = {k: v for k, v in schema["$defs"][d].items()
-                                       if k != "required"}
+        schema["$defs"]["Some" + d] = {
+            k: v for k, v in schema["$defs"][d].items() if k != "required"
+        }
     over = {k: {"$ref": f"#/$defs/Some{d}"} for k, d in sections.items()}
     schema["properties"]["experiments"]["additionalProperties"] = {
-        "type": ["object", "null"], "properties": over, "additionalProperties": False}
+        "type": ["object", "null"],
+        "properties": over,
+        "additionalProperties": False,
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 # %% ../../nbs/core/01_params.ipynb #e237fe81
 @cache
-def schema(): return params_schema()
+def schema():
+    return params_schema()
 
-def schema_of(key: str) -> dict: # "optim.lr"
+
+def schema_of(key: str) -> dict:  # "optim.lr"
     "What the schema says of a parameter."
     doc = top = schema()
     for k in key.split("."):
         doc = doc["properties"][k]
-        if "$ref" in doc: doc = top["$defs"][doc["$ref"].rsplit("/", 1)[-1]]
+        if "$ref" in doc:
+            doc = top["$defs"][doc["$ref"].rsplit("/", 1)[-1]]
     return doc
 
 # %% ../../nbs/core/01_params.ipynb #2664e4ed
 def allowed(doc: dict) -> str:
     "What a value may be."
-    if "anyOf" in doc: return " or ".join(map(allowed, doc["anyOf"]))
-    if "enum" in doc: return ", ".join(map(str, doc["enum"]))
-    if doc.get("type") == "array": return f"list of {allowed(doc['items'])}"
+    if "anyOf" in doc:
+        return " or ".join(map(allowed, doc["anyOf"]))
+    if "enum" in doc:
+        return ", ".join(map(str, doc["enum"]))
+    if doc.get("type") == "array":
+        return f"list of {allowed(doc['items'])}"
     if doc.get("type") == "object":
         return "mapping of names to " + allowed(doc.get("additionalProperties") or {})
-    ends = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
-            "exclusiveMaximum": "less than"}
+    ends = {
+        "minimum": "at least",
+        "exclusiveMinimum": "more than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
     kind = doc.get("type", "anything")
     kind = {"boolean": "true, false", "integer": "whole number", "string": "text"}.get(kind, kind)
     return ", ".join([kind, *(f"{words} {doc[k]:g}" for k, words in ends.items() if k in doc)])
 
+
 def choices(doc: dict) -> list[str]:
     "The values that can be listed, as they are written in YAML."
-    if "anyOf" in doc: return [c for d in doc["anyOf"] for c in choices(d)]
-    return list(map(str,
-                    doc.get("enum",
-                            {"boolean": ["true", "false"], "null": ["null"]}.get(doc.get("type"), []))))
+    if "anyOf" in doc:
+        return [c for d in doc["anyOf"] for c in choices(d)]
+    return list(
+        map(
+            str,
+            doc.get(
+                "enum", {"boolean": ["true", "false"], "null": ["null"]}.get(doc.get("type"), [])
+            ),
+        )
+    )
 
 # %% ../../nbs/core/01_params.ipynb #db690889
-def params_table(*args, **kwargs # of `params_rows`
-                ) -> str: # aligned plain text
+def params_table(
+    *args,
+    **kwargs,  # of `params_rows`
+) -> str:  # aligned plain text
     "Key, value, meaning and, in brackets, what is allowed, a line each."
     rows = params_rows(*args, **kwargs)
     w0, w1 = (max(len(r[i]) for r in rows) for i in (0, 1))
-    def may_be(k): return allowed(schema_of(k.rstrip("*")))
+
+    def may_be(k):
+        return allowed(schema_of(k.rstrip("*")))
+
     return "\n".join(f"{k:{w0}}  {v:{w1}}  {d} [{may_be(k)}]" for k, v, d in rows)

@@ -25,28 +25,36 @@ import numpy as np
 from .io import LabError, file_hash, json_hash, read_json, write_json
 
 # %% ../../nbs/core/02_repro.ipynb #d3092070
-def repo_root(start: str | Path = "." # where to start searching
-             ) -> Path: # the nearest parent folder with a params.yaml
+def repo_root(
+    start: str | Path = ".",  # where to start searching
+) -> Path:  # the nearest parent folder with a params.yaml
     "Root of the repository; the notebooks are two folders below it."
     start = Path(start).resolve()
     for p in (start, *start.parents):
-        if (p/"params.yaml").exists(): return p
+        if (p / "params.yaml").exists():
+            return p
     raise LabError(f"{start}: no params.yaml here or above; run this inside the repository")
 
-def settings(root: str | Path | None = None # default: `repo_root()`
-            ) -> SimpleNamespace: # device, cache, dpi
+
+def settings(
+    root: str | Path | None = None,  # default: `repo_root()`
+) -> SimpleNamespace:  # device, cache, dpi
     "Read settings.ini."
-    path = Path(root or repo_root())/"settings.ini"
+    path = Path(root or repo_root()) / "settings.ini"
     ini = ConfigParser()
-    try: ini.read(path, encoding="utf-8")
+    try:
+        ini.read(path, encoding="utf-8")
     except (NoConfig, UnicodeDecodeError) as e:
         raise LabError(f"{path}: {str(e).splitlines()[0]}; restore the file from git") from None
     if not ini.has_section("lab"):
         raise LabError(f"{path}: no section [lab]; restore the file from git")
     known, got = {"device": str, "cache": str, "dpi": int}, dict(ini["lab"])
     if odd := set(got) ^ set(known):
-        raise LabError(f"{path}: [lab] has to hold exactly {', '.join(known)}; look at {', '.join(sorted(odd))}")
-    try: return SimpleNamespace(**{k: t(got[k]) for k, t in known.items()})
+        raise LabError(
+            f"{path}: [lab] has to hold exactly {', '.join(known)}; look at {', '.join(sorted(odd))}"
+        )
+    try:
+        return SimpleNamespace(**{k: t(got[k]) for k, t in known.items()})
     except ValueError:
         raise LabError(f"{path}: dpi has to be a whole number, not {got['dpi']!r}") from None
 
@@ -54,17 +62,26 @@ def settings(root: str | Path | None = None # default: `repo_root()`
 # an operation that MPS lacks runs on the CPU instead of failing
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-def pick_device(name: str = "auto",
-                said_in: str = "settings.ini" # source of the name, for messages
-               ): # -> torch.device
+
+def pick_device(
+    name: str = "auto",
+    said_in: str = "settings.ini",  # source of the name, for messages
+):  # -> torch.device
     "The device to compute on: auto | cpu | cuda | cuda:1 | mps."
     import torch
+
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto": name = "cuda" if cuda else "mps" if mps else "cpu"
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise LabError(f"{said_in}: device {name!r} is none of auto, cpu, cuda, mps")
     there = torch.cuda.device_count() if cuda else 0
-    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= there or name == "mps" and not mps:
+    if (
+        name.startswith("cuda")
+        and int(name.partition(":")[2] or 0) >= there
+        or name == "mps"
+        and not mps
+    ):
         raise LabError(f"{said_in}: device {name!r} is not available here; use auto")
     return torch.device(name)
 
@@ -72,6 +89,7 @@ def pick_device(name: str = "auto",
 def seed_everything(seed: int):
     "Seed Python, numpy and torch, and ask torch for deterministic kernels."
     import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -83,62 +101,94 @@ def seed_everything(seed: int):
 def use_threads(n: int):
     "Make torch (and its BLAS libraries) use `n` CPU threads and reuse freed memory."
     import torch
+
     torch.set_num_threads(n)
     keep_memory()
 
 # %% ../../nbs/core/02_repro.ipynb #ce861fcd
-def keep_memory() -> bool: # whether it was possible
+def keep_memory() -> bool:  # whether it was possible
     "Keep freed memory ([mallopt](https://man7.org/linux/man-pages/man3/mallopt.3.html))."
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
     return bool(mallopt and mallopt(-3, 1 << 30) and mallopt(-1, 2**31 - 1))
 
 # %% ../../nbs/core/02_repro.ipynb #e741ece9
-def derive_seed(*keys: int) -> int: # 63 bits, valid for any generator
+def derive_seed(*keys: int) -> int:  # 63 bits, valid for any generator
     "An independent seed for each tuple of non-negative integers, such as (seed, epoch)."
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
 
 # %% ../../nbs/core/02_repro.ipynb #f633696c
 PACKAGES = "torch torchvision timm fastai numpy scipy scikit-learn pandas pillow".split()
 
-def git_state(root: str | Path = ".") -> dict: # {"commit": hex or None, "dirty": bool or None}
+
+def git_state(root: str | Path = ".") -> dict:  # {"commit": hex or None, "dirty": bool or None}
     "Commit of the working tree; informative only, since dvc.lock's hashes are the provenance."
+
     def run(*a):
         return subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True)
+
     head = run("rev-parse", "HEAD")
-    if head.returncode: return {"commit": None, "dirty": None}
-    return {"commit": head.stdout.strip(),
-            "dirty": bool(run("status", "--porcelain", "--", "nbs", "cvlab", "params.yaml", "dvc.yaml").stdout.strip())}
+    if head.returncode:
+        return {"commit": None, "dirty": None}
+    return {
+        "commit": head.stdout.strip(),
+        "dirty": bool(
+            run(
+                "status", "--porcelain", "--", "nbs", "cvlab", "params.yaml", "dvc.yaml"
+            ).stdout.strip()
+        ),
+    }
+
 
 def cpu_name() -> str:
     "Model name of the processor, as the system reports it."
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
-             if line.startswith("model name")] if info.exists() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
-def environment() -> dict: # ready for JSON
+
+def environment() -> dict:  # ready for JSON
     "Versions, system, processor and commit."
-    return {"python": platform.python_version(), "system": platform.system(),
-            "machine": platform.machine(),
-            "cpu": cpu_name(), "cores": os.cpu_count(),
-            "packages": {p: version(p) for p in PACKAGES}, "git": git_state(repo_root())}
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "packages": {p: version(p) for p in PACKAGES},
+        "git": git_state(repo_root()),
+    }
 
 # %% ../../nbs/core/02_repro.ipynb #8f81a30d
 UNHASHED = {"timing.json", "environment.json"}
 
-def folder_digest(folder: str | Path, # a run
-                  extra: str = "" # also hashed: the executed notebook about to be written
-                 ) -> str: # hex
+
+def folder_digest(
+    folder: str | Path,  # a run
+    extra: str = "",  # also hashed: the executed notebook about to be written
+) -> str:  # hex
     "Hash of a run's files, except `UNHASHED`, executed notebooks and hidden files."
-    files = [p for p in sorted(Path(folder).rglob("*"))
-             if p.is_file() and p.suffix != ".ipynb" and p.name not in UNHASHED
-             and not p.name.startswith(".")]
-    return json_hash([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files]
-                     + [extra])
+    files = [
+        p
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+        and p.suffix != ".ipynb"
+        and p.name not in UNHASHED
+        and not p.name.startswith(".")
+    ]
+    return json_hash([[p.relative_to(folder).as_posix(), file_hash(p)] for p in files] + [extra])
+
 
 def write_if_changed(folder: str | Path, name: str, value: dict, digest: str):
     "Write `value` to `folder/name` unless the file there already describes outputs with this digest."
-    path = Path(folder)/name
+    path = Path(folder) / name
     if not path.exists() or read_json(path).get("outputs") != digest:
         write_json(path, {"outputs": digest, **value})

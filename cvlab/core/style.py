@@ -24,29 +24,44 @@ PALETTE = sns.color_palette("colorblind").as_hex()  # ten colour-blind safe colo
 BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], "#6b6b6b"
 # a subset has the same colour in every figure
 SUBSET_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
-_LOOK = {"font.family": "DejaVu Sans", "font.size": 9, "figure.titlesize": 11,
-         "figure.titleweight": "bold",
-         "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
-         "legend.fontsize": 8,
-         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-         "lines.linewidth": 1.6,
-         "axes.edgecolor": GREY, "grid.color": "#e4e4e4", "savefig.dpi": "figure",
-         "figure.constrained_layout.h_pad": .08, "figure.constrained_layout.w_pad": .08}
+_LOOK = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "axes.edgecolor": GREY,
+    "grid.color": "#e4e4e4",
+    "savefig.dpi": "figure",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+}
 
 # %% ../../nbs/core/04_style.ipynb #cb0ea2d5
 def _has_photo(fig):
     return any(im.get_array().ndim == 3 for ax in fig.axes for im in ax.images)
 
+
 def figure_png(
-    fig:Figure, # any figure
-    dpi:int|None=None # dots per inch; None: the figure's own
-) -> bytes: # a PNG without version or date
+    fig: Figure,  # any figure
+    dpi: int | None = None,  # dots per inch; None: the figure's own
+) -> bytes:  # a PNG without version or date
     "The figure as a small PNG: 128 colours for lines and text, 256 for photographs."
     if hasattr(fig, "saved_png"):
-        return fig.saved_png # rendered once, so that it is shown and saved with the same bytes
+        return fig.saved_png  # rendered once, so that it is shown and saved with the same bytes
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=dpi or fig.dpi)
-    colours = (256, Image.Quantize.MAXCOVERAGE) if _has_photo(fig) else (128, Image.Quantize.MEDIANCUT)
+    colours = (
+        (256, Image.Quantize.MAXCOVERAGE) if _has_photo(fig) else (128, Image.Quantize.MEDIANCUT)
+    )
     image = Image.open(raw).convert("RGB").quantize(*colours, dither=Image.Dither.NONE)
     image.save(small, "png", optimize=True)
     return small.getvalue()
@@ -54,19 +69,24 @@ def figure_png(
 # %% ../../nbs/core/04_style.ipynb #587607ae
 def _with_words(fig):
     "The figure's PNG, with its title as alternative text."
-    title = " ".join((fig.get_suptitle() or (fig.axes[0].get_title() if len(fig.axes) == 1 else "")).split())
+    title = " ".join(
+        (fig.get_suptitle() or (fig.axes[0].get_title() if len(fig.axes) == 1 else "")).split()
+    )
     return (figure_png(fig), dict(alt=title)) if title else figure_png(fig)
+
 
 def _show_small():
     "In a notebook, display and store figures as rendered by `figure_png`."
     ip = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if ip is None: return
+    if ip is None:
+        return
     # initialises matplotlib's notebook backend, which would otherwise override the next line
     plt.close(plt.figure())
     ip.display_formatter.formatters["image/png"].for_type(Figure, _with_words)
 
+
 def use_lab_style(
-    dpi:int=100 # dots per inch of new figures
+    dpi: int = 100,  # dots per inch of new figures
 ) -> None:
     "Set fonts, sizes, palette and resolution of all figures drawn from now on."
     sns.set_theme(style="whitegrid", palette="colorblind", rc=_LOOK | {"figure.dpi": dpi})
@@ -79,15 +99,18 @@ def new_figure(width, height, nrows=1, ncols=1, **kw):
     plt.close(fig)
     return fig, axes
 
+
 def legend_above(ax, **kw):
     "Legend above the axes, where it hides no data."
-    kw |= dict(borderaxespad=.1, columnspacing=1.2, handlelength=1.4)
+    kw |= dict(borderaxespad=0.1, columnspacing=1.2, handlelength=1.4)
     return ax.legend(loc="lower left", bbox_to_anchor=(0, 1), **kw)
+
 
 def short_name(name, width=22):
     "A class name that fits: long ones are wrapped, very long ones truncated."
     lines = textwrap.wrap(str(name).replace("_", " "), width) or [""]
     return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
+
 
 def figure_title(fig, text):
     "Title of the whole figure, wrapped to the width of the figure."
@@ -95,12 +118,13 @@ def figure_title(fig, text):
 
 # %% ../../nbs/core/04_style.ipynb #a9669c80
 def save_figure(
-    fig:Figure, # any figure
-    path:str|Path, # PNG file to write
-    dpi:int|None=None # dots per inch; None: the figure's own
-) -> Path: # `path`
+    fig: Figure,  # any figure
+    path: str | Path,  # PNG file to write
+    dpi: int | None = None,  # dots per inch; None: the figure's own
+) -> Path:  # `path`
     "Write the figure as rendered by `figure_png`, atomically, and close it."
     fig.saved_png = figure_png(fig, dpi)
-    with atomic_write(path) as tmp: tmp.write_bytes(fig.saved_png)
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(fig.saved_png)
     plt.close(fig)
     return Path(path)

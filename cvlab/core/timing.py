@@ -22,15 +22,19 @@ from .io import LabError
 from .repro import cpu_name
 
 # %% ../../nbs/core/03_timing.ipynb #e16b046c
-def processor_seconds() -> tuple[float, float]: # (this process and children, all processes)
+def processor_seconds() -> tuple[float, float]:  # (this process and children, all processes)
     "Processor time since an arbitrary start."
     t, c = os.times(), psutil.cpu_times()
-    everybody = sum(getattr(c, k, 0.)
-                    for k in ("user", "nice", "system", "irq", "softirq", "steal"))
+    everybody = sum(
+        getattr(c, k, 0.0) for k in ("user", "nice", "system", "irq", "softirq", "steal")
+    )
     return t.user + t.system + t.children_user + t.children_system, everybody
 
-def timed(f, at_least: float = .2 # seconds; a short function is repeated until then
-         ) -> tuple[float, float]: # seconds per call, processors that others kept busy
+
+def timed(
+    f,
+    at_least: float = 0.2,  # seconds; a short function is repeated until then
+) -> tuple[float, float]:  # seconds per call, processors that others kept busy
     "Time a function without arguments."
     own, everybody = processor_seconds()
     start, n = time.perf_counter(), 0
@@ -38,17 +42,19 @@ def timed(f, at_least: float = .2 # seconds; a short function is repeated until 
         f()
         n += 1
     own_now, everybody_now = processor_seconds()
-    return wall/n, max(0., (everybody_now - everybody) - (own_now - own))/wall
+    return wall / n, max(0.0, (everybody_now - everybody) - (own_now - own)) / wall
 
 # %% ../../nbs/core/03_timing.ipynb #eeb37566
-def take_turns(variants: dict, # name: function without arguments; all do the same work
-               rounds: int = 3,
-               at_least: float = .2, # seconds per measurement
-               warm: bool = True # call each once untimed
-              ) -> pd.DataFrame: # variant, round, seconds, others: a row per measurement
+def take_turns(
+    variants: dict,  # name: function without arguments; all do the same work
+    rounds: int = 3,
+    at_least: float = 0.2,  # seconds per measurement
+    warm: bool = True,  # call each once untimed
+) -> pd.DataFrame:  # variant, round, seconds, others: a row per measurement
     "Time variants alternately."
     if warm:
-        for f in variants.values(): f()
+        for f in variants.values():
+            f()
     rows, names = [], list(variants)
     for k in range(rounds):
         first = k % len(names)
@@ -57,44 +63,61 @@ def take_turns(variants: dict, # name: function without arguments; all do the sa
     return pd.DataFrame(rows, columns=["variant", "round", "seconds", "others"])
 
 # %% ../../nbs/core/03_timing.ipynb #331dcb00
-QUIET = .15 # processors
+QUIET = 0.15  # processors
+
 
 def quiet_turns(turns: pd.DataFrame) -> pd.DataFrame:
     "The undisturbed measurements; all of them for a variant that has none."
     calm = turns.others <= QUIET
     return turns[calm | ~calm.groupby(turns.variant).transform("any")]
 
-def ratio(turns: pd.DataFrame, # see `take_turns`
-          a: str, b: str # variants
-         ) -> dict: # best seconds a, b; ratio; low, high over rounds; rounds; others
+
+def ratio(
+    turns: pd.DataFrame,  # see `take_turns`
+    a: str,
+    b: str,  # variants
+) -> dict:  # best seconds a, b; ratio; low, high over rounds; rounds; others
     "The time of `a` divided by that of `b`."
     if odd := {a, b} - set(turns.variant):
         raise LabError(f"no turn of {', '.join(sorted(odd))} in this table")
     here = quiet_turns(turns[turns.variant.isin([a, b])])
-    best, each = here.groupby("variant").seconds.min(), turns.pivot(index="round",
-                                                                    columns="variant", values="seconds")
-    each = each[a]/each[b]
-    return dict(a=best[a], b=best[b], ratio=best[a]/best[b], low=each.min(), high=each.max(),
-                rounds=len(each),
-                others=here.others.max())
+    best, each = (
+        here.groupby("variant").seconds.min(),
+        turns.pivot(index="round", columns="variant", values="seconds"),
+    )
+    each = each[a] / each[b]
+    return dict(
+        a=best[a],
+        b=best[b],
+        ratio=best[a] / best[b],
+        low=each.min(),
+        high=each.max(),
+        rounds=len(each),
+        others=here.others.max(),
+    )
 
 # %% ../../nbs/core/03_timing.ipynb #d2dba654
-def resident() -> tuple[float, float]: # MB: the process's own, and file pages
+def resident() -> tuple[float, float]:  # MB: the process's own, and file pages
     "Memory of this process."
     m = psutil.Process().memory_info()
-    files = getattr(m, "shared", 0) # only Linux distinguishes them
-    return (m.rss - files)/1e6, files/1e6
+    files = getattr(m, "shared", 0)  # only Linux distinguishes them
+    return (m.rss - files) / 1e6, files / 1e6
+
 
 @contextmanager
-def peak_memory(every: float = .01): # seconds; yields a dict with own and files, MB
+def peak_memory(every: float = 0.01):  # seconds; yields a dict with own and files, MB
     "Track the peak memory while a block runs."
     peak, done = dict(zip(("own", "files"), resident())), threading.Event()
+
     def watch():
         while not done.wait(every):
-            for k, v in zip(peak, resident()): peak[k] = max(peak[k], v)
+            for k, v in zip(peak, resident()):
+                peak[k] = max(peak[k], v)
+
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    try: yield peak
+    try:
+        yield peak
     finally:
         done.set()
         thread.join()
@@ -103,15 +126,21 @@ def peak_memory(every: float = .01): # seconds; yields a dict with own and files
 # instruction sets that affect the speed
 KNOWN = "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "neon", "bf16"
 
+
 def machine() -> dict[str, str]:
     "Hardware and software that others need to know to compare timings."
     import torch
+
     info = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", info.read_text())) if info.exists() else set()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processor": cpu_name(), "cores": str(psutil.cpu_count()),
-            "instructions": " ".join(k for k in KNOWN if k in flags),
-            "memory": f"{psutil.virtual_memory().total/2**30:.0f} GiB",
-            "GPU": ", ".join(gpus) or "none",
-            "threads": str(torch.get_num_threads()), "torch": torch.__version__,
-            "system": platform.system()}
+    return {
+        "processor": cpu_name(),
+        "cores": str(psutil.cpu_count()),
+        "instructions": " ".join(k for k in KNOWN if k in flags),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "GPU": ", ".join(gpus) or "none",
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }

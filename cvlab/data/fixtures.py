@@ -16,35 +16,57 @@ import numpy as np
 from PIL import Image
 
 # %% ../../nbs/data/07_fixtures.ipynb #63882c33
-SMOKE = ("data.size=32", "train.epochs=2", "train.batch_size=8", "lr_find.steps=20",
-         "lr_find.repeats=2",
-         "leakage.planted=8", "evaluate.samples=8", "seeds=[0, 1]")
+SMOKE = (
+    "data.size=32",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "lr_find.steps=20",
+    "lr_find.repeats=2",
+    "leakage.planted=8",
+    "evaluate.samples=8",
+    "seeds=[0, 1]",
+)
 
 # %% ../../nbs/data/07_fixtures.ipynb #1ba37cde
-def tiny_image(rng: np.random.Generator, label: str, size: int = 40) -> np.ndarray: # uint8 (size, size, 3)
+def tiny_image(
+    rng: np.random.Generator, label: str, size: int = 40
+) -> np.ndarray:  # uint8 (size, size, 3)
     "A noisy image of one disc or one square."
     y, x = np.mgrid[:size, :size]
-    r = int(rng.integers(size//6, size//4))
+    r = int(rng.integers(size // 6, size // 4))
     cy, cx = rng.integers(r, size - r, 2)
-    inside = (y - cy)**2 + (x - cx)**2 <= r*r if label == "disc" else (abs(y - cy) <= .9*r) & (abs(x - cx) <= .9*r)
+    inside = (
+        (y - cy) ** 2 + (x - cx) ** 2 <= r * r
+        if label == "disc"
+        else (abs(y - cy) <= 0.9 * r) & (abs(x - cx) <= 0.9 * r)
+    )
     ground, thing = rng.integers(20, 90, 3), rng.integers(140, 230, 3)
-    return (np.where(inside[..., None], thing, ground) + rng.integers(-15, 16, (size, size, 3))
-           ).clip(0, 255).astype(np.uint8)
+    return (
+        (np.where(inside[..., None], thing, ground) + rng.integers(-15, 16, (size, size, 3)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
-def tiny_folder(folder: str | Path, # gets the subfolders disc and square
-                n: int = 48, # images in all
-                seed: int = 0) -> Path: # the folder
+
+def tiny_folder(
+    folder: str | Path,  # gets the subfolders disc and square
+    n: int = 48,  # images in all
+    seed: int = 0,
+) -> Path:  # the folder
     "Class folders of tiny images, PNG."
     rng, folder = np.random.default_rng(seed), Path(folder)
     for i in range(n):
         label = ("disc", "square")[i % 2]
-        (folder/label).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(tiny_image(rng, label)).save(folder/label/f"{i:03}.png")
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny_image(rng, label)).save(folder / label / f"{i:03}.png")
     return folder
 
 # %% ../../nbs/data/07_fixtures.ipynb #ce9f572b
-def bright_folder(folder: str | Path, # gets images and samples.csv
-                  n: int = 120, seed: int = 0) -> Path: # the folder
+def bright_folder(
+    folder: str | Path,  # gets images and samples.csv
+    n: int = 120,
+    seed: int = 0,
+) -> Path:  # the folder
     "Grey squares on a dark background, PNG, and a CSV with their brightness."
     folder, rng, rows = Path(folder), np.random.default_rng(seed), ["path,label"]
     folder.mkdir(parents=True)
@@ -52,83 +74,103 @@ def bright_folder(folder: str | Path, # gets images and samples.csv
         im = rng.integers(0, 40, (32, 32, 3)).astype(np.uint8)
         v = rng.uniform(60, 250)
         y, x = rng.integers(0, 16, 2)
-        im[y:y + 16, x:x + 16] = int(v)
-        Image.fromarray(im).save(folder/f"{i:03}.png")
-        rows.append(f"{i:03}.png,{v/100:.4f}")
-    (folder/"samples.csv").write_text("\n".join(rows) + "\n")
+        im[y : y + 16, x : x + 16] = int(v)
+        Image.fromarray(im).save(folder / f"{i:03}.png")
+        rows.append(f"{i:03}.png,{v / 100:.4f}")
+    (folder / "samples.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 # %% ../../nbs/data/07_fixtures.ipynb #28c3a6d3
-LONG = "n"*246 + ".png" # with 250 characters
-HOSTILE = { # file in the folder `disc`: verdict, and a substring of the reason
-    "cut.png": ("refused", "truncated"), "empty.jpg": ("refused", "empty file"),
+LONG = "n" * 246 + ".png"  # with 250 characters
+HOSTILE = {  # file in the folder `disc`: verdict, and a substring of the reason
+    "cut.png": ("refused", "truncated"),
+    "empty.jpg": ("refused", "empty file"),
     "text.jpg": ("refused", "no image inside"),
     "bomb.png": ("refused", "decompression bomb"),
-           "huge.png": ("refused", "not safe to decode"),
+    "huge.png": ("refused", "not safe to decode"),
     "float.tiff": ("refused", "what white is"),
-    "jpeg.png": ("converted", "JPEG in spite of its name"), "cmyk.jpg": ("converted", "CMYK"),
-    "sixteen.png": ("converted", "16 bits"), "palette.png": ("converted", "a palette"),
-    "alpha.png": ("converted", "on white"), "turned.jpg": ("converted", "EXIF"),
+    "jpeg.png": ("converted", "JPEG in spite of its name"),
+    "cmyk.jpg": ("converted", "CMYK"),
+    "sixteen.png": ("converted", "16 bits"),
+    "palette.png": ("converted", "a palette"),
+    "alpha.png": ("converted", "on white"),
+    "turned.jpg": ("converted", "EXIF"),
     "moves.gif": ("converted", "the first of 3 frames"),
-    "dot.png": ("converted", "1x1 pixels"), "wide.png": ("converted", "20000x4 pixels"),
-           "grey.png": ("", ""),
-    "with space.png": ("", ""), "it's \"quoted\", and more.png": ("", ""),
-           "two\nlines.png": ("", ""),
-    "Löwenzahn 蒲公英.png": ("", ""), LONG: ("", "")}
+    "dot.png": ("converted", "1x1 pixels"),
+    "wide.png": ("converted", "20000x4 pixels"),
+    "grey.png": ("", ""),
+    "with space.png": ("", ""),
+    'it\'s "quoted", and more.png': ("", ""),
+    "two\nlines.png": ("", ""),
+    "Löwenzahn 蒲公英.png": ("", ""),
+    LONG: ("", ""),
+}
 
 # %% ../../nbs/data/07_fixtures.ipynb #e9a1503a
-def hostile_images(disc: Path, fresh): # fresh: draws another valid image
+def hostile_images(disc: Path, fresh):  # fresh: draws another valid image
     "The files of `HOSTILE`."
     for name, (verdict, _) in HOSTILE.items():
-        if not verdict: fresh().save(disc/name)
-    fresh().convert("L").save(disc/"grey.png")
-    fresh().save(disc/"cut.png")
-    (disc/"cut.png").write_bytes((disc/"cut.png").read_bytes()[:-400])
-    (disc/"empty.jpg").touch()
-    (disc/"text.jpg").write_text("no image")
+        if not verdict:
+            fresh().save(disc / name)
+    fresh().convert("L").save(disc / "grey.png")
+    fresh().save(disc / "cut.png")
+    (disc / "cut.png").write_bytes((disc / "cut.png").read_bytes()[:-400])
+    (disc / "empty.jpg").touch()
+    (disc / "text.jpg").write_text("no image")
+
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
     for name, side in {"bomb.png": 30000, "huge.png": 12000}.items():
-        (disc/name).write_bytes(b"\x89PNG\r\n\x1a\n"
-                                + chunk(b"IHDR",
-                                        struct.pack(">2I5B", side, side, 1, 0, 0, 0, 0))
-                                + chunk(b"IDAT", zlib.compress(bytes(1000)))
-                                + chunk(b"IEND", b""))
-    Image.fromarray(np.zeros((9, 9), np.float32)).save(disc/"float.tiff")
-    fresh().save(disc/"jpeg.png", "JPEG")
-    fresh().convert("CMYK").save(disc/"cmyk.jpg")
-    Image.fromarray((np.asarray(fresh().convert("L")).astype(np.uint16)) << 8).save(disc/"sixteen.png")
-    fresh().quantize(16).save(disc/"palette.png")
+        (disc / name).write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">2I5B", side, side, 1, 0, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(bytes(1000)))
+            + chunk(b"IEND", b"")
+        )
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(disc / "float.tiff")
+    fresh().save(disc / "jpeg.png", "JPEG")
+    fresh().convert("CMYK").save(disc / "cmyk.jpg")
+    Image.fromarray((np.asarray(fresh().convert("L")).astype(np.uint16)) << 8).save(
+        disc / "sixteen.png"
+    )
+    fresh().quantize(16).save(disc / "palette.png")
     alpha = fresh()
     alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
-    alpha.save(disc/"alpha.png")
+    alpha.save(disc / "alpha.png")
     exif = Image.Exif()
     exif[0x112] = 6
-    fresh().save(disc/"turned.jpg", exif=exif)
-    fresh().save(disc/"moves.gif", save_all=True, append_images=[fresh(), fresh()])
-    Image.new("RGB", (1, 1), "red").save(disc/"dot.png")
-    Image.new("RGB", (20000, 4), "green").save(disc/"wide.png")
+    fresh().save(disc / "turned.jpg", exif=exif)
+    fresh().save(disc / "moves.gif", save_all=True, append_images=[fresh(), fresh()])
+    Image.new("RGB", (1, 1), "red").save(disc / "dot.png")
+    Image.new("RGB", (20000, 4), "green").save(disc / "wide.png")
 
 # %% ../../nbs/data/07_fixtures.ipynb #54a580f2
-def hostile_folder(folder: str | Path) -> Path: # the folder
+def hostile_folder(folder: str | Path) -> Path:  # the folder
     "The files of `HOSTILE` in the class disc, and problems with names and locations."
     folder = tiny_folder(folder, 30, seed=1)
-    rng, disc = np.random.default_rng(2), folder/"disc"
-    def fresh(): return Image.fromarray(tiny_image(rng, "disc"))
+    rng, disc = np.random.default_rng(2), folder / "disc"
+
+    def fresh():
+        return Image.fromarray(tiny_image(rng, "disc"))
+
     hostile_images(disc, fresh)
-    for f in (disc/"same.png", folder/"square"/"same.png"):
+    for f in (disc / "same.png", folder / "square" / "same.png"):
         Image.new("RGB", (40, 40), "blue").save(f)
-    for f in (folder/"few"/"1.png", folder/"few"/"2.png"):
+    for f in (folder / "few" / "1.png", folder / "few" / "2.png"):
         f.parent.mkdir(exist_ok=True)
         fresh().save(f)
-    for f in ("notes.txt", "stray.png", "disc/.hidden.png"): (folder/f).touch()
-    (folder/"empty").mkdir()
-    (disc/"out.png").symlink_to("/etc/hostname")
-    (folder/"linked").symlink_to("/etc")
+    for f in ("notes.txt", "stray.png", "disc/.hidden.png"):
+        (folder / f).touch()
+    (folder / "empty").mkdir()
+    (disc / "out.png").symlink_to("/etc/hostname")
+    (folder / "linked").symlink_to("/etc")
     return folder
 
 # %% ../../nbs/data/07_fixtures.ipynb #5a9e8ba1
-def photos_folder(name: str) -> Path | None: # None when absent
+def photos_folder(name: str) -> Path | None:  # None when absent
     "A folder of real photographs below the folder given by the variable CVLAB_PHOTOS."
-    folder = Path(os.environ.get("CVLAB_PHOTOS", "/nonexistent"))/name
+    folder = Path(os.environ.get("CVLAB_PHOTOS", "/nonexistent")) / name
     return folder if folder.is_dir() else None

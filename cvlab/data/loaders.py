@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'BLOCK', 'STATS', 'PIXEL', 'SAMPLERS', 'squared', 'decode_bytes', 'decode', 'check_file', 'blocks',
            'checksums', 'read_cache', 'check_room', 'write_cache', 'image_cache', 'normalise_batch', 'to_batch',
-           'gather', 'cut_to', 'class_sizes', 'gather_on', 'fits_on', 'Batches', 'Rows', 'subset_of']
+           'fits_on', 'Batches', 'Rows', 'subset_of']
 
 # %% ../../nbs/data/04_loaders.ipynb #44237904
 import hashlib
@@ -29,309 +29,410 @@ from ..core.repro import derive_seed
 from .samples import to_rgb, why_not
 
 # %% ../../nbs/data/04_loaders.ipynb #8b085f55
-def squared(im: Image.Image, # opened, not yet decoded, or in memory
-            size: int # pixels
-           ) -> np.ndarray: # uint8 (size, size, 3)
+def squared(
+    im: Image.Image,  # opened, not yet decoded, or in memory
+    size: int,  # pixels
+) -> np.ndarray:  # uint8 (size, size, 3)
     "The centred square of an image; raises the decoder's exceptions."
     return np.asarray(ImageOps.fit(to_rgb(im), (size, size), Image.Resampling.BILINEAR))
 
-def decode_bytes(data: bytes, # of a file
-                 size: int, # pixels
-                 formats: list[str] | None = None # see `decode`
-                ) -> np.ndarray: # uint8 (size, size, 3)
+
+def decode_bytes(
+    data: bytes,  # of a file
+    size: int,  # pixels
+    formats: list[str] | None = None,  # see `decode`
+) -> np.ndarray:  # uint8 (size, size, 3)
     "Decode an image in memory as a centred square; raises the decoder's exceptions."
     with Image.open(io.BytesIO(data), formats=formats) as im:
         # JPEG can be decoded at a lower resolution if that is enough
         im.draft("RGB", (size, size))
         return squared(im, size)
 
-def decode(path: str | Path, # any file Pillow reads
-           size: int, # pixels
-           id: str = "", # of the split: start of the file's sha256; "" accepts any file
-           formats: list[str] | None = None # Pillow's names of allowed formats; None: all
-          ) -> np.ndarray: # uint8 (size, size, 3)
+
+def decode(
+    path: str | Path,  # any file Pillow reads
+    size: int,  # pixels
+    id: str = "",  # of the split: start of the file's sha256; "" accepts any file
+    formats: list[str] | None = None,  # Pillow's names of allowed formats; None: all
+) -> np.ndarray:  # uint8 (size, size, 3)
     "Read one image as a centred square."
     try:
         data = Path(path).read_bytes()
         if not hashlib.sha256(data).hexdigest().startswith(id.partition("-")[0]):
-            raise LabError(f"{path}: not the file that the split was made of; run the prepare stage again")
+            raise LabError(
+                f"{path}: not the file that the split was made of; run the prepare stage again"
+            )
         return decode_bytes(data, size, formats)
-    except LabError: raise
-    except Exception as e: # a malformed file can make a decoder raise any exception
+    except LabError:
+        raise
+    except Exception as e:  # a malformed file can make a decoder raise any exception
         raise LabError(f"{path}: {why_not(e, path)}") from None
 
 # %% ../../nbs/data/04_loaders.ipynb #7bafafc4
 def check_file(path: str | Path):
     "Raise a `LabError` for a folder, a pipe, a socket or a device."
-    try: mode = Path(path).stat().st_mode
-    except (OSError, ValueError): return # `decode` reports the reason
-    if not stat.S_ISREG(mode): raise LabError(f"{path}: no ordinary file")
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return  # `decode` reports the reason
+    if not stat.S_ISREG(mode):
+        raise LabError(f"{path}: no ordinary file")
 
 # %% ../../nbs/data/04_loaders.ipynb #0448beb5
-FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"] # allowed for untrusted files
+FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"]  # allowed for untrusted files
 
 # %% ../../nbs/data/04_loaders.ipynb #78da3732
-BLOCK = 256 # images per checksum
+BLOCK = 256  # images per checksum
+
 
 def blocks(n: int) -> list[slice]:
     return [slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK)]
 
-def checksums(images: np.ndarray) -> np.ndarray: # uint32, one per block
-    "CRC-32 of every block."
-    with ThreadPoolExecutor(os.cpu_count()) as pool: # zlib releases the GIL
-        return np.array(list(pool.map(lambda b: zlib.crc32(images[b]), blocks(len(images)))),
-                        np.uint32)
 
-def read_cache(path: Path, shape: tuple[int, ...], dtype=np.uint8
-              ) -> tuple[np.ndarray | None, list[slice]]: # memory map, damaged blocks
+def checksums(images: np.ndarray) -> np.ndarray:  # uint32, one per block
+    "CRC-32 of every block."
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # zlib releases the GIL
+        return np.array(
+            list(pool.map(lambda b: zlib.crc32(images[b]), blocks(len(images)))), np.uint32
+        )
+
+
+def read_cache(
+    path: Path, shape: tuple[int, ...], dtype=np.uint8
+) -> tuple[np.ndarray | None, list[slice]]:  # memory map, damaged blocks
     "Open a cache; None if there is none with this shape and type."
     try:
         images = np.load(path, mmap_mode="r")
         with open(path, "rb") as f:
             f.seek(images.offset + images.nbytes)
             damaged = np.load(f) != checksums(images)
-    except (OSError, ValueError, EOFError): return None, []
-    if (images.shape, images.dtype) != (shape, dtype): return None, []
+    except (OSError, ValueError, EOFError):
+        return None, []
+    if (images.shape, images.dtype) != (shape, dtype):
+        return None, []
     return images, [b for b, bad in zip(blocks(len(images)), damaged) if bad]
 
 # %% ../../nbs/data/04_loaders.ipynb #792f2f04
-def check_room(folder: Path, need: int): # bytes
+def check_room(folder: Path, need: int):  # bytes
     "Raise a `LabError` if a cache does not fit on the disk."
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise LabError(f"{folder}: the cache needs {need/1e6:,.0f} MB and {free/1e6:,.0f} MB are free; "
-                       "name another `cache` in settings.ini, or lower data.size")
+        raise LabError(
+            f"{folder}: the cache needs {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
+            "name another `cache` in settings.ini, or lower data.size"
+        )
 
-def write_cache(path: Path, shape: tuple[int, ...],
-                fill, # function of a writable array of that shape
-                dtype=np.uint8
-               ):
+
+def write_cache(
+    path: Path,
+    shape: tuple[int, ...],
+    fill,  # function of a writable array of that shape
+    dtype=np.uint8,
+):
     "Write a cache atomically."
     path.parent.mkdir(parents=True, exist_ok=True)
-    check_room(path.parent, int(np.prod(shape))*np.dtype(dtype).itemsize)
+    check_room(path.parent, int(np.prod(shape)) * np.dtype(dtype).itemsize)
     with atomic_write(path) as tmp:
         images = np.lib.format.open_memmap(tmp, "w+", dtype, shape)
         fill(images)
         images.flush()
-        with open(tmp, "ab") as f: np.save(f, checksums(images))
+        with open(tmp, "ab") as f:
+            np.save(f, checksums(images))
 
 # %% ../../nbs/data/04_loaders.ipynb #03cfc253
-def image_cache(folder: str | Path, # that the samples' paths are relative to
-                  samples: pd.DataFrame, # id, path
-                  size: int, # pixels
-                  cache: str | Path # folder of the caches
-                 ) -> np.ndarray: # uint8 (n, size, size, 3), a read-only memory map
+def image_cache(
+    folder: str | Path,  # that the samples' paths are relative to
+    samples: pd.DataFrame,  # id, path
+    size: int,  # pixels
+    cache: str | Path,  # folder of the caches
+) -> np.ndarray:  # uint8 (n, size, size, 3), a read-only memory map
     "All images of the table as bytes, decoded at most once; damaged blocks are decoded again."
-    path = Path(cache)/f"{json_hash(['decode-3', size, samples.id.tolist()])[:24]}.npy"
+    path = Path(cache) / f"{json_hash(['decode-3', size, samples.id.tolist()])[:24]}.npy"
     shape = (len(samples), size, size, 3)
     old, damaged = read_cache(path, shape)
-    if old is not None and not damaged: return old
+    if old is not None and not damaged:
+        return old
     again = blocks(len(samples)) if old is None else damaged
+
     def fill(images):
         def put(i):
-            images[i] = decode(Path(folder)/samples.path.iloc[i], size, samples.id.iloc[i])
-        if old is not None: images[:] = old
+            images[i] = decode(Path(folder) / samples.path.iloc[i], size, samples.id.iloc[i])
+
+        if old is not None:
+            images[:] = old
         todo = [i for b in again for i in range(b.start, b.stop)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool: list(pool.map(put, todo))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(put, todo))
+
     write_cache(path, shape, fill)
     return np.load(path, mmap_mode="r")
 
 # %% ../../nbs/data/04_loaders.ipynb #3cfd2b7b
-STATS = {"half": ((.5, .5, .5), (.5, .5, .5)), # (mean, std) of red, green, blue
-         "imagenet": ((.485, .456, .406), (.229, .224, .225)), # as in torchvision and timm
-         # as in open_clip
-         "clip": ((.48145466, .4578275, .40821073), (.26862954, .26130258, .27577711))}
+STATS = {
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # (mean, std) of red, green, blue
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # as in torchvision and timm
+    # as in open_clip
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
 
-def normalise_batch(xb: Tensor, # (bs, 3, h, w), uint8 or float
-                    normalise: str = "half", # a key of STATS
-                    top: float = 255., # value of white
-                    layout: torch.memory_format = torch.preserve_format # memory format
-                   ) -> Tensor: # float32
+
+def normalise_batch(
+    xb: Tensor,  # (bs, 3, h, w), uint8 or float
+    normalise: str = "half",  # a key of STATS
+    top: float = 255.0,  # value of white
+    layout: torch.memory_format = torch.preserve_format,  # memory format
+) -> Tensor:  # float32
     "Subtract the mean and divide by the standard deviation, in one pass over the data."
     mean, std = (torch.tensor(s, device=xb.device).view(1, 3, 1, 1) for s in STATS[normalise])
-    shift, scale = -mean/std, 1/(top*std)
+    shift, scale = -mean / std, 1 / (top * std)
     if layout != torch.preserve_format:
-        xb = xb.contiguous(memory_format=layout) # while they are bytes
-    if xb.device.type != "cpu": return torch.addcmul(shift, xb.float(), scale)
+        xb = xb.contiguous(memory_format=layout)  # while they are bytes
+    if xb.device.type != "cpu":
+        return torch.addcmul(shift, xb.float(), scale)
     # single images stay in the processor's cache; torch broadcasts a small operand slowly
     out = torch.empty_like(xb, dtype=torch.float32)
     shift, scale = (torch.empty_like(out[:1]).copy_(t) for t in (shift, scale))
-    for o, x in zip(out.split(1), xb.split(1)): torch.addcmul(shift, x.float(), scale, out=o)
+    for o, x in zip(out.split(1), xb.split(1)):
+        torch.addcmul(shift, x.float(), scale, out=o)
     return out
 
-def to_batch(images: np.ndarray, # uint8 (bs, h, w, 3)
-             device="cpu", normalise: str = "half") -> Tensor: # float32 (bs, 3, h, w)
+
+def to_batch(
+    images: np.ndarray,  # uint8 (bs, h, w, 3)
+    device="cpu",
+    normalise: str = "half",
+) -> Tensor:  # float32 (bs, 3, h, w)
     "Convert bytes to the model's input; the arithmetic is done on the device."
     xb = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
     return normalise_batch(xb, normalise, layout=torch.contiguous_format)
 
 # %% ../../nbs/data/04_loaders.ipynb #d7d19fc6
-def gather(images: np.ndarray, # uint8 (n, h, w, 3)
-           idx, # which ones
-           out: np.ndarray, # uint8 (bs, size, size, 3), written to
-           places, # (top, left, vertical flip, horizontal flip) of each
-          ) -> np.ndarray: # `out`
+def _gather(
+    images: np.ndarray,  # uint8 (n, h, w, 3)
+    idx,  # which ones
+    out: np.ndarray,  # uint8 (bs, size, size, 3), written to
+    places,  # (top, left, vertical flip, horizontal flip) of each
+) -> np.ndarray:  # `out`
     "Crop windows from cached images, with flips."
     size = out.shape[1]
     for o, i, (t, left, v, h) in zip(out, idx, places):
-        window = images[i][t:t + size, left:left + size].view(PIXEL)
-        o.view(PIXEL)[:] = window[::1 - 2*v, ::1 - 2*h]
+        window = images[i][t : t + size, left : left + size].view(PIXEL)
+        o.view(PIXEL)[:] = window[:: 1 - 2 * v, :: 1 - 2 * h]
     return out
+
 
 # flipping whole pixels is twice as fast as flipping bytes
 PIXEL = np.dtype("V3")
 
 # %% ../../nbs/data/04_loaders.ipynb #213f5406
-def cut_to(targets: Tensor, gen: torch.Generator, n: int # images of each class
-          ) -> Tensor:
+def _cut_to(
+    targets: Tensor,
+    gen: torch.Generator,
+    n: int,  # images of each class
+) -> Tensor:
     "The same number of each class, shuffled; a class is used up before an image repeats."
+
     def some(c):
         here = torch.nonzero(targets == c)[:, 0]
-        return torch.cat([here[torch.randperm(len(here), generator=gen)] for _ in range(-(-n//len(here)))])[:n]
+        return torch.cat(
+            [here[torch.randperm(len(here), generator=gen)] for _ in range(-(-n // len(here)))]
+        )[:n]
+
     every = torch.cat([some(c) for c in targets.unique()])
     return every[torch.randperm(len(every), generator=gen)]
 
-def class_sizes(targets: Tensor) -> Tensor: return torch.bincount(targets)[targets.unique()]
 
-SAMPLERS = { # function of (int targets (n,), torch.Generator) -> indices of an epoch
+def _class_sizes(targets: Tensor) -> Tensor:
+    return torch.bincount(targets)[targets.unique()]
+
+
+SAMPLERS = {  # function of (int targets (n,), torch.Generator) -> indices of an epoch
     None: lambda y, gen: torch.randperm(len(y), generator=gen),
-    "weighted": lambda y, gen: torch.multinomial(1/torch.bincount(y)[y].double(), len(y), True,
-                                                 generator=gen),
-    "over": lambda y, gen: cut_to(y, gen, int(class_sizes(y).max())),
-    "under": lambda y, gen: cut_to(y, gen, int(class_sizes(y).min()))}
+    "weighted": lambda y, gen: torch.multinomial(
+        1 / torch.bincount(y)[y].double(), len(y), True, generator=gen
+    ),
+    "over": lambda y, gen: _cut_to(y, gen, int(_class_sizes(y).max())),
+    "under": lambda y, gen: _cut_to(y, gen, int(_class_sizes(y).min())),
+}
 
 # %% ../../nbs/data/04_loaders.ipynb #59b269a3
-def gather_on(images: Tensor, # uint8 (n, h, w, 3), on any device
-              idx: Tensor, # int (bs,)
-              places: Tensor, # int (bs, 4), see `gather`
-              size: int # pixels
-             ) -> Tensor: # uint8 (bs, size, size, 3), on that device
-    "`gather` on the device of the images."
+def _gather_on(
+    images: Tensor,  # uint8 (n, h, w, 3), on any device
+    idx: Tensor,  # int (bs,)
+    places: Tensor,  # int (bs, 4), see `_gather`
+    size: int,  # pixels
+) -> Tensor:  # uint8 (bs, size, size, 3), on that device
+    "`_gather` on the device of the images."
     # each (bs, 1)
     top, left, down, mirrored = places.to(images.device, non_blocking=True).T[..., None]
     there = torch.arange(size, device=images.device)
     back = size - 1 - there
-    rows, cols = (start + torch.where(flip > 0, back, there)
-                  for start, flip in ((top, down), (left, mirrored)))
-    return images[idx.to(images.device, non_blocking=True)[:, None, None], rows[..., None],
-                  cols[:, None]]
+    rows, cols = (
+        start + torch.where(flip > 0, back, there)
+        for start, flip in ((top, down), (left, mirrored))
+    )
+    return images[
+        idx.to(images.device, non_blocking=True)[:, None, None], rows[..., None], cols[:, None]
+    ]
+
 
 def fits_on(device: torch.device, nbytes: int) -> bool:
     "Whether `nbytes` take less than half of the free memory of a GPU."
-    return device.type == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0]/2
+    return device.type == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 # %% ../../nbs/data/04_loaders.ipynb #d5b42751
 class Batches:
     "Batches of a cached dataset, on the device."
-    def __init__(self, images: np.ndarray, # uint8 (n, h, w, 3), see `image_cache`
-                 targets: np.ndarray, # (n, ...): class indices, or floats
-                 bs: int = 32,
-                 size: int | None = None, # of the model's input, pixels; None: as cached
-                 normalise: str = "half", # a key of STATS
-                 device="cpu",
-                 channels_last: bool = False, # memory format, as that of the model
-                 train: bool = False, # shuffle, augment, drop the last incomplete batch
-                 seed: int = 0,
-                 hflip: float = 0., vflip: float = 0., # probabilities
-                 augment=None, # function of (xb in [0, 1], torch.Generator) -> xb
-                 sampler: str | None = None, # a key of SAMPLERS
-                 resident: bool | None = None, # keep images on the device; None: `fits_on`
-                 move=None): # function of (targets, places, side): targets of the cropped and flipped images
+
+    def __init__(
+        self,
+        images: np.ndarray,  # uint8 (n, h, w, 3), see `image_cache`
+        targets: np.ndarray,  # (n, ...): class indices, or floats
+        bs: int = 32,
+        size: int | None = None,  # of the model's input, pixels; None: as cached
+        normalise: str = "half",  # a key of STATS
+        device="cpu",
+        channels_last: bool = False,  # memory format, as that of the model
+        train: bool = False,  # shuffle, augment, drop the last incomplete batch
+        seed: int = 0,
+        hflip: float = 0.0,
+        vflip: float = 0.0,  # probabilities
+        augment=None,  # function of (xb in [0, 1], torch.Generator) -> xb
+        sampler: str | None = None,  # a key of SAMPLERS
+        resident: bool | None = None,  # keep images on the device; None: `fits_on`
+        move=None,
+    ):  # function of (targets, places, side): targets of the cropped and flipped images
         self.images, self.targets, self.bs, self.size = images, torch.as_tensor(targets), bs, size
-        if not self.targets.is_floating_point(): self.targets = self.targets.long()
-        self.normalise, self.device, self.train, self.seed = normalise, torch.device(device), train, seed
+        if not self.targets.is_floating_point():
+            self.targets = self.targets.long()
+        self.normalise, self.device, self.train, self.seed = (
+            normalise,
+            torch.device(device),
+            train,
+            seed,
+        )
         self.hflip, self.vflip, self.augment, self.epoch = hflip, vflip, augment, 0
         self.sampler, self.n, self.move = sampler, len(images), move
         if train:
-            self.n = len(self.order(torch.Generator())) # images per epoch
+            self.n = len(self.order(torch.Generator()))  # images per epoch
             if self.n < bs:
-                what = "training images" if self.n == len(images) else f"images an epoch that {sampler} leaves"
-                raise LabError(f"train.batch_size={bs} is more than the {self.n} {what}; lower train.batch_size")
-        self.resident = fits_on(self.device, int(np.prod(images.shape))) if resident is None else resident
+                what = (
+                    "training images"
+                    if self.n == len(images)
+                    else f"images an epoch that {sampler} leaves"
+                )
+                raise LabError(
+                    f"train.batch_size={bs} is more than the {self.n} {what}; lower train.batch_size"
+                )
+        self.resident = (
+            fits_on(self.device, int(np.prod(images.shape))) if resident is None else resident
+        )
         # side after resizing, pixels, if less than `size`: progressive resizing
         self.shown = None
         self.store = self.buffer = self.idx = None
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def set_epoch(self, epoch: int): self.epoch = epoch
-    def __len__(self): return self.n//self.bs if self.train else -(-self.n//self.bs)
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.n // self.bs if self.train else -(-self.n // self.bs)
+
     @property
-    def dataset(self): # fastai and torch ask a loader for its length by this name
+    def dataset(self):  # fastai and torch ask a loader for its length by this name
         return self.images
 
-    def places(self, n: int, gen: torch.Generator): # (n, 4)
+    def places(self, n: int, gen: torch.Generator):  # (n, 4)
         "Crop positions and flips of a batch."
         spare = torch.tensor(self.images.shape[1:3]) - self.side
         if not self.train:
-            return torch.cat([spare//2, torch.zeros(2, dtype=torch.long)]).expand(n, 4)
-        corner = (torch.rand(n, 2, generator=gen)*(spare + 1)).long()
+            return torch.cat([spare // 2, torch.zeros(2, dtype=torch.long)]).expand(n, 4)
+        corner = (torch.rand(n, 2, generator=gen) * (spare + 1)).long()
         flip = torch.rand(n, 2, generator=gen) < torch.tensor([self.vflip, self.hflip])
         return torch.cat([corner, flip.long()], 1)
 
     @property
-    def side(self) -> int: return self.size or self.images.shape[1]
+    def side(self) -> int:
+        return self.size or self.images.shape[1]
 
-    def order(self, gen: torch.Generator) -> Tensor: # indices
+    def order(self, gen: torch.Generator) -> Tensor:  # indices
         "The images of an epoch, in order."
         return SAMPLERS[self.sampler](self.targets, gen) if self.train else torch.arange(self.n)
 
-    def draws(self): # yields (indices (bs,), places (bs, 4), torch.Generator)
+    def draws(self):  # yields (indices (bs,), places (bs, 4), torch.Generator)
         "The content of each batch of the next pass."
         gen = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        if self.train: self.epoch += 1
-        for idx in self.order(gen).split(self.bs)[:len(self)]:
+        if self.train:
+            self.epoch += 1
+        for idx in self.order(gen).split(self.bs)[: len(self)]:
             yield idx, self.places(len(idx), gen), gen
 
-    def bytes(self, idx: Tensor, places: Tensor) -> Tensor: # uint8 (bs, size, size, 3), on the device
+    def bytes(
+        self, idx: Tensor, places: Tensor
+    ) -> Tensor:  # uint8 (bs, size, size, 3), on the device
         "The cropped images of a batch."
         if self.resident:
             if self.store is None:
                 self.store = torch.from_numpy(np.array(self.images[:])).to(self.device)
-            return gather_on(self.store, idx, places, self.side)
+            return _gather_on(self.store, idx, places, self.side)
         # pinned memory is reused only after its copy, so each batch needs its own tensor
         if self.buffer is None or self.device.type == "cuda":
-            self.buffer = torch.empty(self.bs, self.side, self.side, 3, dtype=torch.uint8,
-                                      pin_memory=self.device.type == "cuda")
-        gather(self.images, idx.tolist(), self.buffer.numpy()[:len(idx)], places.tolist())
-        return self.buffer[:len(idx)].to(self.device, non_blocking=True)
+            self.buffer = torch.empty(
+                self.bs,
+                self.side,
+                self.side,
+                3,
+                dtype=torch.uint8,
+                pin_memory=self.device.type == "cuda",
+            )
+        _gather(self.images, idx.tolist(), self.buffer.numpy()[: len(idx)], places.tolist())
+        return self.buffer[: len(idx)].to(self.device, non_blocking=True)
 
-    def targets_of(self, idx: Tensor, places: Tensor) -> Tensor: # (bs, ...)
+    def targets_of(self, idx: Tensor, places: Tensor) -> Tensor:  # (bs, ...)
         "The targets of a batch."
         y = self.targets[idx]
         return self.move(y, places, self.side) if self.move else y
 
     def __iter__(self):
         for idx, places, gen in self.draws():
-            self.idx = idx # indices of the current batch
+            self.idx = idx  # indices of the current batch
             xb = self.bytes(idx, places).permute(0, 3, 1, 2)
             if self.shown and self.shown < self.side:
                 xb = F.interpolate(xb.float(), self.shown, mode="bilinear", antialias=True)
             augmented = self.train and self.augment
-            if augmented: xb = self.augment(xb/255, gen)
-            xb = normalise_batch(xb, self.normalise, 1. if augmented else 255., self.layout)
+            if augmented:
+                xb = self.augment(xb / 255, gen)
+            xb = normalise_batch(xb, self.normalise, 1.0 if augmented else 255.0, self.layout)
             yield xb, self.targets_of(idx, places).to(self.device, non_blocking=True)
 
 # %% ../../nbs/data/04_loaders.ipynb #aba1c293
 class Rows:
     "Some rows of an array that is too large to copy."
-    def __init__(self, array: np.ndarray, index: np.ndarray): # int (n,)
+
+    def __init__(self, array: np.ndarray, index: np.ndarray):  # int (n,)
         self.array, self.index = array, index
         self.shape = (len(index), *array.shape[1:])
-    def __len__(self): return len(self.index)
-    def __getitem__(self, i): # one row is a view, several are a copy
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):  # one row is a view, several are a copy
         return self.array[self.index[i]]
 
 # %% ../../nbs/data/04_loaders.ipynb #44356550
-def subset_of(split: pd.DataFrame, # with column subset
-            images: np.ndarray, # in the order of `split`
-            subset: str, # train | val | test
-            note=None # required for test: called with its rows first
-           ) -> tuple[Rows, np.ndarray, pd.DataFrame]: # uint8 images, int64 targets, rows of the split
+def subset_of(
+    split: pd.DataFrame,  # with column subset
+    images: np.ndarray,  # in the order of `split`
+    subset: str,  # train | val | test
+    note=None,  # required for test: called with its rows first
+) -> tuple[Rows, np.ndarray, pd.DataFrame]:  # uint8 images, int64 targets, rows of the split
     "One subset; classes are numbered in alphabetical order."
     here = (split.subset == subset).to_numpy()
     if subset == "test":
         if not note:
-            raise LabError("the test set opens only to those who leave a note: subset_of(..., note=reading(...))")
+            raise LabError(
+                "the test set opens only to those who leave a note: subset_of(..., note=reading(...))"
+            )
         note(split[here])
     codes = pd.Categorical(split.label, sorted(split.label.unique())).codes
     return Rows(images, np.flatnonzero(here)), codes[here].astype(np.int64), split[here]

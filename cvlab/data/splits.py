@@ -15,37 +15,52 @@ from ..core.repro import derive_seed
 from .samples import draw, most_common
 
 # %% ../../nbs/data/02_splits.ipynb #d81a8a33
-def make_folds(split: pd.DataFrame, # id, label, group, subset; without test rows
-               n: int = 5, repeats: int = 1,
-               seed: int = 0) -> pd.DataFrame: # id, repeat, fold: each image once per repeat
+def make_folds(
+    split: pd.DataFrame,  # id, label, group, subset; without test rows
+    n: int = 5,
+    repeats: int = 1,
+    seed: int = 0,
+) -> pd.DataFrame:  # id, repeat, fold: each image once per repeat
     "Stratified folds of all images but the test set, by group; `LabError` for a small class."
     rows = split[split.subset != "test"].reset_index(drop=True)
     groups = rows.groupby("label").group.nunique()
     if (few := groups[groups < n]).size:
-        raise LabError(f"crossval.folds={n}: class {str(few.idxmin())!r} has {few.min()} different images outside the test "
-                       "set, and each fold needs one; lower crossval.folds, or add images")
+        raise LabError(
+            f"crossval.folds={n}: class {str(few.idxmin())!r} has {few.min()} different images outside the test "
+            "set, and each fold needs one; lower crossval.folds, or add images"
+        )
+
     def one(repeat):
-        kfold = StratifiedGroupKFold(n, shuffle=True,
-                                     random_state=derive_seed(seed, repeat) % 2**32)
+        kfold = StratifiedGroupKFold(
+            n, shuffle=True, random_state=derive_seed(seed, repeat) % 2**32
+        )
         which = np.empty(len(rows), int)
         for k, (_, here) in enumerate(kfold.split(rows, rows.label, rows.group)):
             which[here] = k
         return pd.DataFrame(dict(id=rows.id, repeat=repeat, fold=which))
+
     return pd.concat([one(r) for r in range(repeats)], ignore_index=True)
 
-def fold_split(split: pd.DataFrame, folds: pd.DataFrame, # see `make_folds`
-               repeat: int, fold: int,
-               val: float = .15, # fraction of the groups outside the fold; selects the epoch
-               seed: int = 0) -> pd.DataFrame: # without test rows; subset train | val | fold
+
+def fold_split(
+    split: pd.DataFrame,
+    folds: pd.DataFrame,  # see `make_folds`
+    repeat: int,
+    fold: int,
+    val: float = 0.15,  # fraction of the groups outside the fold; selects the epoch
+    seed: int = 0,
+) -> pd.DataFrame:  # without test rows; subset train | val | fold
     "The three subsets of a fold; a rare class may be missing in val, but not in train."
     here = folds[folds.repeat == repeat].set_index("id").fold
     rows = split[split.id.isin(here.index)]
     judged = (rows.id.map(here) == fold).to_numpy()
-    kept, drawn = draw(most_common(rows[~judged]), val,
-                       derive_seed(seed, repeat, fold) % 2**32)
-    out = rows.assign(subset=np.where(judged, "fold",
-                                    np.where(rows.group.isin(drawn.index), "val", "train")))
+    kept, drawn = draw(most_common(rows[~judged]), val, derive_seed(seed, repeat, fold) % 2**32)
+    out = rows.assign(
+        subset=np.where(judged, "fold", np.where(rows.group.isin(drawn.index), "val", "train"))
+    )
     # with few images, val may take all of a class
     if lost := sorted(set(rows.label) - set(out.label[out.subset == "train"])):
-        raise LabError(f"fold {fold + 1}: class {lost[0]!r} has no image to train on; lower crossval.folds or split.val")
+        raise LabError(
+            f"fold {fold + 1}: class {lost[0]!r} has no image to train on; lower crossval.folds or split.val"
+        )
     return out

@@ -4,11 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTLINES', 'PETALS', 'COLOURS', 'ORANGE', 'WINE', 'GREEN', 'SPECIES', 'PAIRS', 'LEAVES', 'STAGES', 'FORMS', 'FRAME',
-           'SPECIES_DIGEST', 'Tilt', 'petals', 'Species', 'bend', 'draw_stalk', 'Leaf', 'draw_leaf', 'draw_leaves',
-           'draw_eye', 'draw_bulb', 'draw_star', 'draw_globe', 'draw_umbel', 'draw_bell', 'draw_harebell',
-           'draw_raceme', 'draw_cluster', 'draw_spike', 'head_tilt', 'side_heads', 'draw_plant', 'grow', 'neighbours',
-           'sample_portrait', 'arrange', 'render_portrait', 'portrait', 'species_counts', 'species_jobs', 'is_species',
-           'make_species', 'check_species']
+           'SPECIES_DIGEST', 'Tilt', 'petals', 'Species', 'Leaf', 'draw_leaf', 'draw_plant', 'grow', 'neighbours',
+           'sample_portrait', 'render_portrait', 'is_species', 'make_species', 'check_species']
 
 # %% ../../nbs/datasets/01_longtail.ipynb #2dd2e125
 import json
@@ -51,94 +48,121 @@ from cvlab.datasets.meadow import (
 @dataclass(frozen=True)
 class Tilt:
     "Maps the disc of a head, and points above and below it, to the image."
-    c: np.ndarray    # (2,) centre, fractions of the frame
-    r: float         # radius, fraction of the frame
-    squash: float    # viewing angle: 1 is frontal
-    axis: np.ndarray # (2,) unit vector, direction of the axis in the image; (0, -1) is up
-    def __call__(self, u, v, h=0.): # (...) right, back and up, in radii -> (..., 2)
-        up = v*self.squash + h*math.sqrt(1 - self.squash*self.squash)
+
+    c: np.ndarray  # (2,) centre, fractions of the frame
+    r: float  # radius, fraction of the frame
+    squash: float  # viewing angle: 1 is frontal
+    axis: np.ndarray  # (2,) unit vector, direction of the axis in the image; (0, -1) is up
+
+    def __call__(self, u, v, h=0.0):  # (...) right, back and up, in radii -> (..., 2)
+        up = v * self.squash + h * math.sqrt(1 - self.squash * self.squash)
         x, y = self.axis
-        return np.stack([self.c[0] + self.r*(x*up - y*u), self.c[1] + self.r*(y*up + x*u)], -1)
+        return np.stack(
+            [self.c[0] + self.r * (x * up - y * u), self.c[1] + self.r * (y * up + x * u)], -1
+        )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #2f5110b3
-OUTLINES = dict( # stations from 0 to 1 along the axis, and the width at each
-    strap=((0, .75, 1), (.5, 1, .72)), square=((0, .9, 1), (.6, 1, 1)),
-                thread=((0, 1), (1, .8)),
-    broad=((0, .3, .62, .88, 1), (.25, .78, 1, .78, .3)), point=((0, .4, 1), (.5, 1, 0)),
-                wedge=((0, 1), (.3, 1)),
-    lobe=((0, .5, .82, 1), (.7, 1, .85, .3)), oval=((0, .2, .5, .8, 1), (.2, .8, 1, .75, .1)),
-    lance=((0, .25, .6, 1), (.3, 1, .8, 0)), blade=((0, .5, 1), (.8, 1, 0)),
-    round=((0, .06, .3, .65, .9, 1), (.35, .72, 1, .95, .55, .15)),
-    toothed=((0, .2, .3, .45, .53, .68, .76, .9, 1), (.2, .6, .25, .9, .35, 1.1, .5, .9, 0)),
-    bowl=((0, .08, .3, .7, 1), (.25, .62, .88, 1, 1.2)),
-                tube=((0, .1, .6, .85, 1), (.4, .8, 1, 1, 1.25)),
-    keel=((0, .35, .7, 1), (.4, 1, 1, .4)))
+OUTLINES = dict(  # stations from 0 to 1 along the axis, and the width at each
+    strap=((0, 0.75, 1), (0.5, 1, 0.72)),
+    square=((0, 0.9, 1), (0.6, 1, 1)),
+    thread=((0, 1), (1, 0.8)),
+    broad=((0, 0.3, 0.62, 0.88, 1), (0.25, 0.78, 1, 0.78, 0.3)),
+    point=((0, 0.4, 1), (0.5, 1, 0)),
+    wedge=((0, 1), (0.3, 1)),
+    lobe=((0, 0.5, 0.82, 1), (0.7, 1, 0.85, 0.3)),
+    oval=((0, 0.2, 0.5, 0.8, 1), (0.2, 0.8, 1, 0.75, 0.1)),
+    lance=((0, 0.25, 0.6, 1), (0.3, 1, 0.8, 0)),
+    blade=((0, 0.5, 1), (0.8, 1, 0)),
+    round=((0, 0.06, 0.3, 0.65, 0.9, 1), (0.35, 0.72, 1, 0.95, 0.55, 0.15)),
+    toothed=(
+        (0, 0.2, 0.3, 0.45, 0.53, 0.68, 0.76, 0.9, 1),
+        (0.2, 0.6, 0.25, 0.9, 0.35, 1.1, 0.5, 0.9, 0),
+    ),
+    bowl=((0, 0.08, 0.3, 0.7, 1), (0.25, 0.62, 0.88, 1, 1.2)),
+    tube=((0, 0.1, 0.6, 0.85, 1), (0.4, 0.8, 1, 1, 1.25)),
+    keel=((0, 0.35, 0.7, 1), (0.4, 1, 1, 0.4)),
+)
 # strips: from, to (along the petal), sideways at both ends, width (in half widths), outline
 PETALS = dict(
-    strap=[(0, 1, 0, 0, 1, "strap")], square=[(0, 1, 0, 0, 1, "square")],
+    strap=[(0, 1, 0, 0, 1, "strap")],
+    square=[(0, 1, 0, 0, 1, "square")],
     broad=[(0, 1, 0, 0, 1, "broad")],
     thread=[(0, 1, 0, 0, 1, "thread")],
-    notched=[(0, .6, 0, 0, .66, "wedge"), (.3, 1, -.2, -.52, .46, "lobe"),
-             (.3, 1, .2, .52, .46, "lobe")],
-    ragged=[(0, .5, 0, 0, .34, "wedge")]
-    + [(.4, 1, .2*k, k, .13, "strap") for k in (-1.1, -.4, .4, 1.1)],
-    trumpet=[(0, .7, 0, 0, .72, "wedge")]
-    + [(.55, 1, .5*k, k, .26, "point") for k in (-.95, -.35, .35, .95)])
+    notched=[
+        (0, 0.6, 0, 0, 0.66, "wedge"),
+        (0.3, 1, -0.2, -0.52, 0.46, "lobe"),
+        (0.3, 1, 0.2, 0.52, 0.46, "lobe"),
+    ],
+    ragged=[(0, 0.5, 0, 0, 0.34, "wedge")]
+    + [(0.4, 1, 0.2 * k, k, 0.13, "strap") for k in (-1.1, -0.4, 0.4, 1.1)],
+    trumpet=[(0, 0.7, 0, 0, 0.72, "wedge")]
+    + [(0.55, 1, 0.5 * k, k, 0.26, "point") for k in (-0.95, -0.35, 0.35, 0.95)],
+)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #3474ef98
-def petals(sk,     # a `Sketch`
-           at,     # a `Tilt`
-           turns,  # (n,) their directions, in turns
-           crown,  # inner and outer end in radii, half width, rise of the tips
-           petal,  # a key of `PETALS`
-           colour, # (n, 3) of each petal
-           base,   # colour at the root and its extent in radii; or None
-           head=True):
+def petals(
+    sk,  # a `Sketch`
+    at,  # a `Tilt`
+    turns,  # (n,) their directions, in turns
+    crown,  # inner and outer end in radii, half width, rise of the tips
+    petal,  # a key of `PETALS`
+    colour,  # (n, 3) of each petal
+    base,  # colour at the root and its extent in radii; or None
+    head=True,
+):
     "One crown of petals or rays."
     inner, outer, wide, rise = crown
-    d = unit(turns)[:, None]                                             # (n, 1, 2)
+    d = unit(turns)[:, None]  # (n, 1, 2)
     for x0, x1, y0, y1, w, outline in PETALS[petal]:
         along, widths = (np.array(v) for v in OUTLINES[outline])
-        x = x0 + (x1 - x0)*along                                         # (m,) along the petal
-        out = inner + (np.reshape(outer, (-1, 1)) - inner)*x             # (n, m) radii
-        left, right = (wide*(y0 + (y1 - y0)*along + e*w*widths) for e in (-1, 1))
-        a, b = (at(d[..., 0]*out - d[..., 1]*s, d[..., 1]*out + d[..., 0]*s, rise*x*x)
-                for s in (left, right))
+        x = x0 + (x1 - x0) * along  # (m,) along the petal
+        out = inner + (np.reshape(outer, (-1, 1)) - inner) * x  # (n, m) radii
+        left, right = (wide * (y0 + (y1 - y0) * along + e * w * widths) for e in (-1, 1))
+        a, b = (
+            at(d[..., 0] * out - d[..., 1] * s, d[..., 1] * out + d[..., 0] * s, rise * x * x)
+            for s in (left, right)
+        )
         quads = np.stack([a[:, :-1], a[:, 1:], b[:, 1:], b[:, :-1]], 2)  # (n, m-1, 4, 2)
         rgb = np.repeat(colour[:, None], quads.shape[1], 1)
         if base is not None:
-            mix = smooth(3*((out[:, :-1] + out[:, 1:])/(2*base[1]) - .67))[..., None]
-            rgb = rgb*mix + np.array(base[0])*(1 - mix)
-        sk.add(quads.reshape(-1, 4, 2), rgb.reshape(-1, 3), head, .95)
+            mix = smooth(3 * ((out[:, :-1] + out[:, 1:]) / (2 * base[1]) - 0.67))[..., None]
+            rgb = rgb * mix + np.array(base[0]) * (1 - mix)
+        sk.add(quads.reshape(-1, 4, 2), rgb.reshape(-1, 3), head, 0.95)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #52eddafe
 @dataclass(frozen=True)
 class Species:
     "Appearance of one species; lengths within a head are in radii of the head."
-    form: str                # a key of `FORMS`: arrangement of the flowers
-    colour: str              # a key of `COLOURS`
-    size: float              # radius of the head, fraction of the frame at scale 1
-    leaf: str                # a key of `LEAVES`
-    lift: float = .44        # from the ground to the head, fraction of the frame at scale 1
-    heads: tuple = (1, 1)    # minimum and maximum number of heads
-    view: tuple = (.5, .95)  # viewing angle of a head: 1 is frontal
-    stalk: float = .008      # half width of the stem, fraction of the frame at scale 1
+
+    form: str  # a key of `FORMS`: arrangement of the flowers
+    colour: str  # a key of `COLOURS`
+    size: float  # radius of the head, fraction of the frame at scale 1
+    leaf: str  # a key of `LEAVES`
+    lift: float = 0.44  # from the ground to the head, fraction of the frame at scale 1
+    heads: tuple = (1, 1)  # minimum and maximum number of heads
+    view: tuple = (0.5, 0.95)  # viewing angle of a head: 1 is frontal
+    stalk: float = 0.008  # half width of the stem, fraction of the frame at scale 1
     # a key of `PETALS`, for bells of `OUTLINES`; of umbels open, closed or flat
     petal: str = "strap"
-    crowns: tuple = ()       # each: number of petals, from, to, half width, rise of the tips
-    base: tuple|None = None  # colour at the root of a petal, and its extent
-    eye: tuple = ()          # the centre: radius, height, colour
-    bulb: tuple = ()         # below the head: radius, colour
-    n: tuple = ()            # number of flowers: see each form
-    parts: tuple = ()        # their dimensions: see each form
+    crowns: tuple = ()  # each: number of petals, from, to, half width, rise of the tips
+    base: tuple | None = None  # colour at the root of a petal, and its extent
+    eye: tuple = ()  # the centre: radius, height, colour
+    bulb: tuple = ()  # below the head: radius, colour
+    n: tuple = ()  # number of flowers: see each form
+    parts: tuple = ()  # their dimensions: see each form
 
-COLOURS = dict( # colour, and the change for a tint of 1
-    yellow=((246, 202, 26), (6, 16, 12)), white=((240, 240, 234), (8, 8, 10)),
-               blue=((104, 98, 206), (26, -4, 6)),
-    pink=((206, 88, 160), (14, 18, 14)), red=((212, 46, 26), (14, 18, 8)),
-               brown=((112, 92, 56), (14, 12, 8)))
+
+COLOURS = dict(  # colour, and the change for a tint of 1
+    yellow=((246, 202, 26), (6, 16, 12)),
+    white=((240, 240, 234), (8, 8, 10)),
+    blue=((104, 98, 206), (26, -4, 6)),
+    pink=((206, 88, 160), (14, 18, 14)),
+    red=((212, 46, 26), (14, 18, 8)),
+    brown=((112, 92, 56), (14, 12, 8)),
+)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #0d955c40
+# fmt: off
 ORANGE, WINE, GREEN = (236, 172, 14), (66, 18, 44), (98, 134, 62)
 SPECIES = dict( # from the most to the least frequent
     dandelion=Species("star", "yellow", .145, "toothed", .36, stalk=.012, base=(ORANGE, .4),
@@ -215,510 +239,737 @@ SPECIES = dict( # from the most to the least frequent
                             eye=(.1, .15, (150, 120, 190))),
     oxlip=Species("cluster", "yellow", .135, "wrinkled", .36, n=(6, 9), parts=(.26, .34, .9),
                   stalk=.009))
+# fmt: on
 
 # %% ../../nbs/datasets/01_longtail.ipynb #bd8b7c91
-PAIRS = (("dandelion", "hawkbit"), ("buttercup", "marsh_marigold"),
-         ("oxeye_daisy", "chamomile"), ("cowslip", "oxlip"),
-         ("red_clover", "white_clover"), ("cow_parsley", "wild_carrot"),
-         ("meadow_cranesbill", "wood_cranesbill"),
-         ("ragged_robin", "red_campion"), ("bluebell", "harebell"))
+PAIRS = (
+    ("dandelion", "hawkbit"),
+    ("buttercup", "marsh_marigold"),
+    ("oxeye_daisy", "chamomile"),
+    ("cowslip", "oxlip"),
+    ("red_clover", "white_clover"),
+    ("cow_parsley", "wild_carrot"),
+    ("meadow_cranesbill", "wood_cranesbill"),
+    ("ragged_robin", "red_campion"),
+    ("bluebell", "harebell"),
+)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #1a9caaaf
-def bend(stalk, # (3, 2) foot, control point and top
-         t):    # (n,) from 0 at the foot to 1 at the top
+def _bend(
+    stalk,  # (3, 2) foot, control point and top
+    t,
+):  # (n,) from 0 at the foot to 1 at the top
     "Points on a quadratic curve."
     t = np.reshape(t, (-1, 1))
-    return stalk[0]*(1 - t)*(1 - t) + stalk[1]*2*t*(1 - t) + stalk[2]*t*t
+    return stalk[0] * (1 - t) * (1 - t) + stalk[1] * 2 * t * (1 - t) + stalk[2] * t * t
 
-def draw_stalk(sk, stalk, wide, rgb, n=6): # n pieces, `wide` is half the width
+
+def _draw_stalk(sk, stalk, wide, rgb, n=6):  # n pieces, `wide` is half the width
     "A bent stem."
-    p = bend(stalk, np.arange(n + 1)/n)
-    sk.add(ribbons(p[:-1], p[1:] - p[:-1], np.full(n, wide), (0, 1), (1, .97)),
-           tone(rgb, .78 + .26*np.arange(n)/n),
-           False, .95)
+    p = _bend(stalk, np.arange(n + 1) / n)
+    sk.add(
+        ribbons(p[:-1], p[1:] - p[:-1], np.full(n, wide), (0, 1), (1, 0.97)),
+        tone(rgb, 0.78 + 0.26 * np.arange(n) / n),
+        False,
+        0.95,
+    )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #7c0c3886
 @dataclass(frozen=True)
 class Leaf:
     "Appearance and position of the leaves of a species."
-    at: tuple              # positions on the stem from 0 to 1; sides alternate
-    length: float          # fraction of the frame at scale 1
-    outline: str           # a key of `OUTLINES`
+
+    at: tuple  # positions on the stem from 0 to 1; sides alternate
+    length: float  # fraction of the frame at scale 1
+    outline: str  # a key of `OUTLINES`
     # leaflets: position on the midrib, turn, length, half width, relative to the leaf
     parts: tuple
-    splay: tuple = (.1, .2) # angle from the upright, in turns
+    splay: tuple = (0.1, 0.2)  # angle from the upright, in turns
     rgb: tuple = (78, 124, 52)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #2bb47b42
-def _pairs(n, first, last, turn, long, short, wide): # leaflets on both sides, from `long` at the foot to `short`
-    return tuple((first + (last - first)*i/(n - 1), e*turn, long + (short - long)*i/(n - 1),
-                  wide)
-                 for i in range(n) for e in (-1, 1))
+def _pairs(
+    n, first, last, turn, long, short, wide
+):  # leaflets on both sides, from `long` at the foot to `short`
+    return tuple(
+        (first + (last - first) * i / (n - 1), e * turn, long + (short - long) * i / (n - 1), wide)
+        for i in range(n)
+        for e in (-1, 1)
+    )
 
-_foot, _fan = (0,)*7, ((0, 0, 1, .13), (0, .07, .85, .11), (0, -.07, .85, .11),
-                       (0, .14, .6, .1), (0, -.14, .6, .1))
-_cut = tuple((.4, t, f, .05)
-             for t, f in ((0, .6), (.07, .55), (-.07, .55), (.16, .4), (-.16, .4)))
+
+_foot, _fan = (
+    (0,) * 7,
+    (
+        (0, 0, 1, 0.13),
+        (0, 0.07, 0.85, 0.11),
+        (0, -0.07, 0.85, 0.11),
+        (0, 0.14, 0.6, 0.1),
+        (0, -0.14, 0.6, 0.1),
+    ),
+)
+_cut = tuple(
+    (0.4, t, f, 0.05) for t, f in ((0, 0.6), (0.07, 0.55), (-0.07, 0.55), (0.16, 0.4), (-0.16, 0.4))
+)
 LEAVES = dict(
-    toothed=Leaf(_foot, .3, "toothed", ((0, 0, 1, .13),), (.03, .2)),
-    scales=Leaf((.3, .55, .7), .05, "lance", ((0, 0, 1, .1),)),
-    divided=Leaf((.2, .3, .5, .62), .17, "lance", _cut),
-    round=Leaf((0, .05, .1, .4, .55), .19, "round", ((.35, 0, .65, .36),), (.1, .22),
-               (64, 122, 46)),
-    spoon=Leaf((.1, .25, .4, .55, .7), .11, "oval", ((0, 0, 1, .13),), (.06, .12)),
-    feather=Leaf((.15, .3, .42, .55, .68), .17, "thread",
-                 _pairs(8, .15, .95, .14, .3, .12, .02), (.08, .16)),
-    fern=Leaf((.12, .28, .45, .62), .21, "oval", _pairs(6, .3, .95, .16, .46, .1, .09),
-              (.11, .19)),
-    trefoil=Leaf((.2, .45, .6, .82), .11, "oval",
-                 ((.4, 0, .6, .19), (.4, .22, .56, .19), (.4, -.22, .56, .19))),
-    palmate=Leaf((.1, .3, .5, .66), .16, "oval", _fan, (.12, .2)),
-    narrow=Leaf((.3, .3, .55, .55, .75, .75), .1, "lance", ((0, 0, 1, .07),), (.08, .14)),
-    paired=Leaf((.3, .3, .55, .55, .75, .75), .11, "oval", ((0, 0, 1, .2),), (.12, .2)),
-    lance=Leaf((.1, .25, .4, .52, .64, .76), .15, "lance", ((0, 0, 1, .08),), (.06, .13),
-               (98, 130, 78)),
-    ladder=Leaf((.15, .3, .45, .58), .2, "oval", _pairs(8, .15, .95, .2, .2, .14, .045),
-                (.12, .2)),
-    strap=Leaf((0,)*6, .34, "blade", ((0, 0, 1, .04),), (.02, .13), (66, 116, 56)),
-    grassy=Leaf((.1, .25, .4, .5), .12, "blade", ((0, 0, 1, .025),), (.05, .1)),
-    wrinkled=Leaf(_foot, .22, "oval", ((0, 0, 1, .18),), (.05, .22), (92, 138, 62)),
-    ribwort=Leaf(_foot, .3, "lance", ((0, 0, 1, .075),), (.02, .17), (80, 122, 54)))
+    toothed=Leaf(_foot, 0.3, "toothed", ((0, 0, 1, 0.13),), (0.03, 0.2)),
+    scales=Leaf((0.3, 0.55, 0.7), 0.05, "lance", ((0, 0, 1, 0.1),)),
+    divided=Leaf((0.2, 0.3, 0.5, 0.62), 0.17, "lance", _cut),
+    round=Leaf(
+        (0, 0.05, 0.1, 0.4, 0.55),
+        0.19,
+        "round",
+        ((0.35, 0, 0.65, 0.36),),
+        (0.1, 0.22),
+        (64, 122, 46),
+    ),
+    spoon=Leaf((0.1, 0.25, 0.4, 0.55, 0.7), 0.11, "oval", ((0, 0, 1, 0.13),), (0.06, 0.12)),
+    feather=Leaf(
+        (0.15, 0.3, 0.42, 0.55, 0.68),
+        0.17,
+        "thread",
+        _pairs(8, 0.15, 0.95, 0.14, 0.3, 0.12, 0.02),
+        (0.08, 0.16),
+    ),
+    fern=Leaf(
+        (0.12, 0.28, 0.45, 0.62),
+        0.21,
+        "oval",
+        _pairs(6, 0.3, 0.95, 0.16, 0.46, 0.1, 0.09),
+        (0.11, 0.19),
+    ),
+    trefoil=Leaf(
+        (0.2, 0.45, 0.6, 0.82),
+        0.11,
+        "oval",
+        ((0.4, 0, 0.6, 0.19), (0.4, 0.22, 0.56, 0.19), (0.4, -0.22, 0.56, 0.19)),
+    ),
+    palmate=Leaf((0.1, 0.3, 0.5, 0.66), 0.16, "oval", _fan, (0.12, 0.2)),
+    narrow=Leaf((0.3, 0.3, 0.55, 0.55, 0.75, 0.75), 0.1, "lance", ((0, 0, 1, 0.07),), (0.08, 0.14)),
+    paired=Leaf((0.3, 0.3, 0.55, 0.55, 0.75, 0.75), 0.11, "oval", ((0, 0, 1, 0.2),), (0.12, 0.2)),
+    lance=Leaf(
+        (0.1, 0.25, 0.4, 0.52, 0.64, 0.76),
+        0.15,
+        "lance",
+        ((0, 0, 1, 0.08),),
+        (0.06, 0.13),
+        (98, 130, 78),
+    ),
+    ladder=Leaf(
+        (0.15, 0.3, 0.45, 0.58),
+        0.2,
+        "oval",
+        _pairs(8, 0.15, 0.95, 0.2, 0.2, 0.14, 0.045),
+        (0.12, 0.2),
+    ),
+    strap=Leaf((0,) * 6, 0.34, "blade", ((0, 0, 1, 0.04),), (0.02, 0.13), (66, 116, 56)),
+    grassy=Leaf((0.1, 0.25, 0.4, 0.5), 0.12, "blade", ((0, 0, 1, 0.025),), (0.05, 0.1)),
+    wrinkled=Leaf(_foot, 0.22, "oval", ((0, 0, 1, 0.18),), (0.05, 0.22), (92, 138, 62)),
+    ribwort=Leaf(_foot, 0.3, "lance", ((0, 0, 1, 0.075),), (0.02, 0.17), (80, 122, 54)),
+)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #7391ee8a
-def draw_leaf(sk,      # a `Sketch`
-              root,    # (2,) where it is attached
-              ax,      # (2,) its direction, as long as the leaf
-              kind,    # a `Leaf`
-              bright): # brightness factor
+def draw_leaf(
+    sk,  # a `Sketch`
+    root,  # (2,) where it is attached
+    ax,  # (2,) its direction, as long as the leaf
+    kind,  # a `Leaf`
+    bright,
+):  # brightness factor
     "One leaf: its leaflets and their midrib."
     at, turn, far, wide = np.array(kind.parts, dtype=float).T
-    d, long = unit(turn), math.sqrt(ax[0]*ax[0] + ax[1]*ax[1])
-    to = (ax*d[:, :1] + np.array([-ax[1], ax[0]])*d[:, 1:])*far[:, None]
-    shades = tone(kind.rgb, bright*(.9 + .2*np.arange(len(at))/len(at)))
+    d, long = unit(turn), math.sqrt(ax[0] * ax[0] + ax[1] * ax[1])
+    to = (ax * d[:, :1] + np.array([-ax[1], ax[0]]) * d[:, 1:]) * far[:, None]
+    shades = tone(kind.rgb, bright * (0.9 + 0.2 * np.arange(len(at)) / len(at)))
     if len(at) > 1 or at[0]:
-        sk.add(ribbons(root, ax[None]*.9, [.012*long + .001], (0, 1), (1, .7)), kind.rgb,
-               False)
-    sk.add(ribbons(root + ax*at[:, None], to, wide*long, *OUTLINES[kind.outline]), shades,
-           False, .86)
-    if len(at) == 1 and wide[0] > .1: # a paler midrib
-        vein = tone(kind.rgb, [1.35*bright])
-        sk.add(ribbons(root + ax*at[0], to*.9, [.012*long], (0, 1), (1, .4)), vein, False, .9)
+        sk.add(
+            ribbons(root, ax[None] * 0.9, [0.012 * long + 0.001], (0, 1), (1, 0.7)), kind.rgb, False
+        )
+    sk.add(
+        ribbons(root + ax * at[:, None], to, wide * long, *OUTLINES[kind.outline]),
+        shades,
+        False,
+        0.86,
+    )
+    if len(at) == 1 and wide[0] > 0.1:  # a paler midrib
+        vein = tone(kind.rgb, [1.35 * bright])
+        sk.add(
+            ribbons(root + ax * at[0], to * 0.9, [0.012 * long], (0, 1), (1, 0.4)), vein, False, 0.9
+        )
 
-def draw_leaves(sk, rng, stalk, kind, scale): # see `draw_leaf`; scale: 1/depth
+
+def _draw_leaves(sk, rng, stalk, kind, scale):  # see `draw_leaf`; scale: 1/depth
     "All the leaves on a stem, the lower first."
     n = len(kind.at)
-    turn = (kind.splay[0] + (kind.splay[1] - kind.splay[0])*rng.random(n))*np.where(np.arange(n) % 2, 1, -1)
-    long, bright = kind.length*scale*(.75 + .4*rng.random(n)), .74 + .4*rng.random(n)
-    flip = 1 if rng.random() < .5 else -1
-    d = unit(flip*turn - .25)
-    for root, ax, b in zip(bend(stalk, kind.at), d*long[:, None], bright):
+    turn = (kind.splay[0] + (kind.splay[1] - kind.splay[0]) * rng.random(n)) * np.where(
+        np.arange(n) % 2, 1, -1
+    )
+    long, bright = kind.length * scale * (0.75 + 0.4 * rng.random(n)), 0.74 + 0.4 * rng.random(n)
+    flip = 1 if rng.random() < 0.5 else -1
+    d = unit(flip * turn - 0.25)
+    for root, ax, b in zip(_bend(stalk, kind.at), d * long[:, None], bright):
         draw_leaf(sk, root, ax, kind, b)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #258481f5
 # length of the petals, and change of their rise
-STAGES = dict(young=(.82, .35), full=(1., 0.), old=(.97, -.16))
+STAGES = dict(young=(0.82, 0.35), full=(1.0, 0.0), old=(0.97, -0.16))
 
-def _rgb(k, o): # the colour of this plant
+
+def _rgb(k, o):  # the colour of this plant
     rgb, more = COLOURS[k.colour]
-    return np.array(rgb, dtype=float) + o.tint*np.array(more)
+    return np.array(rgb, dtype=float) + o.tint * np.array(more)
 
-def _glow(rng, turns, light, dull=.84): # brightness: random, higher towards the sun
+
+def _glow(rng, turns, light, dull=0.84):  # brightness: random, higher towards the sun
     d = unit(turns)
-    return (dull + .18*rng.random(len(turns)))*(1 + .12*(d[:, 0]*light.side
-                                                         + d[:, 1]*light.height))
+    return (dull + 0.18 * rng.random(len(turns))) * (
+        1 + 0.12 * (d[:, 0] * light.side + d[:, 1] * light.height)
+    )
 
-def _golden(n, first=0.): # n points spread evenly over the unit disc: (n, 2) and their squared radius
-    rr = (np.arange(n) + .5)/n
-    return unit(first + np.arange(n)*.381966)*np.sqrt(rr)[:, None], rr
 
-def _dots(sk, p, r, rgb, head=True): # (n, 2) small lozenges of radius r
+def _golden(
+    n, first=0.0
+):  # n points spread evenly over the unit disc: (n, 2) and their squared radius
+    rr = (np.arange(n) + 0.5) / n
+    return unit(first + np.arange(n) * 0.381966) * np.sqrt(rr)[:, None], rr
+
+
+def _dots(sk, p, r, rgb, head=True):  # (n, 2) small lozenges of radius r
     r = np.broadcast_to(r, (len(p),))
     d = np.stack([np.zeros(len(p)), r], -1)
-    sk.add(ribbons(p - d, 2*d, r*.9, (0, .5, 1), (.3, 1, .3)), rgb, head, .9)
+    sk.add(ribbons(p - d, 2 * d, r * 0.9, (0, 0.5, 1), (0.3, 1, 0.3)), rgb, head, 0.9)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #962679a2
-def draw_eye(sk, rng, at, radius, height, rgb): # at: a `Tilt`; radius and height in radii of the head
+def _draw_eye(
+    sk, rng, at, radius, height, rgb
+):  # at: a `Tilt`; radius and height in radii of the head
     "The centre of a flower: a dome of four discs, covered with dots."
-    for z in (0, .35, .65, .9):
-        w = radius*math.sqrt(1 - z*z)*at.r
-        sk.disc(at(0., 0., z*height), w, w*max(at.squash, .3), np.array(rgb)*(.8 + .2*z),
-                fall=.85)
+    for z in (0, 0.35, 0.65, 0.9):
+        w = radius * math.sqrt(1 - z * z) * at.r
+        sk.disc(
+            at(0.0, 0.0, z * height),
+            w,
+            w * max(at.squash, 0.3),
+            np.array(rgb) * (0.8 + 0.2 * z),
+            fall=0.85,
+        )
     p, rr = _golden(22, rng.random())
-    q = at(p[:, 0]*radius*.9, p[:, 1]*radius*.9, height*np.sqrt(1 - rr*.9))
-    _dots(sk, q, radius*.13*at.r, tone(rgb, .8 + .32*rng.random(22)))
+    q = at(p[:, 0] * radius * 0.9, p[:, 1] * radius * 0.9, height * np.sqrt(1 - rr * 0.9))
+    _dots(sk, q, radius * 0.13 * at.r, tone(rgb, 0.8 + 0.32 * rng.random(22)))
 
-def draw_bulb(sk, rng, at, radius, rgb): # see `draw_eye`
+
+def _draw_bulb(sk, rng, at, radius, rgb):  # see `_draw_eye`
     "A scaly bulb under the head."
     p, rr = _golden(20, rng.random())
-    c = at(0., 0., -.5)
-    sk.disc(c, radius*at.r, 1.15*radius*at.r, rgb, fall=.7)
-    _dots(sk, c + p*(radius*at.r*.9), .17*radius*at.r, tone(rgb, .5 + .9*rng.random(20)))
+    c = at(0.0, 0.0, -0.5)
+    sk.disc(c, radius * at.r, 1.15 * radius * at.r, rgb, fall=0.7)
+    _dots(
+        sk,
+        c + p * (radius * at.r * 0.9),
+        0.17 * radius * at.r,
+        tone(rgb, 0.5 + 0.9 * rng.random(20)),
+    )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #00f2b0d0
-def draw_star(sk, rng, k, o, light, at): # k: a `Species`; o: a `Thing`; at: a `Tilt`
+def _draw_star(sk, rng, k, o, light, at):  # k: a `Species`; o: a `Thing`; at: a `Tilt`
     "A single flower."
     reach, lift = STAGES[o.stage]
-    root = at(0., 0., -.45)
-    sk.add(ribbons(root, (at.c - root)[None], [.15*at.r], (0, 1), (.4, 1)), GREEN, False)
-    t = (np.arange(7) + .5*rng.random(7))/7
-    petals(sk, at, t, (.1, .62, .1, -.12), "strap", tone(GREEN, .75 + .3*rng.random(7)), None,
-           False)
-    if k.bulb: draw_bulb(sk, rng, at, *k.bulb)
+    root = at(0.0, 0.0, -0.45)
+    sk.add(ribbons(root, (at.c - root)[None], [0.15 * at.r], (0, 1), (0.4, 1)), GREEN, False)
+    t = (np.arange(7) + 0.5 * rng.random(7)) / 7
+    petals(
+        sk,
+        at,
+        t,
+        (0.1, 0.62, 0.1, -0.12),
+        "strap",
+        tone(GREEN, 0.75 + 0.3 * rng.random(7)),
+        None,
+        False,
+    )
+    if k.bulb:
+        _draw_bulb(sk, rng, at, *k.bulb)
     for n, inner, outer, wide, rise in k.crowns:
-        t = o.turn + outer*.37 + (np.arange(n) + (.25 if n < 8 else .5)*rng.random(n))/n
-        t = t[rng.random(n) < (.86 if o.stage == "old" and n > 7 else 1.)]
-        t = t[np.argsort(-unit(t)[:, 1], kind="stable")]                 # far ones first
-        far = reach*outer*((.94 if n < 8 else .86) + (.1 if n < 8 else .18)*rng.random(len(t)))
-        glow = _glow(rng, t, light)*(.94 if o.stage == "old" else 1.)*np.where(np.arange(len(t)) % 2, 1, .93)
+        t = o.turn + outer * 0.37 + (np.arange(n) + (0.25 if n < 8 else 0.5) * rng.random(n)) / n
+        t = t[rng.random(n) < (0.86 if o.stage == "old" and n > 7 else 1.0)]
+        t = t[np.argsort(-unit(t)[:, 1], kind="stable")]  # far ones first
+        far = (
+            reach
+            * outer
+            * ((0.94 if n < 8 else 0.86) + (0.1 if n < 8 else 0.18) * rng.random(len(t)))
+        )
+        glow = (
+            _glow(rng, t, light)
+            * (0.94 if o.stage == "old" else 1.0)
+            * np.where(np.arange(len(t)) % 2, 1, 0.93)
+        )
         rgb = tone(_rgb(k, o), glow)
-        petal = "thread" if k.petal == "trumpet" and outer < .6 else k.petal
+        petal = "thread" if k.petal == "trumpet" and outer < 0.6 else k.petal
         petals(sk, at, t, (inner, far, wide, rise + lift), petal, rgb, k.base)
-    if k.eye: draw_eye(sk, rng, at, *k.eye)
+    if k.eye:
+        _draw_eye(sk, rng, at, *k.eye)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #33df3e85
-def draw_globe(sk, rng, k, o, light, at): # see `draw_star`
+def _draw_globe(sk, rng, k, o, light, at):  # see `_draw_star`
     "A ball of small florets."
     n, r = 64, at.r
     p, rr = _golden(n, o.turn)
-    p, rr = p[::-1], rr[::-1]                                            # the outer ones first
-    sk.disc(at.c, .8*r, .85*r, _rgb(k, o)*.62, fall=.75)
-    up = np.array([0., -.16*r])
-    a = at.c + p*r*(.62 + .2*rr[:, None]) + up
-    tip = at.c + p*r*(.98 + .14*rng.random(n))[:, None]*(1, .98) + up*(1.2 - .7*rr[:, None])
+    p, rr = p[::-1], rr[::-1]  # the outer ones first
+    sk.disc(at.c, 0.8 * r, 0.85 * r, _rgb(k, o) * 0.62, fall=0.75)
+    up = np.array([0.0, -0.16 * r])
+    a = at.c + p * r * (0.62 + 0.2 * rr[:, None]) + up
+    tip = (
+        at.c
+        + p * r * (0.98 + 0.14 * rng.random(n))[:, None] * (1, 0.98)
+        + up * (1.2 - 0.7 * rr[:, None])
+    )
     # low in the image
-    old = smooth((p[:, 1] - {"young": .75, "full": .45, "old": .1}[o.stage])*3)[:, None]
-    rgb = _rgb(k, o)*(1 - old) + np.array(k.base[0])*.86*old
-    glow = (.72 + .34*rng.random(n))*(1 + .14*(p[:, 0]*light.side - p[:, 1]*light.height))
-    rgb = np.minimum(rgb*glow[:, None], 255)
-    sk.add(ribbons(a, tip - a + up*.4, np.full(n, .085*r), *OUTLINES["keel"]), rgb, fall=.86)
+    old = smooth((p[:, 1] - {"young": 0.75, "full": 0.45, "old": 0.1}[o.stage]) * 3)[:, None]
+    rgb = _rgb(k, o) * (1 - old) + np.array(k.base[0]) * 0.86 * old
+    glow = (0.72 + 0.34 * rng.random(n)) * (
+        1 + 0.14 * (p[:, 0] * light.side - p[:, 1] * light.height)
+    )
+    rgb = np.minimum(rgb * glow[:, None], 255)
+    sk.add(ribbons(a, tip - a + up * 0.4, np.full(n, 0.085 * r), *OUTLINES["keel"]), rgb, fall=0.86)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #d1195ea8
-def draw_umbel(sk, rng, k, o, light, at): # see `draw_star`
+def _draw_umbel(sk, rng, k, o, light, at):  # see `_draw_star`
     "A flat or domed head of tufts."
     (m, f), (tuft, floret, dome) = k.n, k.parts
     p, rr = _golden(m, o.turn)
-    p = p*(.92 + .16*rng.random((m, 1)))*{"young": .84, "full": 1., "old": 1.06}[o.stage]
-    h = dome*(1 - rr)
-    root, tops = at(0., 0., -.75), at(p[:, 0], p[:, 1], h)
-    green = tone((132, 156, 88), .7 + .3*rng.random(m))
-    sk.add(ribbons(root, tops - root, np.full(m, .017*at.r), (0, 1), (1.2, .8)), green, False)
-    if k.petal == "closed": _collar(sk, rng, root, at)
+    p = p * (0.92 + 0.16 * rng.random((m, 1))) * {"young": 0.84, "full": 1.0, "old": 1.06}[o.stage]
+    h = dome * (1 - rr)
+    root, tops = at(0.0, 0.0, -0.75), at(p[:, 0], p[:, 1], h)
+    green = tone((132, 156, 88), 0.7 + 0.3 * rng.random(m))
+    sk.add(ribbons(root, tops - root, np.full(m, 0.017 * at.r), (0, 1), (1.2, 0.8)), green, False)
+    if k.petal == "closed":
+        _collar(sk, rng, root, at)
     j, jj = _golden(f)
     far = np.argsort(-p[:, 1], kind="stable")
-    u, v = ((p[far, i, None] + tuft*j[:, i]*(.9 + .2*rng.random((m, f)))) for i in (0, 1))
-    q = at(u, v, h[far, None] + .35*tuft*(1 - jj)).reshape(-1, 2)
-    glow = ((.88 + .16*rng.random((m, f)))*(1 - .14*jj)*(1 - .06*u*light.side)).ravel()
-    sk.add(ribbons(tops[far] + (0, .35*tuft*at.r), np.tile([[0., -.5*tuft*at.r]], (m, 1)),
-                   np.full(m, .8*tuft*at.r),
-                   # the shaded side of the tufts
-                   (0, .5, 1), (.4, 1, .8)), (150, 164, 122))
-    _dots(sk, q, floret*at.r, tone(_rgb(k, o), glow))
-    if k.petal == "flat": _dots(sk, q, .34*floret*at.r, tone((206, 196, 140), glow))
+    u, v = ((p[far, i, None] + tuft * j[:, i] * (0.9 + 0.2 * rng.random((m, f)))) for i in (0, 1))
+    q = at(u, v, h[far, None] + 0.35 * tuft * (1 - jj)).reshape(-1, 2)
+    glow = (
+        (0.88 + 0.16 * rng.random((m, f))) * (1 - 0.14 * jj) * (1 - 0.06 * u * light.side)
+    ).ravel()
+    sk.add(
+        ribbons(
+            tops[far] + (0, 0.35 * tuft * at.r),
+            np.tile([[0.0, -0.5 * tuft * at.r]], (m, 1)),
+            np.full(m, 0.8 * tuft * at.r),
+            # the shaded side of the tufts
+            (0, 0.5, 1),
+            (0.4, 1, 0.8),
+        ),
+        (150, 164, 122),
+    )
+    _dots(sk, q, floret * at.r, tone(_rgb(k, o), glow))
+    if k.petal == "flat":
+        _dots(sk, q, 0.34 * floret * at.r, tone((206, 196, 140), glow))
     if k.petal == "closed":
-        sk.disc(at(0., 0., dome + .1), .085*at.r, .085*at.r*max(at.squash, .6), WINE)
+        sk.disc(at(0.0, 0.0, dome + 0.1), 0.085 * at.r, 0.085 * at.r * max(at.squash, 0.6), WINE)
 
-def _collar(sk, rng, root, at): # the feathery bracts of a wild carrot
-    d = unit(np.arange(9)/9 + .05*rng.random(9))*(.62, .3)*at.r
-    sk.add(ribbons(root, d + (0, .16*at.r), np.full(9, .025*at.r), (0, 1), (1, .5)), GREEN,
-           False)
+
+def _collar(sk, rng, root, at):  # the feathery bracts of a wild carrot
+    d = unit(np.arange(9) / 9 + 0.05 * rng.random(9)) * (0.62, 0.3) * at.r
+    sk.add(
+        ribbons(root, d + (0, 0.16 * at.r), np.full(9, 0.025 * at.r), (0, 1), (1, 0.5)),
+        GREEN,
+        False,
+    )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #67d0bb39
-def draw_bell(sk, rng, p, ax, wide, k, rgb, light): # p: (2,) top; ax: (2,) axis, with length
+def _draw_bell(sk, rng, p, ax, wide, k, rgb, light):  # p: (2,) top; ax: (2,) axis, with length
     "One bell: tube, a lit side, and tips that bend out."
     side = np.array([-ax[1], ax[0]])
-    side = side*wide/math.sqrt(ax[0]*ax[0] + ax[1]*ax[1])
-    sun = side*(-.4 if light.side*side[0] < 0 else .4)
-    sk.add(ribbons(p, ax[None], [wide], *OUTLINES[k.petal]), rgb*.86, fall=.94)
-    sk.add(ribbons(p + sun + ax*.1, ax[None]*.85, [.42*wide], *OUTLINES[k.petal]),
-           np.minimum(rgb*1.1, 255), fall=.94)
-    s = np.array([-.85, 0, .85])[:, None]
-    tips = ribbons(p + ax*.86 + side*s, ax*.3 + side*.6*s, np.full(3, .5*wide),
-                   *OUTLINES["point"])
-    sk.add(tips, tone(rgb, [.8, 1.02, .9]))
-    sk.add(ribbons(p - ax*.06, ax[None]*.2, [.4*wide], (0, 1), (.6, 1)), GREEN, False)
+    side = side * wide / math.sqrt(ax[0] * ax[0] + ax[1] * ax[1])
+    sun = side * (-0.4 if light.side * side[0] < 0 else 0.4)
+    sk.add(ribbons(p, ax[None], [wide], *OUTLINES[k.petal]), rgb * 0.86, fall=0.94)
+    sk.add(
+        ribbons(p + sun + ax * 0.1, ax[None] * 0.85, [0.42 * wide], *OUTLINES[k.petal]),
+        np.minimum(rgb * 1.1, 255),
+        fall=0.94,
+    )
+    s = np.array([-0.85, 0, 0.85])[:, None]
+    tips = ribbons(
+        p + ax * 0.86 + side * s,
+        ax * 0.3 + side * 0.6 * s,
+        np.full(3, 0.5 * wide),
+        *OUTLINES["point"],
+    )
+    sk.add(tips, tone(rgb, [0.8, 1.02, 0.9]))
+    sk.add(ribbons(p - ax * 0.06, ax[None] * 0.2, [0.4 * wide], (0, 1), (0.6, 1)), GREEN, False)
 
-def draw_harebell(sk, rng, k, o, light, at): # see `draw_star`
+
+def _draw_harebell(sk, rng, k, o, light, at):  # see `_draw_star`
     "One bell that nods on a thread."
     length, wide = k.parts
-    e = 1 if rng.random() < .5 else -1
-    hook = at.c + np.array([.4*e, -.16])*at.r
-    sk.add(ribbons(at.c, (hook - at.c)[None], [.03*at.r], (0, 1), (1, 1)), GREEN, False)
-    ax = np.array([e*(.1 + .5*rng.random()), 1.])*length*at.r*STAGES[o.stage][0]
-    draw_bell(sk, rng, hook, ax, wide*at.r*(.85 + .2*rng.random()), k,
-              _rgb(k, o)*(.94 + .08*rng.random()), light)
+    e = 1 if rng.random() < 0.5 else -1
+    hook = at.c + np.array([0.4 * e, -0.16]) * at.r
+    sk.add(ribbons(at.c, (hook - at.c)[None], [0.03 * at.r], (0, 1), (1, 1)), GREEN, False)
+    ax = np.array([e * (0.1 + 0.5 * rng.random()), 1.0]) * length * at.r * STAGES[o.stage][0]
+    _draw_bell(
+        sk,
+        rng,
+        hook,
+        ax,
+        wide * at.r * (0.85 + 0.2 * rng.random()),
+        k,
+        _rgb(k, o) * (0.94 + 0.08 * rng.random()),
+        light,
+    )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #5741b216
-def draw_raceme(sk, rng, k, o, light, at): # see `draw_star`
+def _draw_raceme(sk, rng, k, o, light, at):  # see `_draw_star`
     "Flowers along one side of the end of a stem."
     (lo, hi), (length, wide, nod), r = k.n, k.parts, at.r
-    n, e = lo + int((hi + 1 - lo)*rng.random()), 1 if rng.random() < .5 else -1
-    tip = at.c + np.array([e*nod*.9, -1 + .5*nod])*r
-    axis = np.stack([at.c + (0, .9*r), at.c + (0, -1.05*r), tip])
-    draw_stalk(sk, axis, .05*r, (104, 120, 84))
-    t = (np.arange(n) + .5*rng.random(n))/n
-    sides = np.where(np.arange(n) % 3, e, -.7*e)
+    n, e = lo + int((hi + 1 - lo) * rng.random()), 1 if rng.random() < 0.5 else -1
+    tip = at.c + np.array([e * nod * 0.9, -1 + 0.5 * nod]) * r
+    axis = np.stack([at.c + (0, 0.9 * r), at.c + (0, -1.05 * r), tip])
+    _draw_stalk(sk, axis, 0.05 * r, (104, 120, 84))
+    t = (np.arange(n) + 0.5 * rng.random(n)) / n
+    sides = np.where(np.arange(n) % 3, e, -0.7 * e)
     for i in range(n)[::-1]:
-        root = bend(axis, t[i])[0]
-        s = 1 - .5*t[i]
-        out = np.array([sides[i]*(.75 + .3*rng.random()), .55 + .4*rng.random()])*length*r*s
-        rgb = _rgb(k, o)*(.84 + .22*rng.random())
-        if k.petal == "tube": # bells hang from short stalks
-            p = root + out*(.35, -.05)
-            sk.add(ribbons(root, (p - root)[None], [.02*r], (0, 1), (1, 1)), GREEN, False)
-            draw_bell(sk, rng, p, out*(.75, 1.1), wide*r*(.6 + .4*s), k, rgb, light)
-        else: _vetchling(sk, root, out, wide*r, k, rgb)
+        root = _bend(axis, t[i])[0]
+        s = 1 - 0.5 * t[i]
+        out = (
+            np.array([sides[i] * (0.75 + 0.3 * rng.random()), 0.55 + 0.4 * rng.random()])
+            * length
+            * r
+            * s
+        )
+        rgb = _rgb(k, o) * (0.84 + 0.22 * rng.random())
+        if k.petal == "tube":  # bells hang from short stalks
+            p = root + out * (0.35, -0.05)
+            sk.add(ribbons(root, (p - root)[None], [0.02 * r], (0, 1), (1, 1)), GREEN, False)
+            _draw_bell(sk, rng, p, out * (0.75, 1.1), wide * r * (0.6 + 0.4 * s), k, rgb, light)
+        else:
+            _vetchling(sk, root, out, wide * r, k, rgb)
 
-def _vetchling(sk, p, ax, wide, k, rgb): # a small flower of the pea family: keel and a paler banner
-    sk.add(ribbons(p, ax[None], [wide], *OUTLINES[k.petal]), rgb*.85, fall=.95)
-    banner = ribbons(p + ax*.55, ax[None]*.5 + (0, -.6*wide), [.7*wide], (0, .5, 1),
-                     (.6, 1, .5))
-    sk.add(banner, np.minimum(rgb*1.14 + 8, 255))
+
+def _vetchling(
+    sk, p, ax, wide, k, rgb
+):  # a small flower of the pea family: keel and a paler banner
+    sk.add(ribbons(p, ax[None], [wide], *OUTLINES[k.petal]), rgb * 0.85, fall=0.95)
+    banner = ribbons(
+        p + ax * 0.55, ax[None] * 0.5 + (0, -0.6 * wide), [0.7 * wide], (0, 0.5, 1), (0.6, 1, 0.5)
+    )
+    sk.add(banner, np.minimum(rgb * 1.14 + 8, 255))
 
 # %% ../../nbs/datasets/01_longtail.ipynb #a7f4176a
-def draw_cluster(sk, rng, k, o, light, at): # see `draw_star`
+def _draw_cluster(sk, rng, k, o, light, at):  # see `_draw_star`
     "Flowers on short stalks from one point."
     (lo, hi), (calyx, face, look), r = k.n, k.parts, at.r
-    n = lo + int((hi + 1 - lo)*rng.random())
+    n = lo + int((hi + 1 - lo) * rng.random())
     # from the left over the top to the right
-    t = ((np.arange(n) + .3 + .4*rng.random(n))/n)*.62 - .56
+    t = ((np.arange(n) + 0.3 + 0.4 * rng.random(n)) / n) * 0.62 - 0.56
     d = unit(t)
     # every third is in front
-    long = np.where(np.arange(n) % 3 == 1, .28, .56) + .14*rng.random(n)
-    root = at.c + (0, .3*r)
+    long = np.where(np.arange(n) % 3 == 1, 0.28, 0.56) + 0.14 * rng.random(n)
+    root = at.c + (0, 0.3 * r)
     for i in np.argsort(-long, kind="stable"):
-        bow = root + d[i]*long[i]*r
-        sk.add(ribbons(root, (bow - root)[None], [.03*r], (0, 1), (1, 1)), (140, 160, 90),
-               False)
-        out = .45 if i % 3 == 1 else 1.
-        ax = (d[i]*(out, .5*out) + (0, .45 + .3*rng.random()))*calyx*r
-        pale = tone((184, 198, 134), [.84 + .2*rng.random()])
-        sk.add(ribbons(bow, ax[None], [.13*r], (0, .35, .8, 1), (.5, 1, .95, .8)), pale, False)
-        cup, yellow = ax*(.18/calyx), tone(_rgb(k, o), [.8 + .12*rng.random()])
-        if look < .5:
-            sk.add(ribbons(bow + ax*.9, 1.3*cup[None], [.19*r], *OUTLINES["bowl"]), yellow)
-        f = Tilt(bow + ax*.9 + cup, face*r, look*(.8 + .2*rng.random()), np.array([0., -1]))
-        t5 = rng.random() + np.arange(5)/5
-        rgb = tone(_rgb(k, o), _glow(rng, t5, light, .88))
-        petals(sk, f, t5, (0., 1., .5, .1), "notched" if look > .5 else "broad", rgb,
-               (ORANGE, .38))
+        bow = root + d[i] * long[i] * r
+        sk.add(ribbons(root, (bow - root)[None], [0.03 * r], (0, 1), (1, 1)), (140, 160, 90), False)
+        out = 0.45 if i % 3 == 1 else 1.0
+        ax = (d[i] * (out, 0.5 * out) + (0, 0.45 + 0.3 * rng.random())) * calyx * r
+        pale = tone((184, 198, 134), [0.84 + 0.2 * rng.random()])
+        sk.add(
+            ribbons(bow, ax[None], [0.13 * r], (0, 0.35, 0.8, 1), (0.5, 1, 0.95, 0.8)), pale, False
+        )
+        cup, yellow = ax * (0.18 / calyx), tone(_rgb(k, o), [0.8 + 0.12 * rng.random()])
+        if look < 0.5:
+            sk.add(ribbons(bow + ax * 0.9, 1.3 * cup[None], [0.19 * r], *OUTLINES["bowl"]), yellow)
+        f = Tilt(
+            bow + ax * 0.9 + cup, face * r, look * (0.8 + 0.2 * rng.random()), np.array([0.0, -1])
+        )
+        t5 = rng.random() + np.arange(5) / 5
+        rgb = tone(_rgb(k, o), _glow(rng, t5, light, 0.88))
+        petals(
+            sk,
+            f,
+            t5,
+            (0.0, 1.0, 0.5, 0.1),
+            "notched" if look > 0.5 else "broad",
+            rgb,
+            (ORANGE, 0.38),
+        )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #7374b9a3
-def draw_spike(sk, rng, k, o, light, at): # see `draw_star`; parts: half width
+def _draw_spike(sk, rng, k, o, light, at):  # see `_draw_star`; parts: half width
     "A dense dark spike with a ring of anthers."
-    r, w = at.r, k.parts[0]*at.r
-    sk.add(ribbons(at.c + (0, r), np.array([[0., -2*r]]), [w], *OUTLINES["oval"]),
-           _rgb(k, o)*.8, fall=.8)
+    r, w = at.r, k.parts[0] * at.r
+    sk.add(
+        ribbons(at.c + (0, r), np.array([[0.0, -2 * r]]), [w], *OUTLINES["oval"]),
+        _rgb(k, o) * 0.8,
+        fall=0.8,
+    )
     n = 40
-    y = -1 + 2*(np.arange(n) + .5)/n
-    p = at.c + np.stack([w*.9*np.sqrt(1 - y*y)*(2*rng.random(n) - 1), .95*r*y], -1)
-    _dots(sk, p, .09*r, tone(_rgb(k, o), .6 + .8*rng.random(n)))
+    y = -1 + 2 * (np.arange(n) + 0.5) / n
+    p = at.c + np.stack([w * 0.9 * np.sqrt(1 - y * y) * (2 * rng.random(n) - 1), 0.95 * r * y], -1)
+    _dots(sk, p, 0.09 * r, tone(_rgb(k, o), 0.6 + 0.8 * rng.random(n)))
     m = 18
-    c = at.c + (0, {"young": .45, "full": .05, "old": -.5}[o.stage]*r)
-    d = unit((np.arange(m) + rng.random(m))/m)*(1.7*w, .24*r)*(.8 + .4*rng.random((m, 1)))
-    sk.add(ribbons(c + .3*d, .7*d, np.full(m, .02*r), (0, 1), (1, 1)), (190, 184, 146))
-    _dots(sk, c + d, .08*r, tone((230, 224, 186), .76 + .24*rng.random(m)))
+    c = at.c + (0, {"young": 0.45, "full": 0.05, "old": -0.5}[o.stage] * r)
+    d = (
+        unit((np.arange(m) + rng.random(m)) / m)
+        * (1.7 * w, 0.24 * r)
+        * (0.8 + 0.4 * rng.random((m, 1)))
+    )
+    sk.add(ribbons(c + 0.3 * d, 0.7 * d, np.full(m, 0.02 * r), (0, 1), (1, 1)), (190, 184, 146))
+    _dots(sk, c + d, 0.08 * r, tone((230, 224, 186), 0.76 + 0.24 * rng.random(m)))
 
-FORMS = dict(star=draw_star, globe=draw_globe, umbel=draw_umbel, bell=draw_harebell,
-             raceme=draw_raceme,
-             cluster=draw_cluster, spike=draw_spike)
+
+FORMS = dict(
+    star=_draw_star,
+    globe=_draw_globe,
+    umbel=_draw_umbel,
+    bell=_draw_harebell,
+    raceme=_draw_raceme,
+    cluster=_draw_cluster,
+    spike=_draw_spike,
+)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #da515f6b
-def head_tilt(rng, c, r, k): # `Tilt` of a head at c, radius r; an umbel leans less
-    d = unit(.75 + (.12 if k.form == "umbel" else .3)*(rng.random() - .5))
-    return Tilt(c, r, k.view[0] + (k.view[1] - k.view[0])*rng.random(), d)
+def _head_tilt(rng, c, r, k):  # `Tilt` of a head at c, radius r; an umbel leans less
+    d = unit(0.75 + (0.12 if k.form == "umbel" else 0.3) * (rng.random() - 0.5))
+    return Tilt(c, r, k.view[0] + (k.view[1] - k.view[0]) * rng.random(), d)
 
-def side_heads(rng, stalk, n, o): # yields (3, 2) stalks of n side heads
-    e = 1 if rng.random() < .5 else -1
+
+def _side_heads(rng, stalk, n, o):  # yields (3, 2) stalks of n side heads
+    e = 1 if rng.random() < 0.5 else -1
     for i in range(n):
-        root = bend(stalk, [.45 + .2*rng.random()])[0]
-        side = e*(1, -1)[i % 2]*(1.35 + .5*rng.random())*o.size
-        top = stalk[2] + (side, (.2 + .3*i + .9*rng.random())*o.size)
-        yield np.stack([root, (root + top)/2 + (.22*side, .2*o.size), top])
+        root = _bend(stalk, [0.45 + 0.2 * rng.random()])[0]
+        side = e * (1, -1)[i % 2] * (1.35 + 0.5 * rng.random()) * o.size
+        top = stalk[2] + (side, (0.2 + 0.3 * i + 0.9 * rng.random()) * o.size)
+        yield np.stack([root, (root + top) / 2 + (0.22 * side, 0.2 * o.size), top])
 
-def draw_plant(o,     # a `Thing`, its species a key of `SPECIES`
-               rng,   # a numpy Generator
-               light, # a `Light`
-              ):      # quads (n, 4, 2) in shares of the frame, colours (n, 2, 3), is head (n,)
+
+def draw_plant(
+    o,  # a `Thing`, its species a key of `SPECIES`
+    rng,  # a numpy Generator
+    light,  # a `Light`
+):  # quads (n, 4, 2) in shares of the frame, colours (n, 2, 3), is head (n,)
     "One plant from foot to head."
-    k, sk, scale = SPECIES[o.species], Sketch(), 1/o.depth
-    foot = np.array([o.x + .16*(rng.random() - .5)*scale, o.y])
+    k, sk, scale = SPECIES[o.species], Sketch(), 1 / o.depth
+    foot = np.array([o.x + 0.16 * (rng.random() - 0.5) * scale, o.y])
     top = np.array([o.x, o.y - o.height])
-    stalk = np.stack([foot, (foot + top)/2 + (.12*(rng.random() - .5)*scale, 0), top])
-    draw_leaves(sk, rng, stalk, LEAVES[k.leaf], scale)
-    green = tone((112, 146, 70), [.9 + .2*rng.random()])[0]
-    draw_stalk(sk, stalk, k.stalk*scale, green)
-    n = k.heads[0] - 1 + int((k.heads[1] - k.heads[0] + 1)*rng.random())
-    for side in side_heads(rng, stalk, n, o):
-        draw_stalk(sk, side, .8*k.stalk*scale, green)
-        FORMS[k.form](sk, rng, k, o, light,
-                      head_tilt(rng, side[2], o.size*(.62 + .3*rng.random()), k))
-    FORMS[k.form](sk, rng, k, o, light, head_tilt(rng, top, o.size, k))
+    stalk = np.stack([foot, (foot + top) / 2 + (0.12 * (rng.random() - 0.5) * scale, 0), top])
+    _draw_leaves(sk, rng, stalk, LEAVES[k.leaf], scale)
+    green = tone((112, 146, 70), [0.9 + 0.2 * rng.random()])[0]
+    _draw_stalk(sk, stalk, k.stalk * scale, green)
+    n = k.heads[0] - 1 + int((k.heads[1] - k.heads[0] + 1) * rng.random())
+    for side in _side_heads(rng, stalk, n, o):
+        _draw_stalk(sk, side, 0.8 * k.stalk * scale, green)
+        FORMS[k.form](
+            sk, rng, k, o, light, _head_tilt(rng, side[2], o.size * (0.62 + 0.3 * rng.random()), k)
+        )
+    FORMS[k.form](sk, rng, k, o, light, _head_tilt(rng, top, o.size, k))
     return sk.done()
 
 # %% ../../nbs/datasets/01_longtail.ipynb #d1d211d9
 # in addition to the meadow's `RANGES`
-FRAME = dict(across=(.36, .64), foot=(.86, 1.06), near=(.85, 1.4), sharp=(.86, 1.18))
+FRAME = dict(across=(0.36, 0.64), foot=(0.86, 1.06), near=(0.85, 1.4), sharp=(0.86, 1.18))
 
-def grow(rng,     # a numpy Generator
-         species, # a key of `SPECIES`
-         x, y,    # position, fractions of the frame
-         camera,  # a `Camera`
-        )->Thing:
+
+def grow(
+    rng,  # a numpy Generator
+    species,  # a key of `SPECIES`
+    x,
+    y,  # position, fractions of the frame
+    camera,  # a `Camera`
+) -> Thing:
     "One plant of random age; the random numbers used do not depend on the species."
     k, s, u = SPECIES[species], float(scale_at(y, camera)), rng.random(6)
-    stage = "young" if u[0] < .2 else "old" if u[0] > .8 else "full"
-    return Thing(species, stage, x, y, size=k.size*s*(.84 + .32*u[1]),
-                 height=k.lift*s*(.86 + .28*u[2]), depth=1/s,
-                 squash=u[3], turn=u[4], tint=2*u[5] - 1)
+    stage = "young" if u[0] < 0.2 else "old" if u[0] > 0.8 else "full"
+    return Thing(
+        species,
+        stage,
+        x,
+        y,
+        size=k.size * s * (0.84 + 0.32 * u[1]),
+        height=k.lift * s * (0.86 + 0.28 * u[2]),
+        depth=1 / s,
+        squash=u[3],
+        turn=u[4],
+        tint=2 * u[5] - 1,
+    )
 
-def neighbours(rng, camera, foot): # foot: height in the frame of the main plant's foot
+
+def neighbours(rng, camera, foot):  # foot: height in the frame of the main plant's foot
     "Plants at the edges, and small ones far behind."
     names = list(SPECIES)
-    for _ in range(int(rng.random()*3.6)):
-        species, edge, u = names[int(rng.random()*len(names))], rng.random(), rng.random()
-        x = -.04 + .2*u if edge < .5 else .84 + .2*u
-        y = max(camera.horizon + .1, .15) + rng.random()*max(foot - .12
-                                                             - max(camera.horizon + .1, .15),
-                                                             0)
+    for _ in range(int(rng.random() * 3.6)):
+        species, edge, u = names[int(rng.random() * len(names))], rng.random(), rng.random()
+        x = -0.04 + 0.2 * u if edge < 0.5 else 0.84 + 0.2 * u
+        y = max(camera.horizon + 0.1, 0.15) + rng.random() * max(
+            foot - 0.12 - max(camera.horizon + 0.1, 0.15), 0
+        )
         yield grow(rng, species, x, y, camera)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #00252e13
-def sample_portrait(seed:int,    # any integer
-                    species:str, # a key of `SPECIES`
-                    **ranges,    # (low, high) that replace those of `RANGES` and `FRAME`
-                   )->Scene:
+def sample_portrait(
+    seed: int,  # any integer
+    species: str,  # a key of `SPECIES`
+    **ranges,  # (low, high) that replace those of `RANGES` and `FRAME`
+) -> Scene:
     "Sample the position of a plant, its surroundings, the camera and the light."
     if species not in SPECIES:
-        raise ValueError(f'species {species!r}: one of {", ".join(SPECIES)}')
+        raise ValueError(f"species {species!r}: one of {', '.join(SPECIES)}")
     if extra := set(ranges) - set(RANGES) - set(FRAME):
         raise TypeError(f"unknown range {sorted(extra)}")
     rng = np.random.default_rng([seed, 8])
-    v = {k: lo + (hi - lo)*rng.random() for k, (lo, hi) in (RANGES | FRAME | ranges).items()}
-    v["focus"] = v["near"]*v["sharp"]
+    v = {k: lo + (hi - lo) * rng.random() for k, (lo, hi) in (RANGES | FRAME | ranges).items()}
+    v["focus"] = v["near"] * v["sharp"]
     # so that the scale at the foot is `near`
-    v["zoom"] = v["near"]*(1 - v["horizon"])/(v["foot"] - v["horizon"])
-    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)})
-                     for cls in (Camera, Light))
+    v["zoom"] = v["near"] * (1 - v["horizon"]) / (v["foot"] - v["horizon"])
+    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)}) for cls in (Camera, Light))
     around = list(neighbours(rng, camera, v["foot"]))
     plant = grow(rng, species, v["across"], v["foot"], camera)
     return Scene(seed, 0, species, camera, light, sorted([*around, plant], key=lambda o: o.y))
 
 # %% ../../nbs/datasets/01_longtail.ipynb #cb230be5
-def arrange(scene, # a `Scene`
-            rng,   # a numpy Generator
-            px,    # width and height of the canvas
-           ):      # trapezoids (n, 6) in canvas pixels, colours (n, 2, 3), ids (n,): 2i+1 head, 2i+2 stem and leaves
+def _arrange(
+    scene,  # a `Scene`
+    rng,  # a numpy Generator
+    px,  # width and height of the canvas
+):  # trapezoids (n, 6) in canvas pixels, colours (n, 2, 3), ids (n,): 2i+1 head, 2i+2 stem and leaves
     "All shapes of an image in painting order."
     traps, rgb, key = blades(rng, scene.camera, scene.light)
-    drawn = [draw_plant(o, np.random.default_rng([scene.seed, 10, i]), scene.light)
-             for i, o in enumerate(scene.things)]
+    drawn = [
+        draw_plant(o, np.random.default_rng([scene.seed, 10, i]), scene.light)
+        for i, o in enumerate(scene.things)
+    ]
     quads, c, head = (np.concatenate(v) for v in zip(*drawn))
     n = [len(d[0]) for d in drawn]
-    ids = np.repeat(2*np.arange(len(n)) + 2, n) - head
-    front = np.repeat([o.y + .04/o.depth for o in scene.things], 3*np.array(n))
+    ids = np.repeat(2 * np.arange(len(n)) + 2, n) - head
+    front = np.repeat([o.y + 0.04 / o.depth for o in scene.things], 3 * np.array(n))
     traps, rgb = (np.concatenate(v) for v in zip((traps, rgb), trapezoids(quads, c)))
-    order = np.argsort(np.concatenate([key, front]), kind="stable")       # far ones first
-    return traps[order]*px, rgb[order], np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order]
+    order = np.argsort(np.concatenate([key, front]), kind="stable")  # far ones first
+    return (
+        traps[order] * px,
+        rgb[order],
+        np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order],
+    )
 
-def render_portrait(scene:Scene,  # from `sample_portrait`
-                    size:int=128, # width and height in pixels
-                   ):             # (size, size, 3) uint8
+
+def render_portrait(
+    scene: Scene,  # from `sample_portrait`
+    size: int = 128,  # width and height in pixels
+):  # (size, size, 3) uint8
     "Render the image of a scene."
     ss = 4
     rng = np.random.default_rng([scene.seed, 9])
-    canvas = backdrop(scene.camera, rng, size*ss)
-    paint(canvas, *arrange(scene, rng, size*ss))
-    who = (canvas >> 24)[ss//2::ss, ss//2::ss]
-    ground = scale_at((np.arange(size) + .5)/size + .04, scene.camera)[:, None]
-    scales = np.array([0.] + [1/o.depth for o in scene.things for _ in range(2)])
+    canvas = backdrop(scene.camera, rng, size * ss)
+    paint(canvas, *_arrange(scene, rng, size * ss))
+    who = (canvas >> 24)[ss // 2 :: ss, ss // 2 :: ss]
+    ground = scale_at((np.arange(size) + 0.5) / size + 0.04, scene.camera)[:, None]
+    scales = np.array([0.0] + [1 / o.depth for o in scene.things for _ in range(2)])
     soft, cast = shade(scene, rng, size)
-    scale, light = np.where(who > 0, scales[who], ground), soft*np.where(who % 2, 1, cast)
+    scale, light = np.where(who > 0, scales[who], ground), soft * np.where(who % 2, 1, cast)
     return develop(shrink(canvas, ss), scale, scene, rng, light)
 
-def portrait(seed:int,      # any integer
-             species:str,   # a key of `SPECIES`
-             size:int=128,  # width and height in pixels
-             **ranges,      # see `sample_portrait`
-            ):              # (size, size, 3) uint8
+
+def _portrait(
+    seed: int,  # any integer
+    species: str,  # a key of `SPECIES`
+    size: int = 128,  # width and height in pixels
+    **ranges,  # see `sample_portrait`
+):  # (size, size, 3) uint8
     "An image of one species."
     return render_portrait(sample_portrait(seed, species, **ranges), size)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #545a725b
-def species_counts(most:int=300, # images of the most frequent species
-                   least:int=3,  # images of the rarest species
-                  )->dict:       # {species: images in the training set}
+def _species_counts(
+    most: int = 300,  # images of the most frequent species
+    least: int = 3,  # images of the rarest species
+) -> dict:  # {species: images in the training set}
     "Images per species: a geometric decrease in the order of `SPECIES`."
     if not 1 <= least <= most:
         raise ValueError(f"counts from {most} to {least}: at least 1, and falling")
-    return {n: round(most*(least/most)**(i/(len(SPECIES) - 1))) for i, n in enumerate(SPECIES)}
+    return {
+        n: round(most * (least / most) ** (i / (len(SPECIES) - 1))) for i, n in enumerate(SPECIES)
+    }
 
 # %% ../../nbs/datasets/01_longtail.ipynb #e59d66b8
-def _shot(job): # one image, in a process of the pool
+def _shot(job):  # one image, in a process of the pool
     folder, seed, species, name, size = job
-    Image.fromarray(portrait(seed, species, size)).save(Path(folder)/name, compress_level=0)
+    Image.fromarray(_portrait(seed, species, size)).save(Path(folder) / name, compress_level=0)
 
-def species_jobs(folder, most=300, least=3, test=20, size=128, seed=0): # see `make_species`
+
+def _species_jobs(folder, most=300, least=3, test=20, size=128, seed=0):  # see `make_species`
     "The file of each image."
-    parts = dict(train=species_counts(most, least), test=dict.fromkeys(SPECIES, test))
-    files = [(n, f"{subset}/{n}/{i:04}.png") for subset in parts for n, k in parts[subset].items()
-             for i in range(k)]
-    return [(str(folder), seed*1_000_003 + i, n, name, size)
-            for i, (n, name) in enumerate(files)]
+    parts = dict(train=_species_counts(most, least), test=dict.fromkeys(SPECIES, test))
+    files = [
+        (n, f"{subset}/{n}/{i:04}.png")
+        for subset in parts
+        for n, k in parts[subset].items()
+        for i in range(k)
+    ]
+    return [(str(folder), seed * 1_000_003 + i, n, name, size) for i, (n, name) in enumerate(files)]
 
 # %% ../../nbs/datasets/01_longtail.ipynb #43f80ed3
-def is_species(folder, **recipe)->bool: # recipe: see `make_species`
+def is_species(folder, **recipe) -> bool:  # recipe: see `make_species`
     "Is this dataset there, whole, and what the code would draw today?"
     folder = Path(folder)
-    try: card = json.loads((folder/"species.json").read_text())
-    except (OSError, ValueError): return False
+    try:
+        card = json.loads((folder / "species.json").read_text())
+    except (OSError, ValueError):
+        return False
     if {k: card.get(k) for k in recipe} != recipe or card.get("digest") != meadow_digest(folder):
         return False
     with tempfile.TemporaryDirectory() as tmp:
-        jobs = [j for j in species_jobs(tmp, **recipe) if j[3] == f"train/{j[2]}/0000.png"]
+        jobs = [j for j in _species_jobs(tmp, **recipe) if j[3] == f"train/{j[2]}/0000.png"]
         for j in jobs:
-            (Path(tmp)/j[3]).parent.mkdir(parents=True)
+            (Path(tmp) / j[3]).parent.mkdir(parents=True)
             _shot(j)
-        return all((Path(tmp)/j[3]).read_bytes() == (folder/j[3]).read_bytes() for j in jobs)
+        return all((Path(tmp) / j[3]).read_bytes() == (folder / j[3]).read_bytes() for j in jobs)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #4d285998
-def make_species(folder,           # created atomically
-                 most:int=300,     # training images of the most frequent species
-                 least:int=3,      # training images of the rarest species
-                 test:int=20,      # test images of each species
-                 size:int=128,     # width and height in pixels
-                 seed:int=0,       # of the whole data set
-                 workers:int=None, # processes; None: one per core. Does not affect the bytes
-                )->str:            # the digest of the folder
+def make_species(
+    folder,  # created atomically
+    most: int = 300,  # training images of the most frequent species
+    least: int = 3,  # training images of the rarest species
+    test: int = 20,  # test images of each species
+    size: int = 128,  # width and height in pixels
+    seed: int = 0,  # of the whole data set
+    workers: int = None,  # processes; None: one per core. Does not affect the bytes
+) -> str:  # the digest of the folder
     "Draw the data set, unless it exists: train/<species>/, test/<species>/ and species.json."
-    folder, recipe = Path(folder), dict(most=most, least=least, test=test, size=size,
-                                        seed=seed)
-    if test < 1: raise ValueError(f"test={test}: at least 1")
+    folder, recipe = Path(folder), dict(most=most, least=least, test=test, size=size, seed=seed)
+    if test < 1:
+        raise ValueError(f"test={test}: at least 1")
     # raises before anything is written
-    species_jobs("", **recipe)
-    if is_species(folder, **recipe): return meadow_digest(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder/"species.json").exists():
+    _species_jobs("", **recipe)
+    if is_species(folder, **recipe):
+        return meadow_digest(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "species.json").exists():
         raise FileExistsError(f"{folder} holds something else than this dataset: not touched")
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        new = tmp/"new"
+        new = tmp / "new"
         for subset in ("train", "test"):
-            for n in SPECIES: (new/subset/n).mkdir(parents=True)
-        _shoot(species_jobs(new, **recipe), workers)
+            for n in SPECIES:
+                (new / subset / n).mkdir(parents=True)
+        _shoot(_species_jobs(new, **recipe), workers)
         digest = meadow_digest(new)
-        (new/"species.json").write_text(json.dumps(recipe | dict(digest=digest)) + "\n",
-                                        newline="\n")
-        if folder.exists(): os.replace(folder, tmp/"old")
+        (new / "species.json").write_text(
+            json.dumps(recipe | dict(digest=digest)) + "\n", newline="\n"
+        )
+        if folder.exists():
+            os.replace(folder, tmp / "old")
         os.replace(new, folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return digest
 
-def _shoot(jobs, workers): # forked on Linux, spawned by the installed module elsewhere
+
+def _shoot(jobs, workers):  # forked on Linux, spawned by the installed module elsewhere
     "Draw all images, in a process pool if possible."
     linux = sys.platform == "linux"
-    workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1),
-                  len(jobs))
-    if workers < 2 or not (linux or __name__ != "__main__"): return [_shot(j) for j in jobs]
+    workers = min(
+        workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
+    )
+    if workers < 2 or not (linux or __name__ != "__main__"):
+        return [_shot(j) for j in jobs]
     context = get_context("fork" if linux else "spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as ex:
         return list(ex.map(_shot, jobs, chunksize=8))
@@ -727,11 +978,16 @@ def _shoot(jobs, workers): # forked on Linux, spawned by the installed module el
 # of make_species(folder)
 SPECIES_DIGEST = "0d5a46e9c39cb938f404924fe3f63be17c4ce9cb3b12a9bcb43b1276635aae9a"
 
-def check_species(folder,                      # a folder of `make_species`
-                  expected:str=SPECIES_DIGEST, # the expected digest
-                 )->str:                       # '' if equal
+
+def check_species(
+    folder,  # a folder of `make_species`
+    expected: str = SPECIES_DIGEST,  # the expected digest
+) -> str:  # '' if equal
     "A one-line warning if this is not the data set behind the stated results."
     d = meadow_digest(folder)
-    if d == expected: return ""
-    return (f"{folder}: species {d[:12]} instead of {expected[:12]}, "
-            "expect figures that differ a little from the stated ones")
+    if d == expected:
+        return ""
+    return (
+        f"{folder}: species {d[:12]} instead of {expected[:12]}, "
+        "expect figures that differ a little from the stated ones"
+    )

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CLASSES', 'SPECIES', 'RANGES', 'LIFT', 'STANDS_IN', 'COVER', 'DRAW', 'MEADOW_DIGEST', 'unit', 'bell', 'smooth',
            'patches', 'trapezoids', 'paint', 'Camera', 'Light', 'Thing', 'Scene', 'scale_at', 'put', 'apart', 'beside',
-           'exchange', 'sample_scene', 'ribbons', 'tone', 'Sketch', 'draw_dandelion', 'draw_buttercup', 'draw_daisy',
-           'draw_leaf', 'draw_gravel', 'draw_plantain', 'sketch', 'blade_feet', 'blades', 'shrink', 'soften', 'shade',
-           'backdrop', 'develop', 'extent', 'alone', 'locate', 'compose', 'render', 'clear', 'take', 'meadow_jobs',
-           'meadow_digest', 'is_meadow', 'make_meadow', 'read_scenes', 'check_meadow']
+           'sample_scene', 'ribbons', 'tone', 'Sketch', 'draw_dandelion', 'draw_buttercup', 'draw_daisy', 'draw_leaf',
+           'draw_gravel', 'draw_plantain', 'sketch', 'blades', 'shrink', 'shade', 'backdrop', 'develop', 'extent',
+           'alone', 'locate', 'render', 'clear', 'take', 'meadow_digest', 'is_meadow', 'make_meadow', 'read_scenes',
+           'check_meadow']
 
 # %% ../../nbs/datasets/00_meadow.ipynb #ac308be0
 import hashlib
@@ -27,620 +27,779 @@ import numpy as np
 from PIL import Image
 
 # %% ../../nbs/datasets/00_meadow.ipynb #1ab84967
-def unit(turn # angles in turns: 0.25 is a right angle
-        ):    # (..., 2) points on the unit circle
+def unit(
+    turn,  # angles in turns: 0.25 is a right angle
+):  # (..., 2) points on the unit circle
     "Directions without sine and cosine: ((1-t²)/(1+t²), 2t/(1+t²)), one quarter of the circle at a time."
     q = np.asarray(turn, dtype=float)
-    q = (q - np.floor(q))*4
+    q = (q - np.floor(q)) * 4
     k = np.minimum(q.astype(int), 3)
     v = q - k
-    t = v*(0.785 + 0.215*v*v) # approximately tan(πv/4): evenly spaced to one per cent
-    c, s = (1 - t*t)/(1 + t*t), 2*t/(1 + t*t)
+    t = v * (0.785 + 0.215 * v * v)  # approximately tan(πv/4): evenly spaced to one per cent
+    c, s = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     return np.stack([np.choose(k, [c, -s, -c, s]), np.choose(k, [s, c, -s, -c])], -1)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #ff9c66c0
-def bell(rng,   # a numpy Generator
-         shape, # shape of the result
-        ):      # numbers of mean 0 and standard deviation 1, within ±3.47
+def bell(
+    rng,  # a numpy Generator
+    shape,  # shape of the result
+):  # numbers of mean 0 and standard deviation 1, within ±3.47
     "Approximately normal numbers: the sum of four uniform ones."
     u = rng.random((4, *shape))
-    return (u[0] + u[1] + u[2] + u[3] - 2)*math.sqrt(3)
+    return (u[0] + u[1] + u[2] + u[3] - 2) * math.sqrt(3)
 
-def smooth(x): # smoothstep: 0 below 0, 1 above 1, a cubic between
+
+def smooth(x):  # smoothstep: 0 below 0, 1 above 1, a cubic between
     "An S-curve instead of a logistic function."
     x = np.minimum(np.maximum(x, 0), 1)
-    return x*x*(3 - 2*x)
+    return x * x * (3 - 2 * x)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #1c409469
-def patches(grid, # (n, n) random values
-            x, y, # positions: arrays, the frame is 0..1 (clamped outside)
-           ):     # the blended values
+def patches(
+    grid,  # (n, n) random values
+    x,
+    y,  # positions: arrays, the frame is 0..1 (clamped outside)
+):  # the blended values
     "Value noise: a small random grid with smooth interpolation."
     n = len(grid) - 1
-    x, y = (np.minimum(np.maximum(v, 0), .9999)*n for v in (x, y))
+    x, y = (np.minimum(np.maximum(v, 0), 0.9999) * n for v in (x, y))
     i, j = y.astype(int), x.astype(int)
     u, v = smooth(x - j), smooth(y - i)
-    top = grid[i, j] + (grid[i, j+1] - grid[i, j])*u
-    low = grid[i+1, j] + (grid[i+1, j+1] - grid[i+1, j])*u
-    return top + (low - top)*v
+    top = grid[i, j] + (grid[i, j + 1] - grid[i, j]) * u
+    low = grid[i + 1, j] + (grid[i + 1, j + 1] - grid[i + 1, j]) * u
+    return top + (low - top) * v
 
 # %% ../../nbs/datasets/00_meadow.ipynb #7ea0ef82
-def trapezoids(quads, # (n, 4, 2) corners x, y of convex quadrilaterals, in order around
-               rgb,   # (n, 2, 3) colours at the top and at the bottom
-              ):      # (3n, 6): y0, y1, left at y0, left at y1, right at y0, right at y1; and (3n, 2, 3) colours
+def trapezoids(
+    quads,  # (n, 4, 2) corners x, y of convex quadrilaterals, in order around
+    rgb,  # (n, 2, 3) colours at the top and at the bottom
+):  # (3n, 6): y0, y1, left at y0, left at y1, right at y0, right at y1; and (3n, 2, 3) colours
     "Split quadrilaterals at the heights of their corners."
     a, b = quads, np.roll(quads, -1, 1)
     # (n, 4) heights of the corners
     lev = np.sort(quads[..., 1], 1)
     # (n, 1, 4) both ends of the edges
     (xa, ya), (xb, yb) = (np.moveaxis(v, -1, 0)[:, :, None] for v in (a, b))
-    y = lev[:, :, None]                                               # (n, 4, 1)
+    y = lev[:, :, None]  # (n, 4, 1)
     level = ya == yb
     # where each edge crosses each height
-    x = xa + (xb - xa)*((y - ya)/np.where(level, 1, yb - ya))
+    x = xa + (xb - xa) * ((y - ya) / np.where(level, 1, yb - ya))
     on = (np.minimum(ya, yb) <= y) & (y <= np.maximum(ya, yb))
     # a level edge gives both its ends
     lo = np.where(on, np.where(level, np.minimum(xa, xb), x), np.inf).min(2)
     hi = np.where(on, np.where(level, np.maximum(xa, xb), x), -np.inf).max(2)
-    f = ((lev - lev[:, :1])/np.maximum(lev[:, 3:] - lev[:, :1], 1e-9))[..., None]
-    c = rgb[:, :1] + (rgb[:, 1:] - rgb[:, :1])*f                      # (n, 4, 3)
+    f = ((lev - lev[:, :1]) / np.maximum(lev[:, 3:] - lev[:, :1], 1e-9))[..., None]
+    c = rgb[:, :1] + (rgb[:, 1:] - rgb[:, :1]) * f  # (n, 4, 3)
     t = np.stack([lev[:, :-1], lev[:, 1:], lo[:, :-1], lo[:, 1:], hi[:, :-1], hi[:, 1:]], -1)
     return t.reshape(-1, 6), np.stack([c[:, :-1], c[:, 1:]], 2).reshape(-1, 2, 3)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #c564d13d
-def paint(canvas, # (h, w) uint32, painted in place: red, green, blue and the id in the highest byte
-          traps,  # (n, 6) trapezoids in canvas pixels, painted in this order
-          rgb,    # (n, 2, 3) colours 0..255 at the top and at the bottom row
-          ids,    # (n,) id of the painted object, 0..255
-         ):
+def paint(
+    canvas,  # (h, w) uint32, painted in place: red, green, blue and the id in the highest byte
+    traps,  # (n, 6) trapezoids in canvas pixels, painted in this order
+    rgb,  # (n, 2, 3) colours 0..255 at the top and at the bottom row
+    ids,  # (n,) id of the painted object, 0..255
+):
     "Fill trapezoids, one run of pixels per row, later ones over earlier ones."
     h, w = canvas.shape
     y0, y1, la, lb, ra, rb = (np.ascontiguousarray(v, dtype=np.float32) for v in traps.T)
-    r0, r1 = (np.minimum(np.maximum(np.ceil(v - np.float32(.5)), 0), h).astype(np.int32)
-              for v in (y0, y1))
+    r0, r1 = (
+        np.minimum(np.maximum(np.ceil(v - np.float32(0.5)), 0), h).astype(np.int32)
+        for v in (y0, y1)
+    )
     n = np.where((np.maximum(ra, rb) <= 0) | (np.minimum(la, lb) >= w), 0, r1 - r0)
     # which trapezoid each run of pixels belongs to
     k = np.repeat(np.arange(len(n)), n)
     row = np.arange(len(k)) - (np.cumsum(n) - n - r0)[k]
-    steep = 1/np.maximum(y1 - y0, np.float32(1e-3))
+    steep = 1 / np.maximum(y1 - y0, np.float32(1e-3))
     # 0 at the top, 1 at the bottom
-    g = np.minimum((row.astype(np.float32) + np.float32(.5) - y0[k])*steep[k], 1)
-    ends = (a[k] + (b - a)[k]*g + np.float32(.5) for a, b in ((la, lb), (ra, rb)))
+    g = np.minimum((row.astype(np.float32) + np.float32(0.5) - y0[k]) * steep[k], 1)
+    ends = (a[k] + (b - a)[k] * g + np.float32(0.5) for a, b in ((la, lb), (ra, rb)))
     lo, hi = (np.minimum(np.maximum(x, 0), w).astype(np.int64) for x in ends)
     rgb, col = np.minimum(rgb, 255), ids.astype(np.uint32)[k] << 24
     for i in range(3):
         top, low = (np.ascontiguousarray(rgb[:, j, i], dtype=np.float32) for j in (0, 1))
-        col |= (top[k] + (low - top)[k]*g).astype(np.uint32) << 8*i
-    m = np.maximum(hi - lo, (lo < w) & (hi > 0))       # thin shapes keep one pixel
+        col |= (top[k] + (low - top)[k] * g).astype(np.uint32) << 8 * i
+    m = np.maximum(hi - lo, (lo < w) & (hi > 0))  # thin shapes keep one pixel
     # first pixel of the run, less the pixels before it
-    at = np.repeat(row*w + lo - (np.cumsum(m) - m), m)
+    at = np.repeat(row * w + lo - (np.cumsum(m) - m), m)
     canvas.ravel()[at + np.arange(len(at))] = np.repeat(col, m)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #2c965187
 @dataclass(frozen=True)
 class Camera:
     "The camera parameters of an image."
+
     horizon: float  # height of the horizon in the frame; negative: above the image
-    zoom: float     # enlargement
-    focus: float    # scale (1/depth) that is sharp
-    blur: float     # blur per unit of scale out of focus
-    exposure: float # brightness factor
-    warmth: float   # white balance: > 0 red up and blue down
-    vignette: float # darkening at the corners
-    noise: float    # standard deviation of the sensor noise, grey levels
+    zoom: float  # enlargement
+    focus: float  # scale (1/depth) that is sharp
+    blur: float  # blur per unit of scale out of focus
+    exposure: float  # brightness factor
+    warmth: float  # white balance: > 0 red up and blue down
+    vignette: float  # darkening at the corners
+    noise: float  # standard deviation of the sensor noise, grey levels
+
 
 @dataclass(frozen=True)
 class Light:
     "Sunlight, shade and season."
-    side: float     # where the light comes from: -1 left .. 1 right
-    height: float   # 0 low (long shadows) .. 1 overhead
-    dapple: float   # depth of the soft shade of trees and clouds
-    season: float   # 0 May .. 1 September: fewer flowers, more clocks, yellow leaves and straw
+
+    side: float  # where the light comes from: -1 left .. 1 right
+    height: float  # 0 low (long shadows) .. 1 overhead
+    dapple: float  # depth of the soft shade of trees and clouds
+    season: float  # 0 May .. 1 September: fewer flowers, more clocks, yellow leaves and straw
 
 # %% ../../nbs/datasets/00_meadow.ipynb #ca7cf2d5
 @dataclass(frozen=True)
 class Thing:
     "One plant, leaf or patch of gravel; box, pixels and visible refer to its head only."
-    species: str            # a key of `SPECIES`
-    stage: str              # flower, bud, clock; '' without stages
-    x: float                # position on the ground, fraction of the frame
+
+    species: str  # a key of `SPECIES`
+    stage: str  # flower, bud, clock; '' without stages
+    x: float  # position on the ground, fraction of the frame
     y: float
-    size: float             # radius of the head, fraction of the frame
-    height: float           # from the ground to the head, fraction of the frame
-    depth: float            # distance, 1 at the lower edge
-    squash: float           # viewing angle of the head: 1 is frontal
-    turn: float             # rotation, in turns
-    tint: float             # -1..1, position in the species' range of colour
-    leaves: bool = False    # whether leaves are visible at its foot
+    size: float  # radius of the head, fraction of the frame
+    height: float  # from the ground to the head, fraction of the frame
+    depth: float  # distance, 1 at the lower edge
+    squash: float  # viewing angle of the head: 1 is frontal
+    turn: float  # rotation, in turns
+    tint: float  # -1..1, position in the species' range of colour
+    leaves: bool = False  # whether leaves are visible at its foot
     # x0, y0, x1, y1 in pixels of the image, end exclusive; None if it is not visible
-    box: tuple|None = None
-    pixels: float = 0.      # visible area in pixels of the image
-    visible: float = 0.     # fraction of its area that is in the frame and not hidden
+    box: tuple | None = None
+    pixels: float = 0.0  # visible area in pixels of the image
+    visible: float = 0.0  # fraction of its area that is in the frame and not hidden
 
 # %% ../../nbs/datasets/00_meadow.ipynb #c039a887
 @dataclass
 class Scene:
     "The ground truth of one image."
-    seed: int               # seed of the scene
-    attempt: int            # number of rejected scenes of this seed
-    label: str              # dandelion or grass
+
+    seed: int  # seed of the scene
+    attempt: int  # number of rejected scenes of this seed
+    label: str  # dandelion or grass
     camera: Camera
     light: Light
     things: list = field(default_factory=list)
 
+
 CLASSES = "dandelion", "grass"
-SPECIES = dict(dandelion=.106, buttercup=.043, daisy=.048, leaf=.064, gravel=.085,
-               plantain=.052) # radius at depth 1
-RANGES = dict(horizon=(-.75, .12), zoom=(.8, 1.25), focus=(.45, 1.), blur=(.3, 1.7),
-              exposure=(.82, 1.14),
-              warmth=(-.07, .09), vignette=(.05, .4), noise=(1.5, 6.), side=(-1., 1.),
-              height=(.25, .9),
-              dapple=(.05, .5), season=(0., 1.))
+SPECIES = dict(
+    dandelion=0.106, buttercup=0.043, daisy=0.048, leaf=0.064, gravel=0.085, plantain=0.052
+)  # radius at depth 1
+RANGES = dict(
+    horizon=(-0.75, 0.12),
+    zoom=(0.8, 1.25),
+    focus=(0.45, 1.0),
+    blur=(0.3, 1.7),
+    exposure=(0.82, 1.14),
+    warmth=(-0.07, 0.09),
+    vignette=(0.05, 0.4),
+    noise=(1.5, 6.0),
+    side=(-1.0, 1.0),
+    height=(0.25, 0.9),
+    dapple=(0.05, 0.5),
+    season=(0.0, 1.0),
+)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #bae069cb
-def scale_at(y,      # height in the frame of a point on the ground
-             camera, # a `Camera`
-            ):       # size there, relative to the lower edge at zoom 1
+def scale_at(
+    y,  # height in the frame of a point on the ground
+    camera,  # a `Camera`
+):  # size there, relative to the lower edge at zoom 1
     "Perspective on flat ground."
-    return np.maximum((y - camera.horizon)/(1 - camera.horizon), .02)*camera.zoom
+    return np.maximum((y - camera.horizon) / (1 - camera.horizon), 0.02) * camera.zoom
 
 # %% ../../nbs/datasets/00_meadow.ipynb #5d0d2ef4
 # height of the head in radii; others lie flat
-LIFT = dict(dandelion=1.8, buttercup=4., daisy=2.6, plantain=3.6)
+LIFT = dict(dandelion=1.8, buttercup=4.0, daisy=2.6, plantain=3.6)
 
-def put(rng,      # a numpy Generator
-        species,  # a key of `SPECIES`
-        stage,    # flower, bud, clock or ''
-        camera,   # a `Camera`
-        near=.3,  # the least scale: 1 is the lower edge at zoom 1
-       )->Thing:
+
+def put(
+    rng,  # a numpy Generator
+    species,  # a key of `SPECIES`
+    stage,  # flower, bud, clock or ''
+    camera,  # a `Camera`
+    near=0.3,  # the least scale: 1 is the lower edge at zoom 1
+) -> Thing:
     "Place one object with its head in the frame and a scale of at least `near`."
     r = SPECIES[species]
-    lift = LIFT.get(species, 0.)*r*(.75 + .5*rng.random())*(1.25 if stage == "clock" else 1)
-    lo = max(camera.horizon + near*(1 - camera.horizon)/camera.zoom, .05)
+    lift = (
+        LIFT.get(species, 0.0) * r * (0.75 + 0.5 * rng.random()) * (1.25 if stage == "clock" else 1)
+    )
+    lo = max(camera.horizon + near * (1 - camera.horizon) / camera.zoom, 0.05)
     # heads, not feet, are distributed over the frame
-    head = lo + (.96 - lo)*rng.random()
-    y = (head + lift*camera.zoom*(-camera.horizon)/(1 - camera.horizon))/(1 - lift*camera.zoom/(1 - camera.horizon))
+    head = lo + (0.96 - lo) * rng.random()
+    y = (head + lift * camera.zoom * (-camera.horizon) / (1 - camera.horizon)) / (
+        1 - lift * camera.zoom / (1 - camera.horizon)
+    )
     s = float(scale_at(y, camera))
-    size = r*s*(.85 + .3*rng.random())*{"bud": .5, "clock": 1.05}.get(stage, 1.)
-    return Thing(species, stage, x=.05 + .9*rng.random(), y=y, size=size, height=lift*s,
-                 depth=1/s,
-                 squash=.56 + .44*rng.random(), turn=rng.random(), tint=2*rng.random() - 1,
-                 leaves=bool(rng.random() < .5))
+    size = r * s * (0.85 + 0.3 * rng.random()) * {"bud": 0.5, "clock": 1.05}.get(stage, 1.0)
+    return Thing(
+        species,
+        stage,
+        x=0.05 + 0.9 * rng.random(),
+        y=y,
+        size=size,
+        height=lift * s,
+        depth=1 / s,
+        squash=0.56 + 0.44 * rng.random(),
+        turn=rng.random(),
+        tint=2 * rng.random() - 1,
+        leaves=bool(rng.random() < 0.5),
+    )
 
 # %% ../../nbs/datasets/00_meadow.ipynb #caef5780
-def apart(o, p): # whether two heads do not touch
+def apart(o, p):  # whether two heads do not touch
     x, y = o.x - p.x, (o.y - o.height) - (p.y - p.height)
-    return x*x + y*y > (o.size + p.size)*(o.size + p.size)
+    return x * x + y * y > (o.size + p.size) * (o.size + p.size)
 
-def beside(rng,     # a numpy Generator
-           things,  # those already there
-           *args,   # see `put`
-           **kwargs,
-          )->Thing:
+
+def beside(
+    rng,  # a numpy Generator
+    things,  # those already there
+    *args,  # see `put`
+    **kwargs,
+) -> Thing:
     "Place an object without touching another, if twelve attempts find such a position."
     for _ in range(12):
         o = put(rng, *args, **kwargs)
-        if all(apart(o, p) for p in things): break
+        if all(apart(o, p) for p in things):
+            break
     return o
 
 # %% ../../nbs/datasets/00_meadow.ipynb #bff1b7b9
-STANDS_IN = dict(flower=("buttercup", "leaf"), clock=("daisy", "gravel"),
-                 bud=("plantain", "plantain"))
+STANDS_IN = dict(
+    flower=("buttercup", "leaf"), clock=("daisy", "gravel"), bud=("plantain", "plantain")
+)
 # coloured share of the disc
-COVER = dict(dandelion=.72, buttercup=.72, daisy=.55, leaf=.62, gravel=.5, plantain=.3)
+COVER = dict(dandelion=0.72, buttercup=0.72, daisy=0.55, leaf=0.62, gravel=0.5, plantain=0.3)
 
-def _stage(kind): return "flower" if kind in ("buttercup", "daisy") else ""
+
+def _stage(kind):
+    return "flower" if kind in ("buttercup", "daisy") else ""
+
 
 def _area(o):
-    return COVER[o.species]*o.size*o.size*(.75 if o.species in ("leaf", "gravel")
-                                           else o.squash)
+    return (
+        COVER[o.species] * o.size * o.size * (0.75 if o.species in ("leaf", "gravel") else o.squash)
+    )
 
-def exchange(rng,    # a numpy Generator
-             camera, # a `Camera`
-             o,      # the dandelion
-             things, # those already there
-            ):       # a list of things
+
+def _exchange(
+    rng,  # a numpy Generator
+    camera,  # a `Camera`
+    o,  # the dandelion
+    things,  # those already there
+):  # a list of things
     "The objects of similar colour and area that replace a dandelion in a grass scene."
     pair = STANDS_IN[o.stage]
-    lead = pair[int(rng.random() < .35)]
+    lead = pair[int(rng.random() < 0.35)]
     todo, res = _area(o), []
     while todo > 0 and len(res) < 9:
-        kind = lead if rng.random() < .8 else pair[0]
-        res.append(beside(rng, things + res, kind, _stage(kind), camera, near=.35))
-        todo -= _area(res[-1])*(.8 + .4*rng.random())
+        kind = lead if rng.random() < 0.8 else pair[0]
+        res.append(beside(rng, things + res, kind, _stage(kind), camera, near=0.35))
+        todo -= _area(res[-1]) * (0.8 + 0.4 * rng.random())
     return res
 
 # %% ../../nbs/datasets/00_meadow.ipynb #dbca92f4
-def sample_scene(seed:int,            # any integer
-                 label:str|None=None, # dandelion, grass, or None: random
-                 attempt:int=0,       # another scene of the same seed
-                 **ranges,            # (low, high) that replace those of `RANGES`
-                )->Scene:
+def sample_scene(
+    seed: int,  # any integer
+    label: str | None = None,  # dandelion, grass, or None: random
+    attempt: int = 0,  # another scene of the same seed
+    **ranges,  # (low, high) that replace those of `RANGES`
+) -> Scene:
     "Sample the objects, the camera and the light of a scene."
     if extra := set(ranges) - set(RANGES):
         raise TypeError(f"unknown range {sorted(extra)}: one of {sorted(RANGES)}")
     rng = np.random.default_rng([seed, attempt])
-    coin = CLASSES[int(rng.random() < .5)]
-    v = {k: lo + (hi - lo)*rng.random() for k, (lo, hi) in (RANGES | ranges).items()}
-    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)})
-                     for cls in (Camera, Light))
+    coin = CLASSES[int(rng.random() < 0.5)]
+    v = {k: lo + (hi - lo) * rng.random() for k, (lo, hi) in (RANGES | ranges).items()}
+    camera, light = (cls(**{f.name: v[f.name] for f in fields(cls)}) for cls in (Camera, Light))
     label = label or coin
-    if label not in CLASSES: raise ValueError(f"label {label!r}: one of {CLASSES}")
+    if label not in CLASSES:
+        raise ValueError(f"label {label!r}: one of {CLASSES}")
     things = []
-    for i in range(1 + int(rng.integers(0, 4)*rng.random())):        # mostly one or two
+    for i in range(1 + int(rng.integers(0, 4) * rng.random())):  # mostly one or two
         u = rng.random()
-        stage = "clock" if u < .12 + .35*light.season else "bud" if i and u > .85 else "flower"
-        o = beside(rng, things, "dandelion", stage, camera, near=.3 if i else .5)
-        things += [o] if label == "dandelion" else exchange(rng, camera, o, things)
-    for kind, most in dict(buttercup=4, daisy=4, leaf=1 + 3*light.season, gravel=1.5, plantain=2.5).items():
-        if rng.random() < .45:
-            n = 1 + int(most*rng.random())
-            for _ in range(n): things.append(beside(rng, things, kind, _stage(kind), camera))
+        stage = "clock" if u < 0.12 + 0.35 * light.season else "bud" if i and u > 0.85 else "flower"
+        o = beside(rng, things, "dandelion", stage, camera, near=0.3 if i else 0.5)
+        things += [o] if label == "dandelion" else _exchange(rng, camera, o, things)
+    for kind, most in dict(
+        buttercup=4, daisy=4, leaf=1 + 3 * light.season, gravel=1.5, plantain=2.5
+    ).items():
+        if rng.random() < 0.45:
+            n = 1 + int(most * rng.random())
+            for _ in range(n):
+                things.append(beside(rng, things, kind, _stage(kind), camera))
     return Scene(seed, attempt, label, camera, light, sorted(things, key=lambda o: o.y))
 
 # %% ../../nbs/datasets/00_meadow.ipynb #ce5394fc
-def ribbons(root,   # (n, 2) or (2,) where they begin
-            ax,     # (n, 2) direction, as long as the ribbon
-            wide,   # (n,) half width at its widest
-            along,  # (m,) stations from 0 to 1 along the axis
-            widths, # (m,) width at each station, relative to `wide`
-           ):       # (n*(m-1), 4, 2) quadrilaterals
+def ribbons(
+    root,  # (n, 2) or (2,) where they begin
+    ax,  # (n, 2) direction, as long as the ribbon
+    wide,  # (n,) half width at its widest
+    along,  # (m,) stations from 0 to 1 along the axis
+    widths,  # (m,) width at each station, relative to `wide`
+):  # (n*(m-1), 4, 2) quadrilaterals
     "Quadrilaterals along an axis: petals, rays, leaves, stems."
     n = len(ax)
     root = np.broadcast_to(root, (n, 2))[:, None]
-    d = np.sqrt(ax[:, :1]*ax[:, :1] + ax[:, 1:]*ax[:, 1:]) + 1e-9
-    side = (np.stack([-ax[:, 1], ax[:, 0]], -1)/d*np.reshape(wide, (-1, 1)))[:, None]
-    mid = root + ax[:, None]*np.asarray(along)[:, None]
-    a, b = mid - side*np.asarray(widths)[:, None], mid + side*np.asarray(widths)[:, None]
+    d = np.sqrt(ax[:, :1] * ax[:, :1] + ax[:, 1:] * ax[:, 1:]) + 1e-9
+    side = (np.stack([-ax[:, 1], ax[:, 0]], -1) / d * np.reshape(wide, (-1, 1)))[:, None]
+    mid = root + ax[:, None] * np.asarray(along)[:, None]
+    a, b = mid - side * np.asarray(widths)[:, None], mid + side * np.asarray(widths)[:, None]
     return np.stack([a[:, :-1], a[:, 1:], b[:, 1:], b[:, :-1]], 2).reshape(-1, 4, 2)
 
-def tone(rgb, light): # a colour times brightness factors: (3,), (n,) -> (n, 3)
+
+def tone(rgb, light):  # a colour times brightness factors: (3,), (n,) -> (n, 3)
     "Brighter and darker versions of a colour."
-    return np.minimum(np.asarray(rgb, dtype=float)*np.reshape(light, (-1, 1)), 255)
+    return np.minimum(np.asarray(rgb, dtype=float) * np.reshape(light, (-1, 1)), 255)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #bcfaa712
 class Sketch:
     "Quadrilaterals in painting order."
-    def __init__(self): self.quads, self.rgb, self.head = [], [], []
-    def add(self, quads, rgb, head=True, fall=.82): # fall: brightness of the lower end
+
+    def __init__(self):
+        self.quads, self.rgb, self.head = [], [], []
+
+    def add(self, quads, rgb, head=True, fall=0.82):  # fall: brightness of the lower end
         n = len(quads)
-        rgb = np.broadcast_to(rgb, (n, 3)) if np.ndim(rgb) < 2 or len(rgb) == n else np.repeat(rgb, n//len(rgb), 0)
+        rgb = (
+            np.broadcast_to(rgb, (n, 3))
+            if np.ndim(rgb) < 2 or len(rgb) == n
+            else np.repeat(rgb, n // len(rgb), 0)
+        )
         self.quads.append(quads)
         self.head.append(np.full(n, head))
-        self.rgb.append(np.stack([rgb, rgb*fall], 1))
-    def disc(self, c, rx, ry, rgb, head=True, fall=.82):
-        o = unit((np.arange(8) + .5)/8)*(rx, ry) + c
+        self.rgb.append(np.stack([rgb, rgb * fall], 1))
+
+    def disc(self, c, rx, ry, rgb, head=True, fall=0.82):
+        o = unit((np.arange(8) + 0.5) / 8) * (rx, ry) + c
         # of the four heights where the slabs meet
-        light = 1 - (1 - fall)*np.array([0, .29, .71, 1])
+        light = 1 - (1 - fall) * np.array([0, 0.29, 0.71, 1])
         self.quads.append(o[[[6, 7, 4, 5], [7, 0, 3, 4], [0, 1, 2, 3]]])
         self.head.append(np.full(3, head))
-        self.rgb.append(np.reshape(rgb, (1, 1, 3))*np.stack([light[:-1], light[1:]], -1)[..., None])
+        self.rgb.append(
+            np.reshape(rgb, (1, 1, 3)) * np.stack([light[:-1], light[1:]], -1)[..., None]
+        )
+
     def done(self):
         return np.concatenate(self.quads), np.concatenate(self.rgb), np.concatenate(self.head)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #2a9272fe
-def _stem(sk, o, c, rgb, wide=.09):
+def _stem(sk, o, c, rgb, wide=0.09):
     "From the ground to the head, slightly bent."
     foot = np.array([o.x, o.y])
-    mid = (foot + c)/2 + ((o.turn - .5)*.3*o.size, 0)
+    mid = (foot + c) / 2 + ((o.turn - 0.5) * 0.3 * o.size, 0)
     for a, b in ((foot, mid), (mid, c)):
-        sk.add(ribbons(a, (b - a)[None], [wide*o.size], (0, 1), (1, .9)), rgb, False, .8)
+        sk.add(ribbons(a, (b - a)[None], [wide * o.size], (0, 1), (1, 0.9)), rgb, False, 0.8)
+
 
 def _rosette(sk, rng, o, rgb, along, widths, wide):
     "Leaves that lie around the foot of the stem."
     n = 5 + int(rng.integers(0, 4))
-    d = unit(o.turn + (np.arange(n) + .5*rng.random(n))/n)*(1, .45)
-    ax = d*o.size*(1.5 + .9*rng.random(n))[:, None]
-    quads = ribbons((o.x, o.y), ax, np.full(n, wide*o.size), along, widths)
-    sk.add(quads, tone(rgb, .75 + .45*rng.random(n)), False, .85)
+    d = unit(o.turn + (np.arange(n) + 0.5 * rng.random(n)) / n) * (1, 0.45)
+    ax = d * o.size * (1.5 + 0.9 * rng.random(n))[:, None]
+    quads = ribbons((o.x, o.y), ax, np.full(n, wide * o.size), along, widths)
+    sk.add(quads, tone(rgb, 0.75 + 0.45 * rng.random(n)), False, 0.85)
+
 
 def _star(o, c, turns, inner, outer):
     "Root and axis of rays that run from `inner` to `outer` radii in the tilted disc of the head."
-    d = unit(turns)*(1, o.squash)
-    return c + d*o.size*np.reshape(inner, (-1, 1)), d*o.size*np.reshape(outer - inner, (-1, 1))
+    d = unit(turns) * (1, o.squash)
+    return c + d * o.size * np.reshape(inner, (-1, 1)), d * o.size * np.reshape(
+        outer - inner, (-1, 1)
+    )
 
 # %% ../../nbs/datasets/00_meadow.ipynb #61633677
-def _lit(turns, light): # brighter on the sunny side
+def _lit(turns, light):  # brighter on the sunny side
     d = unit(turns)
-    return 1 + .13*(d[:, 0]*light.side - d[:, 1]*light.height)
+    return 1 + 0.13 * (d[:, 0] * light.side - d[:, 1] * light.height)
+
 
 def draw_dandelion(sk, rng, o, light):
     "A flower, a clock or a bud."
     c = np.array([o.x, o.y - o.height])
     if o.leaves:
-        teeth = (0, .2, .3, .48, .56, .76, .82, 1), (.3, .75, .35, 1, .45, 1.15, .7, 0)
-        _rosette(sk, rng, o, (74, 122, 44), *teeth, .26)
+        teeth = (0, 0.2, 0.3, 0.48, 0.56, 0.76, 0.82, 1), (0.3, 0.75, 0.35, 1, 0.45, 1.15, 0.7, 0)
+        _rosette(sk, rng, o, (74, 122, 44), *teeth, 0.26)
     _stem(sk, o, c, (150, 160, 88))
     {"flower": _flower, "clock": _clock, "bud": _bud}[o.stage](sk, rng, o, light, c)
 
+
 def _flower(sk, rng, o, light, c):
-    yellow, deep = (247 + 5*o.tint, 202 + 16*o.tint, 22 + 10*o.tint), (239, 174 + 13*o.tint, 12)
-    turns = (np.arange(9) + rng.random(9))/9
-    root, ax = _star(o, c + (0, .1*o.size), turns, .3, .98)
-    green = tone((84, 122, 50), .8 + .3*rng.random(9))
-    sk.add(ribbons(root, ax, np.full(9, .1*o.size), (0, .6, 1), (1, 1, 0)), green, False)
-    sk.disc(c, .62*o.size, .62*o.size*o.squash, tone(deep, .78))
-    crowns = (22, .3, 1., .105, yellow), (19, .2, .78, .09, yellow), (14, .1, .52, .075, deep), (9, 0, .3, .07, deep)
+    yellow, deep = (
+        (247 + 5 * o.tint, 202 + 16 * o.tint, 22 + 10 * o.tint),
+        (239, 174 + 13 * o.tint, 12),
+    )
+    turns = (np.arange(9) + rng.random(9)) / 9
+    root, ax = _star(o, c + (0, 0.1 * o.size), turns, 0.3, 0.98)
+    green = tone((84, 122, 50), 0.8 + 0.3 * rng.random(9))
+    sk.add(ribbons(root, ax, np.full(9, 0.1 * o.size), (0, 0.6, 1), (1, 1, 0)), green, False)
+    sk.disc(c, 0.62 * o.size, 0.62 * o.size * o.squash, tone(deep, 0.78))
+    crowns = (
+        (22, 0.3, 1.0, 0.105, yellow),
+        (19, 0.2, 0.78, 0.09, yellow),
+        (14, 0.1, 0.52, 0.075, deep),
+        (9, 0, 0.3, 0.07, deep),
+    )
     for n, inner, outer, wide, rgb in crowns:
-        t = o.turn + (np.arange(n) + .5*rng.random(n))/n
-        root, ax = _star(o, c - (0, .10*o.size*(1 - outer)), t, inner,
-                         outer*(.86 + .2*rng.random(n)))
-        glow = (.86 + .2*rng.random(n))*_lit(t, light)
-        sk.add(ribbons(root, ax, np.full(n, wide*o.size), (0, .75, 1), (.5, 1, .72)),
-               tone(rgb, glow), fall=.95)
+        t = o.turn + (np.arange(n) + 0.5 * rng.random(n)) / n
+        root, ax = _star(
+            o, c - (0, 0.10 * o.size * (1 - outer)), t, inner, outer * (0.86 + 0.2 * rng.random(n))
+        )
+        glow = (0.86 + 0.2 * rng.random(n)) * _lit(t, light)
+        sk.add(
+            ribbons(root, ax, np.full(n, wide * o.size), (0, 0.75, 1), (0.5, 1, 0.72)),
+            tone(rgb, glow),
+            fall=0.95,
+        )
+
 
 def _clock(sk, rng, o, light, c):
     r = o.size
-    sk.disc(c, .12*r, .12*r, (120, 104, 70))
+    sk.disc(c, 0.12 * r, 0.12 * r, (120, 104, 70))
     n = 74
-    t = o.turn + (np.arange(n)*.381966) # the golden angle spreads them evenly
-    far = np.sqrt((np.arange(n) + 1)/n)
-    tip = c + unit(t)*(r*far*(.9 + .1*rng.random(n)))[:, None]
-    a = c + (tip - c)*.15
-    white = np.array((226, 228, 220)) + 10*o.tint
-    glow = (.74 + .22*rng.random(n))*_lit(t, light)
-    sk.add(ribbons(a, tip - a, np.full(n, .010*r), (0, 1), (1, 1)), tone(white, glow*.72),
-           fall=.95)
+    t = o.turn + (np.arange(n) * 0.381966)  # the golden angle spreads them evenly
+    far = np.sqrt((np.arange(n) + 1) / n)
+    tip = c + unit(t) * (r * far * (0.9 + 0.1 * rng.random(n)))[:, None]
+    a = c + (tip - c) * 0.15
+    white = np.array((226, 228, 220)) + 10 * o.tint
+    glow = (0.74 + 0.22 * rng.random(n)) * _lit(t, light)
+    sk.add(
+        ribbons(a, tip - a, np.full(n, 0.010 * r), (0, 1), (1, 1)),
+        tone(white, glow * 0.72),
+        fall=0.95,
+    )
     # each umbrella is three crossed hairs
     for k in range(3):
-        d = unit(t + k/6 + .1*rng.random(n))*(.19*r)
-        sk.add(ribbons(tip - d, 2*d, np.full(n, .016*r), (0, .5, 1), (.4, 1, .4)),
-               tone(white, glow), fall=1.)
+        d = unit(t + k / 6 + 0.1 * rng.random(n)) * (0.19 * r)
+        sk.add(
+            ribbons(tip - d, 2 * d, np.full(n, 0.016 * r), (0, 0.5, 1), (0.4, 1, 0.4)),
+            tone(white, glow),
+            fall=1.0,
+        )
+
 
 def _bud(sk, rng, o, light, c):
     r = o.size
-    sk.disc(c, .72*r, r, (92, 128, 58))
+    sk.disc(c, 0.72 * r, r, (92, 128, 58))
     n = 7
-    x = (np.arange(n) - 3)/3.5
-    up = np.stack([x*.35*r, np.full(n, -1.5*r) - .2*r*rng.random(n)], -1)
-    sk.add(ribbons(c + np.stack([x*.6*r, np.full(n, .5*r)], -1), up, np.full(n, .17*r),
-                   (0, .5, 1), (.8, 1, .1)),
-           tone((104, 140, 64), .75 + .4*rng.random(n)))
-    tuft = np.array([[-.12, -.5], [.02, -.6], [.14, -.48]])*r
-    sk.add(ribbons(c - (0, .75*r), tuft, np.full(3, .13*r), (0, 1), (1, .5)), (238, 196, 40))
+    x = (np.arange(n) - 3) / 3.5
+    up = np.stack([x * 0.35 * r, np.full(n, -1.5 * r) - 0.2 * r * rng.random(n)], -1)
+    sk.add(
+        ribbons(
+            c + np.stack([x * 0.6 * r, np.full(n, 0.5 * r)], -1),
+            up,
+            np.full(n, 0.17 * r),
+            (0, 0.5, 1),
+            (0.8, 1, 0.1),
+        ),
+        tone((104, 140, 64), 0.75 + 0.4 * rng.random(n)),
+    )
+    tuft = np.array([[-0.12, -0.5], [0.02, -0.6], [0.14, -0.48]]) * r
+    sk.add(ribbons(c - (0, 0.75 * r), tuft, np.full(3, 0.13 * r), (0, 1), (1, 0.5)), (238, 196, 40))
 
 # %% ../../nbs/datasets/00_meadow.ipynb #fc83fe95
 def draw_buttercup(sk, rng, o, light):
     "Five broad petals with a gloss."
     c = np.array([o.x, o.y - o.height])
-    _stem(sk, o, c, (104, 142, 62), .07)
-    t = o.turn + (np.arange(5) + .15*rng.random(5))/5
-    root, ax = _star(o, c, t, .06, .94 + .12*rng.random(5))
-    yellow, deep = (247 + 5*o.tint, 198 + 20*o.tint, 20 + 10*o.tint), (240, 178 + 16*o.tint, 14)
-    glow = (.86 + .16*rng.random(5))*_lit(t, light)
-    petals = ribbons(root, ax, np.full(5, .46*o.size), (0, .35, .72, .92, 1),
-                     (.25, .8, 1, .74, .3))
-    sk.add(petals, tone(yellow, glow), fall=.93)
-    gloss = ribbons(root + ax*.45, ax*.3, np.full(5, .16*o.size), (0, .5, 1), (.3, 1, .3))
-    sk.add(gloss, tone(yellow, glow*1.07), fall=.97)
-    heart = ribbons(c, unit(t + .1)*(1, o.squash)*o.size*.42, np.full(5, .2*o.size), (0, 1),
-                    (1, .6))
-    sk.add(heart, tone(deep, glow), fall=.95)
-    sk.disc(c, .2*o.size, .17*o.size*o.squash, (206, 164, 26))
+    _stem(sk, o, c, (104, 142, 62), 0.07)
+    t = o.turn + (np.arange(5) + 0.15 * rng.random(5)) / 5
+    root, ax = _star(o, c, t, 0.06, 0.94 + 0.12 * rng.random(5))
+    yellow, deep = (
+        (247 + 5 * o.tint, 198 + 20 * o.tint, 20 + 10 * o.tint),
+        (240, 178 + 16 * o.tint, 14),
+    )
+    glow = (0.86 + 0.16 * rng.random(5)) * _lit(t, light)
+    petals = ribbons(
+        root, ax, np.full(5, 0.46 * o.size), (0, 0.35, 0.72, 0.92, 1), (0.25, 0.8, 1, 0.74, 0.3)
+    )
+    sk.add(petals, tone(yellow, glow), fall=0.93)
+    gloss = ribbons(
+        root + ax * 0.45, ax * 0.3, np.full(5, 0.16 * o.size), (0, 0.5, 1), (0.3, 1, 0.3)
+    )
+    sk.add(gloss, tone(yellow, glow * 1.07), fall=0.97)
+    heart = ribbons(
+        c, unit(t + 0.1) * (1, o.squash) * o.size * 0.42, np.full(5, 0.2 * o.size), (0, 1), (1, 0.6)
+    )
+    sk.add(heart, tone(deep, glow), fall=0.95)
+    sk.disc(c, 0.2 * o.size, 0.17 * o.size * o.squash, (206, 164, 26))
+
 
 def draw_daisy(sk, rng, o, light):
     "White rays around a yellow eye."
     c = np.array([o.x, o.y - o.height])
-    _stem(sk, o, c, (98, 134, 66), .06)
+    _stem(sk, o, c, (98, 134, 66), 0.06)
     n = 15 + int(rng.integers(0, 5))
-    t = o.turn + (np.arange(n) + .4*rng.random(n))/n
-    root, ax = _star(o, c, t, .2, .9 + .15*rng.random(n))
-    white = tone(np.array((234, 235, 228)) + 10*o.tint,
-                 (.78 + .2*rng.random(n))*_lit(t, light))
-    sk.add(ribbons(root, ax, np.full(n, .115*o.size), (0, .7, 1), (.6, 1, .4)), white,
-           fall=.95)
-    sk.disc(c, .31*o.size, .31*o.size*o.squash, (236, 188, 30), fall=.8)
+    t = o.turn + (np.arange(n) + 0.4 * rng.random(n)) / n
+    root, ax = _star(o, c, t, 0.2, 0.9 + 0.15 * rng.random(n))
+    white = tone(
+        np.array((234, 235, 228)) + 10 * o.tint, (0.78 + 0.2 * rng.random(n)) * _lit(t, light)
+    )
+    sk.add(
+        ribbons(root, ax, np.full(n, 0.115 * o.size), (0, 0.7, 1), (0.6, 1, 0.4)), white, fall=0.95
+    )
+    sk.disc(c, 0.31 * o.size, 0.31 * o.size * o.squash, (236, 188, 30), fall=0.8)
+
 
 def draw_leaf(sk, rng, o, light):
     "A fallen leaf: two halves and a midrib."
-    d = unit(o.turn)*(1, .4 + .5*o.squash)*o.size
-    root = np.array([o.x, o.y - .15*o.size]) - d
-    rgb = np.array((243 + 6*o.tint, 190 + 22*o.tint, 24 + 12*o.tint))
-    q = ribbons(root, 2*d[None], [.52*o.size], (0, .15, .4, .7, 1), (.1, .7, 1, .72, 0))
-    sk.add(q, tone(rgb, .92 + .12*rng.random(len(q))), fall=.9)
+    d = unit(o.turn) * (1, 0.4 + 0.5 * o.squash) * o.size
+    root = np.array([o.x, o.y - 0.15 * o.size]) - d
+    rgb = np.array((243 + 6 * o.tint, 190 + 22 * o.tint, 24 + 12 * o.tint))
+    q = ribbons(root, 2 * d[None], [0.52 * o.size], (0, 0.15, 0.4, 0.7, 1), (0.1, 0.7, 1, 0.72, 0))
+    sk.add(q, tone(rgb, 0.92 + 0.12 * rng.random(len(q))), fall=0.9)
     half = q.copy()
-    half[:, 2:] = (q[:, 2:] + q[:, 1::-1])/2
-    sk.add(half, tone(rgb, .84), fall=.9)
-    sk.add(ribbons(root - .25*d, 2.2*d[None], [.03*o.size], (0, 1), (1, .4)), (176, 132, 40))
+    half[:, 2:] = (q[:, 2:] + q[:, 1::-1]) / 2
+    sk.add(half, tone(rgb, 0.84), fall=0.9)
+    sk.add(
+        ribbons(root - 0.25 * d, 2.2 * d[None], [0.03 * o.size], (0, 1), (1, 0.4)), (176, 132, 40)
+    )
 
 # %% ../../nbs/datasets/00_meadow.ipynb #dd957a3a
 def draw_gravel(sk, rng, o, light):
     "A handful of pebbles."
     n = 14 + int(rng.integers(0, 12))
-    at = unit(rng.random(n))*(np.sqrt(rng.random(n))*1.25)[:, None]*(1, .5)*o.size + (o.x, o.y)
+    at = unit(rng.random(n)) * (np.sqrt(rng.random(n)) * 1.25)[:, None] * (1, 0.5) * o.size + (
+        o.x,
+        o.y,
+    )
     for p in at[np.argsort(at[:, 1])]:
-        r = o.size*(.12 + .17*rng.random())
-        g = 146 + 72*rng.random()
-        sk.disc(p, r*1.15, r*.85, np.array((g, g*.985, g*.95)), fall=.7)
-        sk.disc(p - (-.25*r*light.side, .25*r), r*.6, r*.36,
-                np.minimum(np.array((g, g, g*.98))*1.14, 250.), fall=.95)
+        r = o.size * (0.12 + 0.17 * rng.random())
+        g = 146 + 72 * rng.random()
+        sk.disc(p, r * 1.15, r * 0.85, np.array((g, g * 0.985, g * 0.95)), fall=0.7)
+        sk.disc(
+            p - (-0.25 * r * light.side, 0.25 * r),
+            r * 0.6,
+            r * 0.36,
+            np.minimum(np.array((g, g, g * 0.98)) * 1.14, 250.0),
+            fall=0.95,
+        )
+
 
 def draw_plantain(sk, rng, o, light):
     "Smooth leaves and a brown spike."
-    _rosette(sk, rng, o, (84, 130, 56), (0, .3, .6, .85, 1), (.2, .8, 1, .6, 0), .3)
+    _rosette(sk, rng, o, (84, 130, 56), (0, 0.3, 0.6, 0.85, 1), (0.2, 0.8, 1, 0.6, 0), 0.3)
     c = np.array([o.x, o.y - o.height])
-    _stem(sk, o, c, (110, 140, 70), .06)
-    sk.disc(c, .26*o.size, .62*o.size, (118, 106, 58))
+    _stem(sk, o, c, (110, 140, 70), 0.06)
+    sk.disc(c, 0.26 * o.size, 0.62 * o.size, (118, 106, 58))
     n = 8
-    t = (np.arange(n) + rng.random(n))/n
-    sk.add(ribbons(c, unit(t)*(.42, .7)*o.size, np.full(n, .03*o.size), (0, 1), (1, 1)),
-           (212, 204, 160))
+    t = (np.arange(n) + rng.random(n)) / n
+    sk.add(
+        ribbons(c, unit(t) * (0.42, 0.7) * o.size, np.full(n, 0.03 * o.size), (0, 1), (1, 1)),
+        (212, 204, 160),
+    )
 
-DRAW = dict(dandelion=draw_dandelion, buttercup=draw_buttercup, daisy=draw_daisy,
-            leaf=draw_leaf, gravel=draw_gravel, plantain=draw_plantain)
+
+DRAW = dict(
+    dandelion=draw_dandelion,
+    buttercup=draw_buttercup,
+    daisy=draw_daisy,
+    leaf=draw_leaf,
+    gravel=draw_gravel,
+    plantain=draw_plantain,
+)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #74a07fd0
-def sketch(o,       # a `Thing`
-           rng,     # a numpy Generator
-           light,   # a `Light`
-          ):        # quads (n, 4, 2) in shares of the frame, colours (n, 2, 3), is head (n,)
+def sketch(
+    o,  # a `Thing`
+    rng,  # a numpy Generator
+    light,  # a `Light`
+):  # quads (n, 4, 2) in shares of the frame, colours (n, 2, 3), is head (n,)
     "Draw one object as quadrilaterals."
     sk = Sketch()
     DRAW[o.species](sk, rng, o, light)
     return sk.done()
 
 # %% ../../nbs/datasets/00_meadow.ipynb #7e49ed9f
-def blade_feet(rng,    # a numpy Generator
-               camera, # a `Camera`
-              ):       # x, y and scale, (n,) each
+def _blade_feet(
+    rng,  # a numpy Generator
+    camera,  # a `Camera`
+):  # x, y and scale, (n,) each
     "Positions of the blades: x, y and the local scale, far rows first."
-    y, rows = max(camera.horizon + .01, -.01), []
+    y, rows = max(camera.horizon + 0.01, -0.01), []
     while y < 1.3:
-        s = max(float(scale_at(y, camera)), .2)
-        n = int(1.1/(.021*s)) + 1
+        s = max(float(scale_at(y, camera)), 0.2)
+        n = int(1.1 / (0.021 * s)) + 1
         rows.append((y, s, n))
-        y += .05*s
+        y += 0.05 * s
     y, s, n = np.array(rows).T
     n = n.astype(int)
-    x = rng.random(n.sum())*1.1 - .05
+    x = rng.random(n.sum()) * 1.1 - 0.05
     s = np.repeat(s, n)
-    return x, np.repeat(y, n) + .05*s*(rng.random(n.sum()) - .5), s
+    return x, np.repeat(y, n) + 0.05 * s * (rng.random(n.sum()) - 0.5), s
 
 # %% ../../nbs/datasets/00_meadow.ipynb #d0313a83
-def blades(rng,    # a numpy Generator
-           camera, # a `Camera`
-           light,  # a `Light`
-          ):       # trapezoids (n, 6), colours (n, 2, 3), feet (n,)
+def blades(
+    rng,  # a numpy Generator
+    camera,  # a `Camera`
+    light,  # a `Light`
+):  # trapezoids (n, 6), colours (n, 2, 3), feet (n,)
     "All the grass of a scene."
-    x, y, s = blade_feet(rng, camera)
+    x, y, s = _blade_feet(rng, camera)
     n = len(x)
     # areas of dark and long grass
     lush = patches(rng.random((5, 5)), x, y)
-    tall = s*(.09 + .13*rng.random(n))*(.7 + .5*lush)
-    lean = (bell(rng, (n,))*.42 + .12*light.side)*tall
-    wide = s*(.0045 + .004*rng.random(n))
-    mix, dry = rng.random(n), rng.random(n) < .03 + .09*light.season
-    tip = np.array((128., 176, 62)) + (mix*(1 - lush*.7))[:, None]*np.array((62., 34, 12))
-    tip = tip - (lush*.8)[:, None]*np.array((46., 34, 4))
-    tip = np.where(dry[:, None], np.array((196., 178, 112)), tip)
-    facing = np.minimum(np.maximum(-lean*light.side/tall, -1), 1)
-    tip = tip*(.80 + .30*rng.random(n) + .2*facing)[:, None]
-    haze = np.minimum(np.maximum(.45 - s, 0), .4)[:, None]           # far grass is paler
-    foot = tip*.42*(1 - haze) + haze*np.array((120., 142, 88))
-    tip = tip*(1 - haze) + haze*np.array((150., 170, 104))
-    belly = foot + (tip - foot)*.62
-    xm, ym, xt, yt = x + lean*.35, y - tall*.6, x + lean, y - tall
+    tall = s * (0.09 + 0.13 * rng.random(n)) * (0.7 + 0.5 * lush)
+    lean = (bell(rng, (n,)) * 0.42 + 0.12 * light.side) * tall
+    wide = s * (0.0045 + 0.004 * rng.random(n))
+    mix, dry = rng.random(n), rng.random(n) < 0.03 + 0.09 * light.season
+    tip = np.array((128.0, 176, 62)) + (mix * (1 - lush * 0.7))[:, None] * np.array((62.0, 34, 12))
+    tip = tip - (lush * 0.8)[:, None] * np.array((46.0, 34, 4))
+    tip = np.where(dry[:, None], np.array((196.0, 178, 112)), tip)
+    facing = np.minimum(np.maximum(-lean * light.side / tall, -1), 1)
+    tip = tip * (0.80 + 0.30 * rng.random(n) + 0.2 * facing)[:, None]
+    haze = np.minimum(np.maximum(0.45 - s, 0), 0.4)[:, None]  # far grass is paler
+    foot = tip * 0.42 * (1 - haze) + haze * np.array((120.0, 142, 88))
+    tip = tip * (1 - haze) + haze * np.array((150.0, 170, 104))
+    belly = foot + (tip - foot) * 0.62
+    xm, ym, xt, yt = x + lean * 0.35, y - tall * 0.6, x + lean, y - tall
     t = np.empty((n, 2, 6))
     c = np.empty((n, 2, 2, 3))
-    t[:, 0] = np.stack([ym, y, xm - wide*.8, x - wide, xm + wide*.8, x + wide], -1)
-    t[:, 1] = np.stack([yt, ym, xt, xm - wide*.8, xt, xm + wide*.8], -1)
+    t[:, 0] = np.stack([ym, y, xm - wide * 0.8, x - wide, xm + wide * 0.8, x + wide], -1)
+    t[:, 1] = np.stack([yt, ym, xt, xm - wide * 0.8, xt, xm + wide * 0.8], -1)
     c[:, 0, 0] = c[:, 1, 1] = belly
     c[:, 0, 1] = foot
     c[:, 1, 0] = tip
     return t.reshape(-1, 6), c.reshape(-1, 2, 3), np.repeat(y, 2)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #742be4b2
-def shrink(canvas, # (h*k, w*k) uint32, as painted
-           k,      # painted pixels per image pixel and axis
-          ):       # (h, w, 3) float64 colours 0..255
+def shrink(
+    canvas,  # (h*k, w*k) uint32, as painted
+    k,  # painted pixels per image pixel and axis
+):  # (h, w, 3) float64 colours 0..255
     "Average blocks of k x k pixels, two colours at a time in one integer."
-    even, odd = canvas & 0xff00ff, (canvas >> 8) & 0xff
+    even, odd = canvas & 0xFF00FF, (canvas >> 8) & 0xFF
     a, b = 0, 0
     for i in range(k):
         for j in range(k):
             a = a + even[i::k, j::k]
             b = b + odd[i::k, j::k]
-    return np.stack([a & 0xffff, b, a >> 16], -1)/(k*k)
+    return np.stack([a & 0xFFFF, b, a >> 16], -1) / (k * k)
 
-def soften(a): # (h, w, ...) slightly blurred, edges repeated
+
+def _soften(a):  # (h, w, ...) slightly blurred, edges repeated
     "A blur of weights 1 2 1 in both directions."
     for ax in (0, 1):
         p = np.concatenate([a.take([0], ax), a, a.take([-1], ax)], ax)
         n = a.shape[ax]
-        lo, mid, hi = (p[i:i+n] if ax == 0 else p[:, i:i+n] for i in range(3))
-        a = (lo + 2*mid + hi)*.25
+        lo, mid, hi = (p[i : i + n] if ax == 0 else p[:, i : i + n] for i in range(3))
+        a = (lo + 2 * mid + hi) * 0.25
     return a
 
 # %% ../../nbs/datasets/00_meadow.ipynb #bbd4f54b
-def shade(scene, # a `Scene`
-          rng,   # a numpy Generator
-          size,  # of the image
-         ):      # two brightness factors (size, size): for everything, and for the ground
+def shade(
+    scene,  # a `Scene`
+    rng,  # a numpy Generator
+    size,  # of the image
+):  # two brightness factors (size, size): for everything, and for the ground
     "The soft shade of trees and clouds, and the shadow of each object."
-    yy, xx = np.mgrid[:size, :size]/size
+    yy, xx = np.mgrid[:size, :size] / size
     # rotated, so that no edge of the grid is vertical
-    a, b = (.8*xx + .6*yy)/1.4, (.8*yy - .6*xx + .6)/1.4
-    cloud = .62*patches(rng.random((5, 5)), a, b) + .38*patches(rng.random((10, 10)), a, b)
-    soft = 1 - scene.light.dapple*smooth(cloud*2 - .55)
-    soft = np.where(yy < scene.camera.horizon, 1, soft)               # no shade on the sky
-    c = np.zeros((2*size, 2*size), np.uint32)
+    a, b = (0.8 * xx + 0.6 * yy) / 1.4, (0.8 * yy - 0.6 * xx + 0.6) / 1.4
+    cloud = 0.62 * patches(rng.random((5, 5)), a, b) + 0.38 * patches(rng.random((10, 10)), a, b)
+    soft = 1 - scene.light.dapple * smooth(cloud * 2 - 0.55)
+    soft = np.where(yy < scene.camera.horizon, 1, soft)  # no shade on the sky
+    c = np.zeros((2 * size, 2 * size), np.uint32)
     away, long = -scene.light.side, 1.35 - scene.light.height
     sk = Sketch()
     for o in scene.things:
-        end = np.array([o.x + away*o.height*long, o.y - .35*o.height*long])
-        r = o.size*(1. if o.stage else .9)
-        stem = ribbons((o.x, o.y), (end - (o.x, o.y))[None], [.1*o.size], (0, 1), (1, 1))
-        if o.height: sk.add(stem, np.full(3, 255.), fall=1.)
-        sk.disc(end + (away*.2*r, .2*r), r, .55*r,
-                np.full(3, 150. if o.stage == "clock" else 255.), fall=1.)
+        end = np.array([o.x + away * o.height * long, o.y - 0.35 * o.height * long])
+        r = o.size * (1.0 if o.stage else 0.9)
+        stem = ribbons((o.x, o.y), (end - (o.x, o.y))[None], [0.1 * o.size], (0, 1), (1, 1))
+        if o.height:
+            sk.add(stem, np.full(3, 255.0), fall=1.0)
+        sk.disc(
+            end + (away * 0.2 * r, 0.2 * r),
+            r,
+            0.55 * r,
+            np.full(3, 150.0 if o.stage == "clock" else 255.0),
+            fall=1.0,
+        )
     if scene.things:
         q, rgb, _ = sk.done()
-        paint(c, *trapezoids(q*2*size, rgb), np.zeros(3*len(q)))
-    cast = soften(soften(shrink(c, 2)[..., 0]))/255
-    return soft, 1 - .42*cast
+        paint(c, *trapezoids(q * 2 * size, rgb), np.zeros(3 * len(q)))
+    cast = _soften(_soften(shrink(c, 2)[..., 0])) / 255
+    return soft, 1 - 0.42 * cast
 
 # %% ../../nbs/datasets/00_meadow.ipynb #8723cf3c
-def backdrop(camera, # a `Camera`
-             rng,    # a numpy Generator
-             px,     # width and height of the canvas
-            ):       # (px, px) uint32
+def backdrop(
+    camera,  # a `Camera`
+    rng,  # a numpy Generator
+    px,  # width and height of the canvas
+):  # (px, px) uint32
     "The background: soil, and with a low camera a hedge and a bright sky."
-    c = np.full((px, px), 0x1f3a2a, np.uint32)
-    h = camera.horizon*px
+    c = np.full((px, px), 0x1F3A2A, np.uint32)
+    h = camera.horizon * px
     if h > 0:
         sky = np.array([[(0, h, 0, 0, px, px)]], float)[0]
         paint(c, sky, np.array([[(178, 204, 226), (222, 228, 222)]], float), np.zeros(1))
         n = 26
         sk = Sketch()
-        for x, r in zip(np.arange(n)/(n - 1), .02 + .05*rng.random(n)):
-            sk.disc((x, camera.horizon), .05, r,
-                    np.array((70., 98, 62))*(.8 + .35*rng.random()), fall=.7)
+        for x, r in zip(np.arange(n) / (n - 1), 0.02 + 0.05 * rng.random(n)):
+            sk.disc(
+                (x, camera.horizon),
+                0.05,
+                r,
+                np.array((70.0, 98, 62)) * (0.8 + 0.35 * rng.random()),
+                fall=0.7,
+            )
         q, rgb, _ = sk.done()
-        paint(c, *trapezoids(q*px, rgb), np.zeros(3*len(q)))
+        paint(c, *trapezoids(q * px, rgb), np.zeros(3 * len(q)))
     return c
 
 # %% ../../nbs/datasets/00_meadow.ipynb #51ecd505
-def develop(img,   # (size, size, 3) painted colours 0..255
-            scale, # (size, size) or (size, 1) scale of the visible object, 1/depth
-            scene, # a `Scene`
-            rng,   # a numpy Generator
-            light, # (size, size) brightness
-           ):      # (size, size, 3) uint8
+def develop(
+    img,  # (size, size, 3) painted colours 0..255
+    scale,  # (size, size) or (size, 1) scale of the visible object, 1/depth
+    scene,  # a `Scene`
+    rng,  # a numpy Generator
+    light,  # (size, size) brightness
+):  # (size, size, 3) uint8
     "Simulate the camera: light, focus, lens and sensor, from painted colours to bytes."
     cam, size = scene.camera, len(img)
     # sunlight is warm, shade is blue
-    img = img*(1.12*light[..., None] - (1 - light[..., None])*np.array([.06, .0, -.08]))
-    off = (np.abs(scale - cam.focus)*cam.blur)[..., None]            # defocus
-    one = soften(img)
-    two = soften(soften(soften(one)))
-    img = img + (one - img)*smooth(off*1.6) + (two - one)*smooth(off*1.2 - .35)
-    v = (np.arange(size) + .5)/size*2 - 1
-    img = img*(cam.exposure*(1 - cam.vignette*.5*(v[:, None]*v[:, None] + v*v)))[..., None]
-    img = img*np.array([1 + cam.warmth, 1., 1 - cam.warmth])
-    x = np.minimum(np.maximum(img/255, 0), 1)
-    img = 255*(x + .35*x*(1 - x)*(2*x - .6))                         # slightly more contrast
+    img = img * (1.12 * light[..., None] - (1 - light[..., None]) * np.array([0.06, 0.0, -0.08]))
+    off = (np.abs(scale - cam.focus) * cam.blur)[..., None]  # defocus
+    one = _soften(img)
+    two = _soften(_soften(_soften(one)))
+    img = img + (one - img) * smooth(off * 1.6) + (two - one) * smooth(off * 1.2 - 0.35)
+    v = (np.arange(size) + 0.5) / size * 2 - 1
+    img = (
+        img
+        * (cam.exposure * (1 - cam.vignette * 0.5 * (v[:, None] * v[:, None] + v * v)))[..., None]
+    )
+    img = img * np.array([1 + cam.warmth, 1.0, 1 - cam.warmth])
+    x = np.minimum(np.maximum(img / 255, 0), 1)
+    img = 255 * (x + 0.35 * x * (1 - x) * (2 * x - 0.6))  # slightly more contrast
     u = rng.integers(0, 256, (4, size, size, 3), dtype=np.uint8).astype(np.int32)
-    img = img + (u[0] + u[1] + u[2] + u[3] - 510)*(cam.noise/148)
-    return np.floor(np.minimum(np.maximum(img, 0), 255) + .5).astype(np.uint8)
+    img = img + (u[0] + u[1] + u[2] + u[3] - 510) * (cam.noise / 148)
+    return np.floor(np.minimum(np.maximum(img, 0), 255) + 0.5).astype(np.uint8)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #d41ca61c
-def extent(traps, # (m, 6) trapezoids
-           ids,   # (m,) their objects, 1..n
-           n,     # number of objects
-          ):      # (n, 4) integers x0, y0, x1, y1
+def extent(
+    traps,  # (m, 6) trapezoids
+    ids,  # (m,) their objects, 1..n
+    n,  # number of objects
+):  # (n, 4) integers x0, y0, x1, y1
     "Bounds of each object, hidden or not."
     e = np.tile([np.inf, np.inf, -np.inf, -np.inf], (n + 1, 1))
     np.minimum.at(e[:, 0], ids, traps[:, 2:4].min(1))
     np.minimum.at(e[:, 1], ids, traps[:, 0])
     np.maximum.at(e[:, 2], ids, traps[:, 4:6].max(1))
     np.maximum.at(e[:, 3], ids, traps[:, 1])
-    return np.stack([np.floor(e[1:, 0]), np.floor(e[1:, 1]), np.ceil(e[1:, 2]), np.ceil(e[1:, 3])], -1).astype(int)
+    return np.stack(
+        [np.floor(e[1:, 0]), np.floor(e[1:, 1]), np.ceil(e[1:, 2]), np.ceil(e[1:, 3])], -1
+    ).astype(int)
 
-def alone(traps, # (m, 6) trapezoids
-          ids,   # (m,) their objects, 1..n
-          ext,   # (n, 4) from `extent`
-         ):      # (n,) counts
+
+def alone(
+    traps,  # (m, 6) trapezoids
+    ids,  # (m,) their objects, 1..n
+    ext,  # (n, 4) from `extent`
+):  # (n,) counts
     "Painted pixels of each object without occlusion."
     w, h = ext[:, 2] - ext[:, 0] + 1, ext[:, 3] - ext[:, 1] + 1
     to = np.concatenate([[[0, 0]], np.stack([np.cumsum(w) - w - ext[:, 0], -ext[:, 1]], -1)])[ids]
@@ -649,185 +808,247 @@ def alone(traps, # (m, 6) trapezoids
     return np.bincount((c >> 24).ravel(), minlength=len(ext) + 1)[1:]
 
 # %% ../../nbs/datasets/00_meadow.ipynb #059176d4
-def locate(things, # the objects of a scene
-           who,    # (h, w) canvas of ids: 0 ground, i+1 for things[i]
-           traps,  # (n, 6) the trapezoids of the heads, canvas pixels
-           ids,    # (n,) and their objects
-           ss,     # painted pixels per pixel of the image
-          ):       # the objects with box, pixels and visible filled in
+def locate(
+    things,  # the objects of a scene
+    who,  # (h, w) canvas of ids: 0 ground, i+1 for things[i]
+    traps,  # (n, 6) the trapezoids of the heads, canvas pixels
+    ids,  # (n,) and their objects
+    ss,  # painted pixels per pixel of the image
+):  # the objects with box, pixels and visible filled in
     "Compute boxes and visible fractions from the canvas of ids."
-    if not things: return []
+    if not things:
+        return []
     ext = extent(traps, ids, len(things))
-    seen, whole, res = np.bincount(who.ravel(), minlength=len(things) + 1)[1:], alone(traps, ids, ext), []
+    seen, whole, res = (
+        np.bincount(who.ravel(), minlength=len(things) + 1)[1:],
+        alone(traps, ids, ext),
+        [],
+    )
     for i, o in enumerate(things):
         x, y = np.maximum(ext[i, :2] - 1, 0)
-        m = who[y:max(ext[i, 3] + 2, 0), x:max(ext[i, 2] + 2, 0)] == i + 1
+        m = who[y : max(ext[i, 3] + 2, 0), x : max(ext[i, 2] + 2, 0)] == i + 1
         r, c = np.flatnonzero(m.any(1)) + y, np.flatnonzero(m.any(0)) + x
-        box = tuple(int(v) for v in (c[0]//ss, r[0]//ss, c[-1]//ss + 1, r[-1]//ss + 1)) if len(r) else None
-        res.append(replace(o, box=box, pixels=int(seen[i])/(ss*ss),
-                           visible=min(int(seen[i])/int(whole[i]), 1.)))
+        box = (
+            tuple(int(v) for v in (c[0] // ss, r[0] // ss, c[-1] // ss + 1, r[-1] // ss + 1))
+            if len(r)
+            else None
+        )
+        res.append(
+            replace(
+                o,
+                box=box,
+                pixels=int(seen[i]) / (ss * ss),
+                visible=min(int(seen[i]) / int(whole[i]), 1.0),
+            )
+        )
     return res
 
 # %% ../../nbs/datasets/00_meadow.ipynb #57b17399
-def compose(scene, # a `Scene`
-            rng,   # a numpy Generator
-            px,    # width and height of the canvas
-           ):      # trapezoids (n, 6) in canvas pixels, colours (n, 2, 3), ids (n,)
+def _compose(
+    scene,  # a `Scene`
+    rng,  # a numpy Generator
+    px,  # width and height of the canvas
+):  # trapezoids (n, 6) in canvas pixels, colours (n, 2, 3), ids (n,)
     "All shapes of a scene in painting order."
     traps, rgb, key = blades(rng, scene.camera, scene.light)
-    if not scene.things: return traps*px, rgb, np.zeros(len(key), int)
+    if not scene.things:
+        return traps * px, rgb, np.zeros(len(key), int)
     seeds = [[scene.seed, scene.attempt, 2, i] for i in range(len(scene.things))]
-    drawn = [sketch(o, np.random.default_rng(z), scene.light)
-             for o, z in zip(scene.things, seeds)]
+    drawn = [sketch(o, np.random.default_rng(z), scene.light) for o, z in zip(scene.things, seeds)]
     quads, c, head = (np.concatenate(v) for v in zip(*drawn))
     n = [len(d[0]) for d in drawn]
     # objects on the grass hide some of it
-    front = [o.y + (.05/o.depth if o.stage else .13/o.depth) for o in scene.things]
-    ids = np.repeat(np.arange(len(n)) + 1, n)*head
+    front = [o.y + (0.05 / o.depth if o.stage else 0.13 / o.depth) for o in scene.things]
+    ids = np.repeat(np.arange(len(n)) + 1, n) * head
     traps, rgb = (np.concatenate(v) for v in zip((traps, rgb), trapezoids(quads, c)))
     # far ones first
-    order = np.argsort(np.concatenate([key, np.repeat(front, 3*np.array(n))]), kind="stable")
-    return traps[order]*px, rgb[order], np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order]
+    order = np.argsort(np.concatenate([key, np.repeat(front, 3 * np.array(n))]), kind="stable")
+    return (
+        traps[order] * px,
+        rgb[order],
+        np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order],
+    )
 
 # %% ../../nbs/datasets/00_meadow.ipynb #93008631
-def render(scene:Scene,  # from `sample_scene`
-           size:int=128, # width and height in pixels
-          ): # (size, size, 3) uint8, and the `Scene` with boxes and visible fractions
+def render(
+    scene: Scene,  # from `sample_scene`
+    size: int = 128,  # width and height in pixels
+):  # (size, size, 3) uint8, and the `Scene` with boxes and visible fractions
     "Render the image of a scene with its ground truth."
     ss = 4
     rng = np.random.default_rng([scene.seed, scene.attempt, 1])
-    canvas = backdrop(scene.camera, rng, size*ss)
-    traps, rgb, ids = compose(scene, rng, size*ss)
+    canvas = backdrop(scene.camera, rng, size * ss)
+    traps, rgb, ids = _compose(scene, rng, size * ss)
     paint(canvas, traps, rgb, ids)
     who, head = canvas >> 24, ids > 0
     things = locate(scene.things, who, traps[head], ids[head], ss)
-    small = who[ss//2::ss, ss//2::ss]
-    ground = scale_at((np.arange(size) + .5)/size + .04, scene.camera)[:, None]
-    scale = np.where(small > 0, np.array([0.] + [1/o.depth for o in things])[small], ground)
+    small = who[ss // 2 :: ss, ss // 2 :: ss]
+    ground = scale_at((np.arange(size) + 0.5) / size + 0.04, scene.camera)[:, None]
+    scale = np.where(small > 0, np.array([0.0] + [1 / o.depth for o in things])[small], ground)
     soft, cast = shade(scene, rng, size)
-    img = develop(shrink(canvas, ss), scale, scene, rng, soft*np.where(small > 0, 1, cast))
+    img = develop(shrink(canvas, ss), scale, scene, rng, soft * np.where(small > 0, 1, cast))
     return img, replace(scene, things=things)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #db838441
-def clear(scene,     # a rendered `Scene`
-          px=48.,    # minimum visible area, pixels of the image
-          share=.35, # minimum visible fraction of the head
-         )->bool:
+def clear(
+    scene,  # a rendered `Scene`
+    px=48.0,  # minimum visible area, pixels of the image
+    share=0.35,  # minimum visible fraction of the head
+) -> bool:
     "Whether a dandelion is clearly visible."
     open_ = [o for o in scene.things if o.species == "dandelion" and o.stage != "bud"]
     return any(o.pixels >= px and o.visible >= share for o in open_)
 
-def take(seed:int,            # any integer
-         label:str|None=None, # dandelion, grass, or None: random
-         size:int=128,        # width and height in pixels
-         **ranges,            # see `sample_scene`
-        ):                    # image and scene
+
+def take(
+    seed: int,  # any integer
+    label: str | None = None,  # dandelion, grass, or None: random
+    size: int = 128,  # width and height in pixels
+    **ranges,  # see `sample_scene`
+):  # image and scene
     "Sample and render until the label is visibly correct."
     for attempt in range(100):
         img, s = render(sample_scene(seed, label, attempt, **ranges), size)
-        if s.label == "grass" or clear(s, 48*size*size/128**2): return img, s
+        if s.label == "grass" or clear(s, 48 * size * size / 128**2):
+            return img, s
     raise RuntimeError(f"seed {seed}: no dandelion to be seen in 100 attempts")
 
 # %% ../../nbs/datasets/00_meadow.ipynb #77d76c51
-def _rounded(v): # JSON with six decimals
-    if isinstance(v, float): return round(v, 6)
-    if isinstance(v, dict): return {k: _rounded(x) for k, x in v.items()}
+def _rounded(v):  # JSON with six decimals
+    if isinstance(v, float):
+        return round(v, 6)
+    if isinstance(v, dict):
+        return {k: _rounded(x) for k, x in v.items()}
     return [_rounded(x) for x in v] if isinstance(v, (list, tuple)) else v
 
-def _shot(job): # one image, in a process of the pool: writes the file, returns its truth
+
+def _shot(job):  # one image, in a process of the pool: writes the file, returns its truth
     folder, seed, label, name, size = job
     img, scene = take(seed, label, size)
-    Image.fromarray(img).save(Path(folder)/name, compress_level=0)
+    Image.fromarray(img).save(Path(folder) / name, compress_level=0)
     return json.dumps(_rounded(dict(file=name) | asdict(scene)))
 
-def meadow_jobs(folder, n=1000, size=128, seed=0): # see `make_meadow`
+
+def _meadow_jobs(folder, n=1000, size=128, seed=0):  # see `make_meadow`
     "The file of each image."
-    return [(str(folder), seed*1_000_003 + i, CLASSES[i % 2],
-             f"{CLASSES[i % 2]}/{i//2:04}.png", size)
-            for i in range(n)]
+    return [
+        (
+            str(folder),
+            seed * 1_000_003 + i,
+            CLASSES[i % 2],
+            f"{CLASSES[i % 2]}/{i // 2:04}.png",
+            size,
+        )
+        for i in range(n)
+    ]
 
 # %% ../../nbs/datasets/00_meadow.ipynb #aec7daf6
-def meadow_digest(folder, # a folder of `make_meadow`
-                 )->str:  # sha256, hexadecimal
+def meadow_digest(
+    folder,  # a folder of `make_meadow`
+) -> str:  # sha256, hexadecimal
     "One hash over the names and bytes of all images and of their ground truth."
     folder, h = Path(folder), hashlib.sha256()
-    for p in sorted(p.relative_to(folder).as_posix()
-                    for p in folder.rglob("*") if p.suffix in (".png", ".jsonl")):
-        h.update(f"{p}\n{(folder/p).stat().st_size}\n".encode())
-        h.update((folder/p).read_bytes())
+    for p in sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.suffix in (".png", ".jsonl")
+    ):
+        h.update(f"{p}\n{(folder / p).stat().st_size}\n".encode())
+        h.update((folder / p).read_bytes())
     return h.hexdigest()
 
 # %% ../../nbs/datasets/00_meadow.ipynb #403cb7f6
-def is_meadow(folder, n, size, seed)->bool: # see `make_meadow`
+def is_meadow(folder, n, size, seed) -> bool:  # see `make_meadow`
     "Is this meadow there, whole, and what the code would draw today?"
     folder, recipe = Path(folder), dict(n=n, size=size, seed=seed)
-    try: card = json.loads((folder/"meadow.json").read_text())
-    except (OSError, ValueError): return False
+    try:
+        card = json.loads((folder / "meadow.json").read_text())
+    except (OSError, ValueError):
+        return False
     if {k: card.get(k) for k in recipe} != recipe or card.get("digest") != meadow_digest(folder):
         return False
     with tempfile.TemporaryDirectory() as tmp:
-        for c in CLASSES: (Path(tmp)/c).mkdir()
-        jobs = meadow_jobs(tmp, n, size, seed)[:2]
-        for j in jobs: _shot(j)
-        return all((Path(tmp)/j[3]).read_bytes() == (folder/j[3]).read_bytes() for j in jobs)
+        for c in CLASSES:
+            (Path(tmp) / c).mkdir()
+        jobs = _meadow_jobs(tmp, n, size, seed)[:2]
+        for j in jobs:
+            _shot(j)
+        return all((Path(tmp) / j[3]).read_bytes() == (folder / j[3]).read_bytes() for j in jobs)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #bdd82615
-def make_meadow(folder,           # created atomically
-                n:int=1000,       # number of images, half of each class
-                size:int=128,     # width and height in pixels
-                seed:int=0,       # of the whole data set
-                workers:int=None, # processes; None: one per core. Does not affect the bytes
-               )->str:            # the digest of the folder
+def make_meadow(
+    folder,  # created atomically
+    n: int = 1000,  # number of images, half of each class
+    size: int = 128,  # width and height in pixels
+    seed: int = 0,  # of the whole data set
+    workers: int = None,  # processes; None: one per core. Does not affect the bytes
+) -> str:  # the digest of the folder
     "Draw the data set, unless it exists."
     folder = Path(folder)
-    if is_meadow(folder, n, size, seed): return meadow_digest(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder/"meadow.json").exists():
+    if is_meadow(folder, n, size, seed):
+        return meadow_digest(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "meadow.json").exists():
         raise FileExistsError(f"{folder} holds something else than a meadow: not touched")
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        new = tmp/"new"
-        for c in CLASSES: (new/c).mkdir(parents=True)
-        rows = _shoot(meadow_jobs(new, n, size, seed), workers)
-        (new/"scenes.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
+        new = tmp / "new"
+        for c in CLASSES:
+            (new / c).mkdir(parents=True)
+        rows = _shoot(_meadow_jobs(new, n, size, seed), workers)
+        (new / "scenes.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
         digest = meadow_digest(new)
-        (new/"meadow.json").write_text(json.dumps(dict(n=n, size=size, seed=seed, digest=digest)) + "\n", newline="\n")
-        if folder.exists(): os.replace(folder, tmp/"old")
+        (new / "meadow.json").write_text(
+            json.dumps(dict(n=n, size=size, seed=seed, digest=digest)) + "\n", newline="\n"
+        )
+        if folder.exists():
+            os.replace(folder, tmp / "old")
         os.replace(new, folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return digest
+
 
 def _shoot(jobs, workers):
     "Draw all images, in a process pool if possible: forked on Linux, spawned elsewhere."
     linux = sys.platform == "linux"
-    workers = min(workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1),
-                  len(jobs))
-    if workers < 2 or not (linux or __name__ != "__main__"): return [_shot(j) for j in jobs]
+    workers = min(
+        workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
+    )
+    if workers < 2 or not (linux or __name__ != "__main__"):
+        return [_shot(j) for j in jobs]
     context = get_context("fork" if linux else "spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as ex:
         return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../../nbs/datasets/00_meadow.ipynb #89dd2047
-def read_scenes(folder): # {file: Scene}, written by `make_meadow`
+def read_scenes(folder):  # {file: Scene}, written by `make_meadow`
     "The ground truth of every image."
     res = {}
-    for line in (Path(folder)/"scenes.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (Path(folder) / "scenes.jsonl").read_text(encoding="utf-8").splitlines():
         d = json.loads(line)
-        things = [Thing(**(o | dict(box=tuple(o["box"]) if o["box"] else None)))
-                  for o in d["things"]]
-        res[d["file"]] = Scene(d["seed"], d["attempt"], d["label"], Camera(**d["camera"]),
-                               Light(**d["light"]), things)
+        things = [
+            Thing(**(o | dict(box=tuple(o["box"]) if o["box"] else None))) for o in d["things"]
+        ]
+        res[d["file"]] = Scene(
+            d["seed"], d["attempt"], d["label"], Camera(**d["camera"]), Light(**d["light"]), things
+        )
     return res
 
 # %% ../../nbs/datasets/00_meadow.ipynb #1290fa5e
 # of make_meadow(folder)
 MEADOW_DIGEST = "36c8a177ecc21ff0425bc93809dd1c5a282ffbce7bd2b7838640cd081c98ae75"
 
-def check_meadow(folder,                     # a folder of `make_meadow`
-                 expected:str=MEADOW_DIGEST, # the expected digest
-                )->str:                      # '' if equal
+
+def check_meadow(
+    folder,  # a folder of `make_meadow`
+    expected: str = MEADOW_DIGEST,  # the expected digest
+) -> str:  # '' if equal
     "A one-line warning if this is not the data set behind the stated results."
     d = meadow_digest(folder)
-    if d == expected: return ""
-    return (f"{folder}: meadow {d[:12]} instead of {expected[:12]}, "
-            "expect figures that differ a little from the stated ones")
+    if d == expected:
+        return ""
+    return (
+        f"{folder}: meadow {d[:12]} instead of {expected[:12]}, "
+        "expect figures that differ a little from the stated ones"
+    )

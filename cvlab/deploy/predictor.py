@@ -25,13 +25,17 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     "An array as an image; raises ValueError unless it is uint8 (h, w, 3)."
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         shape = "x".join(map(str, pixels.shape))
-        raise ValueError(f"an array has to be uint8 (height, width, 3), not {pixels.dtype} ({shape})")
+        raise ValueError(
+            f"an array has to be uint8 (height, width, 3), not {pixels.dtype} ({shape})"
+        )
     return Image.fromarray(np.ascontiguousarray(pixels))
 
-def read_image(image, # path, bytes of a file, PIL image, or uint8 (h, w, 3)
-               side: int, # pixels
-               name: str = "image" # for messages, if there is no path
-              ) -> np.ndarray: # uint8 (side, side, 3)
+
+def read_image(
+    image,  # path, bytes of a file, PIL image, or uint8 (h, w, 3)
+    side: int,  # pixels
+    name: str = "image",  # for messages, if there is no path
+) -> np.ndarray:  # uint8 (side, side, 3)
     "An image as a centred square; `LabError` for anything that is not an image."
     if isinstance(image, (str, os.PathLike)):
         check_file(image)
@@ -39,27 +43,35 @@ def read_image(image, # path, bytes of a file, PIL image, or uint8 (h, w, 3)
     try:
         if isinstance(image, (bytes, bytearray, memoryview)):
             return decode_bytes(bytes(image), side, FORMATS)
-        if isinstance(image, np.ndarray): image = from_array(image)
-        if isinstance(image, Image.Image): return squared(image, side)
-    except Exception as e: # a malformed file can make a decoder raise any exception
+        if isinstance(image, np.ndarray):
+            image = from_array(image)
+        if isinstance(image, Image.Image):
+            return squared(image, side)
+    except Exception as e:  # a malformed file can make a decoder raise any exception
         raise LabError(f"{name}: {why_not(e)}") from None
     raise LabError(f"{name}: a {type(image).__name__}; give a path, bytes, a PIL image or an array")
 
 # %% ../../nbs/deploy/00_predictor.ipynb #0a145a60
 class Predictor:
     "A trained model, or an ensemble of several, that predicts images."
-    def __init__(self,
-                 path, # a run folder or a weights folder, or several
-                 device="cpu", # auto | cpu | cuda | cuda:1 | mps
-                 tta: str | None = None): # test-time augmentation, a key of cvlab.tasks.infer.VIEWS
+
+    def __init__(
+        self,
+        path,  # a run folder or a weights folder, or several
+        device="cpu",  # auto | cpu | cuda | cuda:1 | mps
+        tta: str | None = None,
+    ):  # test-time augmentation, a key of cvlab.tasks.infer.VIEWS
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        if not paths: raise LabError("Predictor: name a run folder or a weights folder")
+        if not paths:
+            raise LabError("Predictor: name a run folder or a weights folder")
         self.device, self.tta = pick_device(str(device), "Predictor"), tta
         self.model, self.info = load_together([find_weights(p, folds=True) for p in paths])
         self.task = task_of(self.info)
 
-    def __call__(self, image # path, bytes of a file, PIL image, or uint8 (h, w, 3)
-                ) -> Prediction:
+    def __call__(
+        self,
+        image,  # path, bytes of a file, PIL image, or uint8 (h, w, 3)
+    ) -> Prediction:
         "Predict one image; `LabError` if it cannot be read."
         return self.predicted([image], ["image"])[0]
 
@@ -69,29 +81,38 @@ class Predictor:
         outputs = logits_of(self.model, pixels, self.info, self.device, len(pixels), self.tta)
         return [self.task.prediction(row) for row in outputs]
 
-    def batch(self, images, # any input of `Predictor`
-              bs: int = 32 # batch size
-             ) -> list[Prediction]: # in the order of the images
+    def batch(
+        self,
+        images,  # any input of `Predictor`
+        bs: int = 32,  # batch size
+    ) -> list[Prediction]:  # in the order of the images
         "Predict many images; `LabError` names the first that cannot be read."
         images, out = list(images), []
         for start in range(0, len(images), bs):
-            few = images[start:start + bs]
+            few = images[start : start + bs]
             out += self.predicted(few, [f"image {start + i}" for i in range(len(few))])
         return out
 
 # %% ../../nbs/deploy/00_predictor.ipynb #63e14867
-def row_of(predictor: Predictor, path: str | Path
-          ) -> tuple[str, float, str]: # label, its probability, error
+def row_of(
+    predictor: Predictor, path: str | Path
+) -> tuple[str, float, str]:  # label, its probability, error
     "Predict one file, as a row of a table."
-    try: prediction = predictor(path)
-    except LabError as e: return "", float("nan"), str(e)
+    try:
+        prediction = predictor(path)
+    except LabError as e:
+        return "", float("nan"), str(e)
     return prediction.label, prediction.probability, ""
 
-def classify(weights, # a run folder or a weights folder, or several
-             paths: list[str | Path], # of images
-             device="cpu" # see `Predictor`
-            ) -> pd.DataFrame: # path, label, probability, error
+
+def classify(
+    weights,  # a run folder or a weights folder, or several
+    paths: list[str | Path],  # of images
+    device="cpu",  # see `Predictor`
+) -> pd.DataFrame:  # path, label, probability, error
     "Name the class of each image."
     predictor = Predictor(weights, device)
-    return pd.DataFrame([(str(p), *row_of(predictor, p)) for p in paths],
-                        columns=["path", "label", "probability", "error"])
+    return pd.DataFrame(
+        [(str(p), *row_of(predictor, p)) for p in paths],
+        columns=["path", "label", "probability", "error"],
+    )

@@ -4,10 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGES', 'DIRECTIVE', 'HIDDEN', 'KNOWN', 'SITE', 'LINK', 'FIELD', 'PACKAGES', 'NEEDED', 'pages', 'shown_doc',
-           'plain_words', 'is_image', 'alternative', 'numbered', 'one_image_each', 'library_page', 'names',
-           'module_pages', 'linked_names', 'placed', 'linked_files', 'stage_graph', 'stage_figure', 'numbers_as_links',
-           'claims_page', 'head_of', 'toctree', 'library_list', 'runs_list', 'mistakes_table', 'site_words',
-           'site_texts', 'level', 'write_sources', 'build_site']
+           'alternative', 'numbered', 'library_page', 'names', 'placed', 'stage_graph', 'stage_figure', 'claims_page',
+           'toctree', 'runs_list', 'mistakes_table', 'level', 'write_sources', 'build_site']
 
 # %% ../../nbs/docs/01_site.ipynb #9746bee0
 import ast
@@ -36,45 +34,78 @@ from ..runs.paths import RunPaths
 from ..runs.stages import STAGES
 
 # %% ../../nbs/docs/01_site.ipynb #99c059d8
-PAGES = ("nbs/*/[0-9][0-9]_*.ipynb", "nbs/tutorials/*.ipynb", "nbs/pages/lab.ipynb",
-         "nbs/pages/site/*.md", "runs/**/*.ipynb", "runs/cards/**/*.md", "TRAINING_RESULTS.md", "results/*.md")
+PAGES = (
+    "nbs/*/[0-9][0-9]_*.ipynb",
+    "nbs/tutorials/*.ipynb",
+    "nbs/pages/lab.ipynb",
+    "nbs/pages/site/*.md",
+    "runs/**/*.ipynb",
+    "runs/cards/**/*.md",
+    "TRAINING_RESULTS.md",
+    "results/*.md",
+)
 
-def pages(root: str | Path = "." # top of the repository
-         ) -> list[Path]: # relative to root, in the order of PAGES, then by name
+
+def pages(
+    root: str | Path = ".",  # top of the repository
+) -> list[Path]:  # relative to root, in the order of PAGES, then by name
     "List the pages: library, tutorials, executed notebooks, model cards, results, and pages written for the site."
     root = Path(root)
     found = [p.relative_to(root) for pattern in PAGES for p in sorted(root.glob(pattern))]
+
     def private(p):
-        return any(part.startswith((".", "_")) for part in p.parts) or p.parts[:2] == ("runs", "local")
+        return any(part.startswith((".", "_")) for part in p.parts) or p.parts[:2] == (
+            "runs",
+            "local",
+        )
+
     return [p for p in found if not private(p)]
 
 # %% ../../nbs/docs/01_site.ipynb #4581e8d9
-def _module(nb) -> str: # "" if it exports none
+def _module(nb) -> str:  # "" if it exports none
     "The module that a notebook exports."
-    return next((m[1] for c in nb.cells if (m := re.search(r"^#\| *default_exp +(\S+)", c.source, re.M))), "")
+    return next(
+        (m[1] for c in nb.cells if (m := re.search(r"^#\| *default_exp +(\S+)", c.source, re.M))),
+        "",
+    )
+
 
 def _defined(source: str) -> list[str]:
     "The public functions and classes that a cell defines."
-    try: tree = ast.parse(source)
-    except SyntaxError: return [] # a cell of shell commands
-    return [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))
-            and not n.name.startswith("_")]
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []  # a cell of shell commands
+    return [
+        n.name
+        for n in tree.body
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
+    ]
 
-def shown_doc(module: str, name: str) -> str: # Markdown
+
+def shown_doc(module: str, name: str) -> str:  # Markdown
     "nbdev's description of a function or class, under a heading that links can point to."
     from nbdev.showdoc import show_doc
+
     thing = getattr(importlib.import_module(f"cvlab.{module}"), name)
-    try: words = show_doc(thing)._repr_markdown_()
+    try:
+        words = show_doc(thing)._repr_markdown_()
     # an annotation in quotes may be imported only inside the function
     except NameError:
-        if isinstance(thing, type): words = f"### {name}\n\n*{thing.__doc__ or ''}*"
+        if isinstance(thing, type):
+            words = f"### {name}\n\n*{thing.__doc__ or ''}*"
         else:
-            bare = FunctionType(thing.__code__, thing.__globals__, thing.__name__,
-                                thing.__defaults__,
-                                thing.__closure__)
+            bare = FunctionType(
+                thing.__code__,
+                thing.__globals__,
+                thing.__name__,
+                thing.__defaults__,
+                thing.__closure__,
+            )
             bare.__doc__ = thing.__doc__
-            bare.__annotations__ = {k: v for k, v in thing.__annotations__.items()
-                                    if not isinstance(v, str)}
+            bare.__annotations__ = {
+                k: v for k, v in thing.__annotations__.items() if not isinstance(v, str)
+            }
             words = show_doc(bare)._repr_markdown_()
     words = re.sub(r"\A---\s*", "", words)
     return re.sub(r"^### +(.*)$", f"### `{name}`", words, count=1, flags=re.M)
@@ -82,43 +113,56 @@ def shown_doc(module: str, name: str) -> str: # Markdown
 # %% ../../nbs/docs/01_site.ipynb #1402191a
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
-def plain_words(markdown: str, most: int = 240 # characters
-               ) -> str:
+
+def _plain_words(
+    markdown: str,
+    most: int = 240,  # characters
+) -> str:
     "Convert Markdown to plain text, shortened at a word boundary."
     words = re.sub(r"```.*?```|<[^>]+>|!\[[^\]]*\]\([^)]*\)", " ", markdown, flags=re.S)
     words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", words)
     words = " ".join(re.sub(r"^[#>\-* ]+|[`*$|]", "", words, flags=re.M).split())
     return words if len(words) <= most else words[:most].rsplit(" ", 1)[0] + " …"
 
-def is_image(output) -> bool:
+
+def _is_image(output) -> bool:
     return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 # %% ../../nbs/docs/01_site.ipynb #64122b57
-def alternative(cells, i: int, # index of the cell with the image
-                output=None # the stored output with the image
-               ) -> str: # never empty
+def alternative(
+    cells,
+    i: int,  # index of the cell with the image
+    output=None,  # the stored output with the image
+) -> str:  # never empty
     "The alternative text of an image: its own, that of its cell, or the heading and sentence before it."
-    texts = [m["alt"] for m in (output or {}).get("metadata", {}).values()
-            if isinstance(m, dict) and m.get("alt")]
-    if texts: return texts[0]
+    texts = [
+        m["alt"]
+        for m in (output or {}).get("metadata", {}).values()
+        if isinstance(m, dict) and m.get("alt")
+    ]
+    if texts:
+        return texts[0]
     if m := re.search(r"^#\| *fig-(?:alt|cap): *(.+)$", cells[i].source, re.M):
         return m[1].strip(" '\"")
     heading, sentence = "", ""
     for c in cells[:i][::-1]:
-        if c.cell_type != "markdown": continue
+        if c.cell_type != "markdown":
+            continue
         found = re.findall(r"^#+ +(.+)$", c.source, re.M)
         body = re.sub(r"^#+ .*$", "", c.source, flags=re.M)
-        if not sentence and not heading and (words := plain_words(body)):
+        if not sentence and not heading and (words := _plain_words(body)):
             sentence = re.split(r"(?<=[.:?!]) ", words)[0]
         if found:
-            heading = plain_words(found[-1])
+            heading = _plain_words(found[-1])
             break
     return ": ".join(filter(None, (heading, sentence))).rstrip(": ") or "A figure"
+
 
 def numbered(texts: list[str]) -> list[str]:
     "Number the texts of a page that occur more than once."
     nth, seen = {t: texts.count(t) for t in texts}, {}
-    for t in texts: seen.setdefault(t, []).append(len(seen.get(t, ())) + 1)
+    for t in texts:
+        seen.setdefault(t, []).append(len(seen.get(t, ())) + 1)
     turn = {t: iter(ns) for t, ns in seen.items()}
     return [t if nth[t] == 1 else f"{t} ({next(turn[t])} of {nth[t]})" for t in texts]
 
@@ -126,7 +170,8 @@ def numbered(texts: list[str]) -> list[str]:
 HIDDEN = {"hide", "default_exp"}
 KNOWN = HIDDEN | {"export", "exports", "exporti", "include", "fig-alt", "fig-cap"}
 
-def _directives(source: str) -> dict[str, str]: # name: value
+
+def _directives(source: str) -> dict[str, str]:  # name: value
     "The directives of a cell; `LabError` for one that is not supported."
     found = {k: v.strip() for k, v in re.findall(r"^#\| *([\w-]+):?(.*)$", source, re.M)}
     if odd := [k for k in found if k not in KNOWN]:
@@ -134,33 +179,46 @@ def _directives(source: str) -> dict[str, str]: # name: value
         raise LabError(f"#| {odd[0]}: not supported by the site{instead}")
     return found
 
+
 def _imports(source: str) -> bool:
     "Whether a cell only contains imports, which are folded."
-    try: body = ast.parse(source).body
-    except SyntaxError: return False
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
     return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
 
-def one_image_each(cell # with outputs
-                  ) -> list: # cells
+
+def _one_image_each(
+    cell,  # with outputs
+) -> list:  # cells
     "Split a cell with several images, since a cell has only one alternative text."
     parts = [[]]
     for o in cell.outputs:
-        if is_image(o) and any(map(is_image, parts[-1])): parts.append([])
+        if _is_image(o) and any(map(_is_image, parts[-1])):
+            parts.append([])
         parts[-1].append(o)
     first = nbformat.from_dict(dict(cell, outputs=parts[0]))
     tags = {"metadata": dict(tags=["remove-input"])}
-    return [first, *(nbformat.from_dict(dict(cell, source="pass", outputs=p, **tags))
-                     for p in parts[1:])]
+    return [
+        first,
+        *(nbformat.from_dict(dict(cell, source="pass", outputs=p, **tags)) for p in parts[1:]),
+    ]
 
 # %% ../../nbs/docs/01_site.ipynb #73267dd6
-def library_page(nb, name: str # of the notebook
-                ) -> nbformat.NotebookNode: # the page
+def library_page(
+    nb,
+    name: str,  # of the notebook
+) -> nbformat.NotebookNode:  # the page
     "Convert a notebook to a page: without hidden cells, with descriptions of exported functions and image texts."
     module, cells, texts = _module(nb), [], []
     for i, c in enumerate(nb.cells):
-        try: found = _directives(c.source) if c.cell_type == "code" else {}
-        except LabError as e: raise LabError(f"{name}: {e}") from None
-        if found.keys() & HIDDEN or found.get("include") == "false": continue
+        try:
+            found = _directives(c.source) if c.cell_type == "code" else {}
+        except LabError as e:
+            raise LabError(f"{name}: {e}") from None
+        if found.keys() & HIDDEN or found.get("include") == "false":
+            continue
         c = nbformat.from_dict(dict(c, metadata=dict(c.metadata)))
         if c.cell_type == "code":
             c.source = DIRECTIVE.sub("", c.source).strip("\n")
@@ -170,122 +228,169 @@ def library_page(nb, name: str # of the notebook
                 c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
             elif _imports(c.source):
                 c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
-            if not c.source and not c.outputs: continue
-            texts += [alternative(nb.cells, i, o) for o in c.outputs if is_image(o)]
-        cells += one_image_each(c) if c.cell_type == "code" else [c]
+            if not c.source and not c.outputs:
+                continue
+            texts += [alternative(nb.cells, i, o) for o in c.outputs if _is_image(o)]
+        cells += _one_image_each(c) if c.cell_type == "code" else [c]
     texts = iter(numbered(texts))
     for c in cells:
-        if any(map(is_image, c.get("outputs", ()))):
+        if any(map(_is_image, c.get("outputs", ()))):
             c.metadata["mystnb"] = {"image": {"alt": next(texts)}}
     if module:
-        cells.insert(1, nbformat.v4.new_markdown_cell(
-            f"Module `cvlab.{module}`, exported from the notebook `{name}`, which is this page. The outputs are those of "
-            "its last execution."))
-    for k, c in enumerate(cells): c["id"] = f"c{k}"
+        cells.insert(
+            1,
+            nbformat.v4.new_markdown_cell(
+                f"Module `cvlab.{module}`, exported from the notebook `{name}`, which is this page. The outputs are those of "
+                "its last execution."
+            ),
+        )
+    for k, c in enumerate(cells):
+        c["id"] = f"c{k}"
     page = nbformat.v4.new_notebook(cells=cells)
-    page.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3",
-                                    "language": "python"},
-                     "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    page.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+    }
     return page
 
 # %% ../../nbs/docs/01_site.ipynb #2ff5cd5e
 @cache
-def names() -> dict[str, str]: # name -> page, without suffix
+def names() -> dict[str, str]:  # name -> page, without suffix
     "The page of each public function and class, without names defined in two modules."
-    d = importlib.import_module("cvlab._modidx").d # written by nbdev at each export
+    d = importlib.import_module("cvlab._modidx").d  # written by nbdev at each export
     home, twice = {}, set()
     for module, known in d["syms"].items():
-        page = module_pages().get(module)
+        page = _module_pages().get(module)
         for full in known if page else ():
             name = full.removeprefix(module + ".")
-            if "." in name or name.startswith("_"): continue
-            if name in home: twice.add(name)
+            if "." in name or name.startswith("_"):
+                continue
+            if name in home:
+                twice.add(name)
             home[name] = page
     return {n: p for n, p in home.items() if n not in twice}
 
+
 @cache
-def module_pages() -> dict[str, str]: # cvlab.data.loaders -> nbs/data/04_loaders
+def _module_pages() -> dict[str, str]:  # cvlab.data.loaders -> nbs/data/04_loaders
     "The notebook of each module, without suffix."
-    found = sorted((repo_root()/"nbs").glob("*/[0-9][0-9]_*.ipynb"))
+    found = sorted((repo_root() / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
     return {f"cvlab.{p.parent.name}.{p.stem[3:]}": f"nbs/{p.parent.name}/{p.stem}" for p in found}
 
-def _up(page: Path) -> str: return "../"*(len(page.parts) - 1)
 
-def linked_names(text: str, page: Path # relative to the top
-                ) -> str:
+def _up(page: Path) -> str:
+    return "../" * (len(page.parts) - 1)
+
+
+def _linked_names(
+    text: str,
+    page: Path,  # relative to the top
+) -> str:
     "Turn backticked names of the library into links, except in code blocks, headings and links."
+
     def link(m):
-        if home := module_pages().get(m[1]): return f"[`{m[1]}`]({_up(page)}{home}.ipynb)"
+        if home := _module_pages().get(m[1]):
+            return f"[`{m[1]}`]({_up(page)}{home}.ipynb)"
         name = m[1].removesuffix("()").removeprefix("cvlab.").split(".")[-1]
         home = names().get(name)
-        if not home: return m[0]
+        if not home:
+            return m[0]
         here = Path(home) == page.with_suffix("")
         return f"[`{m[1]}`]({'' if here else f'{_up(page)}{home}.ipynb'}#{name.lower()})"
+
     out, fenced = [], False
     for line in text.split("\n"):
-        if line.lstrip().startswith("```"): fenced = not fenced
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
         keep = fenced or line.startswith(("#", "    ", "<"))
-        out.append(line if keep
-                   else re.sub(r"(?<![\[`\w])`(?!`)([\w.]+(?:\(\))?)`(?![\]`])", link, line))
+        out.append(
+            line if keep else re.sub(r"(?<![\[`\w])`(?!`)([\w.]+(?:\(\))?)`(?![\]`])", link, line)
+        )
     return "\n".join(out)
 
 # %% ../../nbs/docs/01_site.ipynb #417eaeb1
 SITE = "nbs/pages/site"
 
+
 def placed(path: Path) -> Path:
     "The path of a page among the sources of the site: unchanged, except for pages written for the site."
     return path.relative_to(SITE) if path.is_relative_to(SITE) else path
 
-LINK = re.compile(r"`[^`\n]*`(?!\])|(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)((?:\s+\"[^\"]*\")?)\)")
 
-def linked_files(text: str, page: Path, # relative to the top
-                 root: Path, # top of the repository
-                 shown: set[Path], # pages of the site
-                 wanted: set[Path] # linked files are added to it
-                ) -> str:
+LINK = re.compile(
+    r"`[^`\n]*`(?!\])|(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)((?:\s+\"[^\"]*\")?)\)"
+)
+
+
+def _linked_files(
+    text: str,
+    page: Path,  # relative to the top
+    root: Path,  # top of the repository
+    shown: set[Path],  # pages of the site
+    wanted: set[Path],  # linked files are added to it
+) -> str:
     "Adapt relative links and images to the site; `LabError` for a target that does not exist."
+
     def mend(m):
         bang, words, target, title = m.groups()
         if target.startswith("#"):
-            return f"{bang}[{words}]({target.lower()}{title})" # JupyterLab anchors have capitals
-        if re.match(r"[a-z]+:", target): return m[0]
+            return f"{bang}[{words}]({target.lower()}{title})"  # JupyterLab anchors have capitals
+        if re.match(r"[a-z]+:", target):
+            return m[0]
         path, _, anchor = target.partition("#")
-        at = Path(os.path.normpath(page.parent/path))
-        if at == Path("README.md"): at = Path("nbs/pages/site/index.md")
-        if (root/at).is_dir():
-            at = Path("nbs/pages/site/runs.md" if at.parts[:1] == ("runs",)
-                      else "nbs/pages/site/library.md")
+        at = Path(os.path.normpath(page.parent / path))
+        if at == Path("README.md"):
+            at = Path("nbs/pages/site/index.md")
+        if (root / at).is_dir():
+            at = Path(
+                "nbs/pages/site/runs.md"
+                if at.parts[:1] == ("runs",)
+                else "nbs/pages/site/library.md"
+            )
         elif at.suffix == ".ipynb" and at not in shown and at.parts[:2] == ("nbs", "pipeline"):
-            at = next((p for p in sorted(shown) if p.name == at.name and p.parts[0] == "runs"),
-                      at)
-        if not (root/at).is_file() and at not in shown:
+            at = next((p for p in sorted(shown) if p.name == at.name and p.parts[0] == "runs"), at)
+        if not (root / at).is_file() and at not in shown:
             raise LabError(f"{page}: link to {target}, which does not exist")
-        if at not in shown: wanted.add(at)
-        if at not in shown and at.suffix in (".ipynb", ".md"): # Sphinx would expect a page
+        if at not in shown:
+            wanted.add(at)
+        if at not in shown and at.suffix in (".ipynb", ".md"):  # Sphinx would expect a page
             return f"{{download}}`{words.replace('`', '')} <{os.path.relpath(placed(at), placed(page).parent)}>`"
-        way = os.path.relpath(placed(at), placed(page).parent) + (f"#{anchor.lower()}" if anchor else "")
+        way = os.path.relpath(placed(at), placed(page).parent) + (
+            f"#{anchor.lower()}" if anchor else ""
+        )
         return f"{bang}[{words}]({way}{title})"
+
     parts = re.split(r"(^```.*?^```[^\n]*$)", text, flags=re.M | re.S)
-    return "".join(p if p.startswith("```")
-                   else LINK.sub(lambda m: mend(m) if m[3] else m[0], p) for p in parts)
+    return "".join(
+        p if p.startswith("```") else LINK.sub(lambda m: mend(m) if m[3] else m[0], p)
+        for p in parts
+    )
 
 # %% ../../nbs/docs/01_site.ipynb #e39dcaa5
-def stage_graph(path: str | Path # dvc.yaml
-               ): # -> networkx.DiGraph of stages, transitively reduced
+def stage_graph(
+    path: str | Path,  # dvc.yaml
+):  # -> networkx.DiGraph of stages, transitively reduced
     "The dependencies between stages: an edge if an output of one overlaps a dependency of the other."
     import networkx as nx
+
     stages = read_yaml(path)["stages"]
+
     def texts(stage, key):
         body = stage.get("do", stage)
         named = (str(next(iter(x)) if isinstance(x, dict) else x) for x in body.get(key, []))
         return [re.split(r"\$\{", name)[0].rstrip("/") for name in named]
+
     graph = nx.DiGraph()
     graph.add_nodes_from(stages)
     for a, made in stages.items():
         for b, needs in stages.items():
-            def inside(x, y): return x == y or y.startswith(x + "/") or x.startswith(y + "/")
-            if a != b and any(inside(o, d) for o in texts(made, "outs")
-                              for d in texts(needs, "deps")):
+
+            def inside(x, y):
+                return x == y or y.startswith(x + "/") or x.startswith(y + "/")
+
+            if a != b and any(
+                inside(o, d) for o in texts(made, "outs") for d in texts(needs, "deps")
+            ):
                 graph.add_edge(a, b)
     return nx.transitive_reduction(graph)
 
@@ -296,42 +401,76 @@ def stage_figure(graph):
     import networkx as nx
 
     from cvlab.core.style import BLUE, GREY
+
     columns = list(nx.topological_generations(graph))
-    at = {n: (x, (len(c) - 1)/2 - y) for x, c in enumerate(columns)
-          for y, n in enumerate(sorted(c))}
+    at = {
+        n: (x, (len(c) - 1) / 2 - y) for x, c in enumerate(columns) for y, n in enumerate(sorted(c))
+    }
     tall = max(map(len, columns))
-    fig, ax = plt.subplots(figsize=(1.45*len(columns), .62*tall + .3))
+    fig, ax = plt.subplots(figsize=(1.45 * len(columns), 0.62 * tall + 0.3))
     for a, b in graph.edges:
-        ax.annotate("", at[b], at[a],
-                    arrowprops=dict(arrowstyle="-|>", color=GREY, shrinkA=34, shrinkB=34,
-                                    connectionstyle="arc3,rad=.06"))
+        ax.annotate(
+            "",
+            at[b],
+            at[a],
+            arrowprops=dict(
+                arrowstyle="-|>", color=GREY, shrinkA=34, shrinkB=34, connectionstyle="arc3,rad=.06"
+            ),
+        )
     for n, (x, y) in at.items():
-        ax.text(x, y, n, ha="center", va="center", color="white", fontsize=11,
-                bbox=dict(boxstyle="round,pad=.45", fc=BLUE, ec="none"))
-    ax.set(xlim=(-.6, len(columns) - .4), ylim=(-tall/2 - .1, tall/2 + .1))
+        ax.text(
+            x,
+            y,
+            n,
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=11,
+            bbox=dict(boxstyle="round,pad=.45", fc=BLUE, ec="none"),
+        )
+    ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(-tall / 2 - 0.1, tall / 2 + 0.1))
     ax.axis("off")
-    fig.tight_layout(pad=.2)
+    fig.tight_layout(pad=0.2)
     return fig
 
 # %% ../../nbs/docs/01_site.ipynb #8a022f9a
-def numbers_as_links(text: str, up: str # "../" per folder above the page
-                    ) -> str:
+def _numbers_as_links(
+    text: str,
+    up: str,  # "../" per folder above the page
+) -> str:
     "Turn `0.967<!--claim:id-->` into a link to the row of that claim."
+
     def link(m):
         id = html.escape(m[2], quote=True)
-        return (f'<a class="claim" href="{up}claims.html#{_anchor(FIELD.sub("", m[2]))}" title="claim {id}: origin of this '
-                f'number">{html.escape(m[1])}</a>')
+        return (
+            f'<a class="claim" href="{up}claims.html#{_anchor(FIELD.sub("", m[2]))}" title="claim {id}: origin of this '
+            f'number">{html.escape(m[1])}</a>'
+        )
+
     return re.sub(r"([-+−]?[\d.,]*\d%?|–)<!--claim:([^\n<>]+?)-->", link, text)
 
-FIELD = re.compile(r":(?:[a-z_0-9]+|\d+\.[\w.]+)$") # of a claim: accuracy.default:low
 
-def _anchor(id: str) -> str: return re.sub(r"[^\w.-]", "-", f"claim-{id}")
+FIELD = re.compile(r":(?:[a-z_0-9]+|\d+\.[\w.]+)$")  # of a claim: accuracy.default:low
 
-def claims_page(claims: dict, root: Path, texts: dict[str, str] # page -> text
-               ) -> str: # Markdown
+
+def _anchor(id: str) -> str:
+    return re.sub(r"[^\w.-]", "-", f"claim-{id}")
+
+
+def claims_page(
+    claims: dict,
+    root: Path,
+    texts: dict[str, str],  # page -> text
+) -> str:  # Markdown
     "The table of claims with computed value, state, formula and files."
-    rows, used = [], {FIELD.sub("", id) for t in texts.values()
-                      for id in re.findall(r"<!--claim:([^\n<>]+?)-->", t)}
+    rows, used = (
+        [],
+        {
+            FIELD.sub("", id)
+            for t in texts.values()
+            for id in re.findall(r"<!--claim:([^\n<>]+?)-->", t)
+        },
+    )
     # the pages of the site are rendered with current values
     stored = {p: t for p, t in texts.items() if not Path(p).is_relative_to(SITE)}
     problems = {p: check_text(t, claims, root) for p, t in stored.items()}
@@ -339,190 +478,276 @@ def claims_page(claims: dict, root: Path, texts: dict[str, str] # page -> text
         try:
             value = summary_of(c, root)
             state = "verified" if id in used else "verified, not on a page"
-        except LabError: value, state = "–", "cannot be computed here"
+        except LabError:
+            value, state = "–", "cannot be computed here"
         if any(f"claim {id} " in p for found in problems.values() for p in found):
             state = "drifted"
-        rows.append(f'<tr id="{_anchor(id)}"><td><code>{html.escape(id)}</code></td><td>{value}</td><td>{state}</td>'
-                    f"<td><code>{html.escape(c.formula)}</code></td><td><code>{html.escape(c.file)}</code></td></tr>")
+        rows.append(
+            f'<tr id="{_anchor(id)}"><td><code>{html.escape(id)}</code></td><td>{value}</td><td>{state}</td>'
+            f"<td><code>{html.escape(c.formula)}</code></td><td><code>{html.escape(c.file)}</code></td></tr>"
+        )
     wrong = sum(map(len, problems.values()))
-    return (f"# Claims\n\n{len(claims)} claims, computed from their files when this page was built; "
-            f"{len(used)} of them are used on a page. "
-            + (f"**{wrong} differ from the pages.** " if wrong
-               else "All pages agree with the computed values. ")
-            + "`make verify` does the same on your machine, and also checks every figure and hash.\n\n"
-            '<div class="table-scroll"><table class="table claims"><thead><tr><th>claim</th><th>value</th>'
-            "<th>state</th><th>formula</th><th>files</th></tr></thead><tbody>\n"
-            + "\n".join(rows)
-            + "\n</tbody></table></div>\n")
+    return (
+        f"# Claims\n\n{len(claims)} claims, computed from their files when this page was built; "
+        f"{len(used)} of them are used on a page. "
+        + (
+            f"**{wrong} differ from the pages.** "
+            if wrong
+            else "All pages agree with the computed values. "
+        )
+        + "`make verify` does the same on your machine, and also checks every figure and hash.\n\n"
+        '<div class="table-scroll"><table class="table claims"><thead><tr><th>claim</th><th>value</th>'
+        "<th>state</th><th>formula</th><th>files</th></tr></thead><tbody>\n"
+        + "\n".join(rows)
+        + "\n</tbody></table></div>\n"
+    )
 
 # %% ../../nbs/docs/01_site.ipynb #6592915a
-PACKAGES = { # a package imports only those above it in this list
-    "core": "Core: parameters, files, reproducibility", "data": "Data", "models": "Models",
-    "tasks": "Tasks", "datasets": "Embedded datasets", "training": "Training", "runs": "Runs",
-    "trackers": "Trackers", "evaluation": "Evaluation", "explain": "Explanation and figures",
-    "studies": "Studies", "deploy": "Deployment", "evidence": "Evidence", "bench": "Benchmark",
-    "docs": "Documentation", "cli": "Command line"}
+PACKAGES = {  # a package imports only those above it in this list
+    "core": "Core: parameters, files, reproducibility",
+    "data": "Data",
+    "models": "Models",
+    "tasks": "Tasks",
+    "datasets": "Embedded datasets",
+    "training": "Training",
+    "runs": "Runs",
+    "trackers": "Trackers",
+    "evaluation": "Evaluation",
+    "explain": "Explanation and figures",
+    "studies": "Studies",
+    "deploy": "Deployment",
+    "evidence": "Evidence",
+    "bench": "Benchmark",
+    "docs": "Documentation",
+    "cli": "Command line",
+}
 
-def head_of(path: Path) -> tuple[str, str]: # title, one line ("" without)
+
+def _head_of(path: Path) -> tuple[str, str]:  # title, one line ("" without)
     "Title and subtitle (the quoted line) of a notebook or Markdown page."
-    words = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"] if path.suffix == ".ipynb" \
+    words = (
+        [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
+        if path.suffix == ".ipynb"
         else [path.read_text(encoding="utf-8")]
+    )
     text = next((w for w in words if re.search(r"^# ", w, re.M)), f"# {path.stem}")
     return re.search(r"^# +(.+)$", text, re.M)[1], " ".join(re.findall(r"^> ?(.+)$", text, re.M))
 
-def toctree(entries: list[Path], caption: str = "", called=None # page -> name in the sidebar; None: its title
-           ) -> str:
+
+def toctree(
+    entries: list[Path],
+    caption: str = "",
+    called=None,  # page -> name in the sidebar; None: its title
+) -> str:
     "The MyST table of contents of a page, shown in the sidebar."
-    def at(p): return p.with_suffix("").as_posix()
+
+    def at(p):
+        return p.with_suffix("").as_posix()
+
     lines = "\n".join(f"{called(p)} <{at(p)}>" if called else at(p) for p in entries)
-    return "```{toctree}\n:hidden:\n" + (f":caption: {caption}\n" if caption else "") + f"\n{lines}\n```\n"
+    return (
+        "```{toctree}\n:hidden:\n"
+        + (f":caption: {caption}\n" if caption else "")
+        + f"\n{lines}\n```\n"
+    )
 
 # %% ../../nbs/docs/01_site.ipynb #8a9c906f
-def library_list(root: Path, shown: list[Path]) -> str: # Markdown
+def _library_list(root: Path, shown: list[Path]) -> str:  # Markdown
     "The list of library notebooks by package."
-    out = ["# Library\n\nEach notebook explains, exports and tests one module. A "
-           "package imports only packages above it; within a package, a notebook imports only lower numbers. "
-           "Names in backticks are links; exported source is folded.\n"]
+    out = [
+        "# Library\n\nEach notebook explains, exports and tests one module. A "
+        "package imports only packages above it; within a package, a notebook imports only lower numbers. "
+        "Names in backticks are links; exported source is folded.\n"
+    ]
     for package, title in PACKAGES.items():
         of = [p for p in shown if p.parts[:2] == ("nbs", package)]
-        if not of: continue
+        if not of:
+            continue
         out.append(f"## {title}\n\n| notebook | |\n|---|---|")
         for p in of:
-            called, line = head_of(root/p)
-            out.append(f"| [{p.stem[:2]} {called}]({p.as_posix()}) | {line.replace('|', chr(92) + '|')} |")
+            called, line = _head_of(root / p)
+            out.append(
+                f"| [{p.stem[:2]} {called}]({p.as_posix()}) | {line.replace('|', chr(92) + '|')} |"
+            )
         out.append("\n" + toctree(of, title))
     return "\n".join(out)
 
-def runs_list(root: Path, shown: list[Path]) -> str: # Markdown
+
+def runs_list(root: Path, shown: list[Path]) -> str:  # Markdown
     "The list of executed notebooks by stage, and of model cards."
-    def of(stage): return [p for p in shown if p.parts[0] == "runs" and p.parts[1] == stage]
+
+    def of(stage):
+        return [p for p in shown if p.parts[0] == "runs" and p.parts[1] == stage]
+
     stages = [*STAGES, *sorted({p.parts[1] for p in shown if p.parts[0] == "runs"} - {*STAGES})]
-    out = ["# Runs\n\nThe notebooks executed by the pipeline of this commit, with parameters, learning curves and "
-           "checks. Outputs contain no times; a second run gives the same bytes.\n\n"
-           "![The stages of the pipeline from left to right, with arrows from a stage to those that use its output]"
-           "(_site/stages.png)\n"]
+    out = [
+        "# Runs\n\nThe notebooks executed by the pipeline of this commit, with parameters, learning curves and "
+        "checks. Outputs contain no times; a second run gives the same bytes.\n\n"
+        "![The stages of the pipeline from left to right, with arrows from a stage to those that use its output]"
+        "(_site/stages.png)\n"
+    ]
     for stage in stages:
-        if not of(stage): continue
-        def named(p): return " ".join(p.parts[2:-1]) or head_of(root/p)[0]
-        out += [f"## {stage}\n",
-                "\n".join(f"- [{named(p)}]({p.as_posix()})" for p in of(stage)),
-                "\n" + toctree(of(stage), stage, named)]
+        if not of(stage):
+            continue
+
+        def named(p):
+            return " ".join(p.parts[2:-1]) or _head_of(root / p)[0]
+
+        out += [
+            f"## {stage}\n",
+            "\n".join(f"- [{named(p)}]({p.as_posix()})" for p in of(stage)),
+            "\n" + toctree(of(stage), stage, named),
+        ]
     return "\n".join(out)
 
 # %% ../../nbs/docs/01_site.ipynb #6e0a6dda
-def mistakes_table(path: Path) -> str: # Markdown, "" if there is no file
+def mistakes_table(path: Path) -> str:  # Markdown, "" if there is no file
     "The table of common mistakes by family: mistake, command, message, remedy."
-    if not path.exists(): return ""
-    def escaped(m): return f"&#{ord(m[0])};"
+    if not path.exists():
+        return ""
+
+    def escaped(m):
+        return f"&#{ord(m[0])};"
+
     def code(text):
-        lines = (re.sub(r"[|*_`\\\[\]<>&]", escaped, " ".join(x.split()))
-                 for x in str(text).strip().splitlines())
+        lines = (
+            re.sub(r"[|*_`\\\[\]<>&]", escaped, " ".join(x.split()))
+            for x in str(text).strip().splitlines()
+        )
         return "<br>".join(f"<code>{x}</code>" for x in lines)
+
     def row(c):
         how = f"<details><summary>how</summary>{code(c['first'])}</details>" if "first" in c else ""
         then = f"<br>{code(c['do'])}" if "do" in c else ""
         return f"| {c['did']}{how} | {code(c['say'])} | {code(c['told'])}{then} |"
+
     out = []
     for family in read_yaml(path):
         cases = [c for c in family["cases"] if "say" in c and "told" in c and "xfail" not in c]
         head = f"\n### {family['family']}\n\n| mistake | command | message |\n|---|---|---|"
-        if cases: out += [head, *map(row, cases)]
+        if cases:
+            out += [head, *map(row, cases)]
     return "\n".join(out)
 
 # %% ../../nbs/docs/01_site.ipynb #cac1cd8c
 def _markdown(text: str, page: Path, root: Path, shown: set[Path], wanted: set[Path]) -> str:
-    text = linked_files(text, page, root, shown, wanted)
-    if page.parts[:2] != ("runs", "cards"): # cards have their own claims
-        text = numbers_as_links(text, _up(placed(page)))
-    return linked_names(text, placed(page))
+    text = _linked_files(text, page, root, shown, wanted)
+    if page.parts[:2] != ("runs", "cards"):  # cards have their own claims
+        text = _numbers_as_links(text, _up(placed(page)))
+    return _linked_names(text, placed(page))
 
-def site_words(root: Path, found: list[Path], params) -> dict: # see `render`
+
+def _site_words(root: Path, found: list[Path], params) -> dict:  # see `render`
     "Values for the templates of the site's pages: experiments, tutorials, sidebar lists."
     cards = [p for p in found if p.parts[:2] == ("runs", "cards") and p.suffix == ".md"]
     tutorials = [p for p in found if p.parts[:2] == ("nbs", "tutorials")]
-    return dict(experiments=list(params.experiments), mistakes="<!--mistakes-->",
-                cards=toctree(cards, "Model cards", lambda p: " ".join(p.parts[2:-1])),
-                tutorials=[(p.relative_to("nbs").as_posix(), *head_of(root/p))
-                           for p in tutorials],
-                tutorial_tree=toctree([*tutorials, *(p for p in found if p == Path("nbs/pages/lab.ipynb"))], "Tutorials"))
+    return dict(
+        experiments=list(params.experiments),
+        mistakes="<!--mistakes-->",
+        cards=toctree(cards, "Model cards", lambda p: " ".join(p.parts[2:-1])),
+        tutorials=[(p.relative_to("nbs").as_posix(), *_head_of(root / p)) for p in tutorials],
+        tutorial_tree=toctree(
+            [*tutorials, *(p for p in found if p == Path("nbs/pages/lab.ipynb"))], "Tutorials"
+        ),
+    )
 
-def site_texts(root: Path, found: list[Path], claims: dict, words: dict) -> dict[Path, str]: # page -> Markdown
+
+def _site_texts(
+    root: Path, found: list[Path], claims: dict, words: dict
+) -> dict[Path, str]:  # page -> Markdown
     "All Markdown pages with rendered claims; `LabError` for a number without a claim."
     texts = {p: marked_page(p.as_posix(), root) for p in found if p.suffix == ".md"}
     for p in texts:
-        if not p.is_relative_to(SITE): continue
+        if not p.is_relative_to(SITE):
+            continue
         texts[p] = render(texts[p], claims, root, **words)
         if problems := check_text(texts[p], claims, root):
             raise LabError(f"{p}: {problems[0]}")
-        texts[p] = texts[p].replace("<!--mistakes-->",
-                                    # added last: its numbers are no claims
-                                    mistakes_table(root/"nbs/pages/mistakes.yaml"))
+        texts[p] = texts[p].replace(
+            "<!--mistakes-->",
+            # added last: its numbers are no claims
+            mistakes_table(root / "nbs/pages/mistakes.yaml"),
+        )
     studies, results = [p for p in texts if p.parts[0] == "results"], Path("TRAINING_RESULTS.md")
-    if results in texts: texts[results] += "\n" + toctree(studies, "Studies")
+    if results in texts:
+        texts[results] += "\n" + toctree(studies, "Studies")
     return texts
 
 # %% ../../nbs/docs/01_site.ipynb #53a11d7c
-def level(made: Path, # source
-          to: Path # target; may not exist
-         ) -> list[Path]: # written or removed files, relative to `to`
+def level(
+    made: Path,  # source
+    to: Path,  # target; may not exist
+) -> list[Path]:  # written or removed files, relative to `to`
     "Make a folder equal to another one; change only files that differ."
-    def files(top): return {p.relative_to(top) for p in top.rglob("*") if p.is_file()}
+
+    def files(top):
+        return {p.relative_to(top) for p in top.rglob("*") if p.is_file()}
+
     wanted, there = files(made), files(to)
-    differ = [p for p in wanted if p not in there
-              or (to/p).read_bytes() != (made/p).read_bytes()]
-    for p in there - wanted: (to/p).unlink()
+    differ = [
+        p for p in wanted if p not in there or (to / p).read_bytes() != (made / p).read_bytes()
+    ]
+    for p in there - wanted:
+        (to / p).unlink()
     for p in sorted(to.rglob("*"), reverse=True):
-        if p.is_dir() and not any(p.iterdir()): p.rmdir()
+        if p.is_dir() and not any(p.iterdir()):
+            p.rmdir()
     for p in differ:
-        (to/p).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made/p, to/p)
+        (to / p).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made / p, to / p)
     return sorted({*differ, *(there - wanted)})
 
 # %% ../../nbs/docs/01_site.ipynb #c74ded5c
-def _pages_and_files(root: Path, to: Path, texts: dict[Path, str], found: list[Path],
-                     made: set[Path]):
+def _pages_and_files(
+    root: Path, to: Path, texts: dict[Path, str], found: list[Path], made: set[Path]
+):
     "Write the pages and the files that they offer as downloads."
     shown, wanted = {*found, *made}, set()
     # generated pages already have the links of the site
     for p, text in texts.items():
-        write_text(to/placed(p),
-                   text if p in made else _markdown(text, p, root, shown, wanted))
+        write_text(to / placed(p), text if p in made else _markdown(text, p, root, shown, wanted))
     for p in found:
-        if p.suffix != ".ipynb": continue
-        page = library_page(nbformat.read(root/p, 4), p.as_posix())
+        if p.suffix != ".ipynb":
+            continue
+        page = library_page(nbformat.read(root / p, 4), p.as_posix())
         for c in page.cells:
             if c.cell_type == "markdown":
                 c.source = _markdown(c.source, p, root, shown, wanted)
-        write_text(to/p, nbformat.writes(page))
+        write_text(to / p, nbformat.writes(page))
     for p in wanted:
-        (to/placed(p)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root/p, to/placed(p))
+        (to / placed(p)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / p, to / placed(p))
     no_pages = (placed(p).as_posix() for p in sorted(wanted) if p.suffix in (".ipynb", ".md"))
-    write_text(to/"_site/no_pages.txt", "".join(f"{p}\n" for p in no_pages))
+    write_text(to / "_site/no_pages.txt", "".join(f"{p}\n" for p in no_pages))
+
 
 def _write_assets(root: Path, to: Path):
     "Write configuration, style, the figure of the stages, the slides and the animation."
-    shutil.copytree(root/SITE/"static", to/"_site", dirs_exist_ok=True)
-    shutil.copyfile(root/SITE/"conf.py", to/"conf.py")
-    (to/"_extra").mkdir()
-    slides(root/"nbs/tutorials/walkthrough.ipynb", to/"_extra"/"slides.html")
-    film_of(root).save(to/"_extra"/"timelapse.gif")
-    stage_figure(stage_graph(root/"dvc.yaml")).savefig(to/"_site/stages.png", dpi=150,
-                                                       metadata={"Software": None})
+    shutil.copytree(root / SITE / "static", to / "_site", dirs_exist_ok=True)
+    shutil.copyfile(root / SITE / "conf.py", to / "conf.py")
+    (to / "_extra").mkdir()
+    slides(root / "nbs/tutorials/walkthrough.ipynb", to / "_extra" / "slides.html")
+    film_of(root).save(to / "_extra" / "timelapse.gif")
+    stage_figure(stage_graph(root / "dvc.yaml")).savefig(
+        to / "_site/stages.png", dpi=150, metadata={"Software": None}
+    )
 
 # %% ../../nbs/docs/01_site.ipynb #bb429b19
-def write_sources(root: str | Path, # top of the repository
-                  to: str | Path # folder for the sources; other files in it are removed
-                 ) -> list[Path]: # pages, relative to it
+def write_sources(
+    root: str | Path,  # top of the repository
+    to: str | Path,  # folder for the sources; other files in it are removed
+) -> list[Path]:  # pages, relative to it
     "Write everything that Sphinx needs: pages, images, downloads, slides, animation, configuration."
-    root, to, params = Path(root).resolve(), Path(to), resolve(Path(root)/"params.yaml")
-    classes = sorted(read_split(RunPaths(root/"runs").split).label.unique())
-    claims, found = load_claims(root/"nbs/pages/claims.yaml", params, classes), pages(root)
-    texts = site_texts(root, found, claims, site_words(root, found, params))
+    root, to, params = Path(root).resolve(), Path(to), resolve(Path(root) / "params.yaml")
+    classes = sorted(read_split(RunPaths(root / "runs").split).label.unique())
+    claims, found = load_claims(root / "nbs/pages/claims.yaml", params, classes), pages(root)
+    texts = _site_texts(root, found, claims, _site_words(root, found, params))
     stated = {p: t for p, t in texts.items() if p.parts[0] != "runs"}
-    made = {Path(SITE)/"claims.md": claims_page(claims, root, stated),
-            Path(SITE)/"runs.md": runs_list(root, found),
-            Path(SITE)/"library.md": library_list(root, found)}
+    made = {
+        Path(SITE) / "claims.md": claims_page(claims, root, stated),
+        Path(SITE) / "runs.md": runs_list(root, found),
+        Path(SITE) / "library.md": _library_list(root, found),
+    }
     with tempfile.TemporaryDirectory() as folder:
         _pages_and_files(root, Path(folder), texts | made, found, set(made))
         _write_assets(root, Path(folder))
@@ -530,36 +755,67 @@ def write_sources(root: str | Path, # top of the repository
     return sorted(placed(p) for p in {*found, *made})
 
 # %% ../../nbs/docs/01_site.ipynb #803ba7ff
-NEEDED = {"sphinx": "sphinx", "myst_nb": "myst-nb",
-          "pydata_sphinx_theme": "pydata-sphinx-theme",
-          "sphinx_revealjs": "sphinx-revealjs"}
+NEEDED = {
+    "sphinx": "sphinx",
+    "myst_nb": "myst-nb",
+    "pydata_sphinx_theme": "pydata-sphinx-theme",
+    "sphinx_revealjs": "sphinx-revealjs",
+}
 
-def build_site(out: str | Path = "_docs", # folder of the site
-               root: str | Path | None = None, # top of the repository; None: found from the working folder
-               sources_only: bool = False # stop before Sphinx
-              ) -> Path: # the start page
+
+def build_site(
+    out: str | Path = "_docs",  # folder of the site
+    root: str | Path | None = None,  # top of the repository; None: found from the working folder
+    sources_only: bool = False,  # stop before Sphinx
+) -> Path:  # the start page
     "Build the site offline, without executing notebooks; a warning of Sphinx is an error."
     from importlib.util import find_spec
+
     root = Path(root) if root else repo_root()
     if missing := [p for m, p in NEEDED.items() if find_spec(m) is None]:
-        raise LabError(f"the documentation needs {', '.join(missing)}; run .venv/bin/pip install --require-hashes "
-                       "-r requirements/docs.txt, or make docs")
-    src, out = root/".cvlab"/"site", Path(out)
-    if out.exists() and not (out/"searchindex.js").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LabError(
+            f"the documentation needs {', '.join(missing)}; run .venv/bin/pip install --require-hashes "
+            "-r requirements/docs.txt, or make docs"
+        )
+    src, out = root / ".cvlab" / "site", Path(out)
+    if (
+        out.exists()
+        and not (out / "searchindex.js").exists()
+        and (not out.is_dir() or any(out.iterdir()))
+    ):
         raise LabError(f"{out} exists and is not a documentation site; name another folder")
     n = len(write_sources(root, src))
     print(f"{n} pages", flush=True)
-    if sources_only: return src/"index.md"
+    if sources_only:
+        return src / "index.md"
     with atomic_folder(out) as made:
-        done = subprocess.run([sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W",
-                               "--keep-going", "-j", "auto",
-                               str(src), str(made/"html")])
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "sphinx",
+                "-b",
+                "html",
+                "-q",
+                "-W",
+                "--keep-going",
+                "-j",
+                "auto",
+                str(src),
+                str(made / "html"),
+            ]
+        )
         if done.returncode:
             raise LabError(f"Sphinx reported the problems above for the pages in {src}")
-        for rest in (made/"jupyter_execute", made/"html"/".doctrees", made/"html"/"_sources",
-                     made/"html"/".buildinfo"):
+        for rest in (
+            made / "jupyter_execute",
+            made / "html" / ".doctrees",
+            made / "html" / "_sources",
+            made / "html" / ".buildinfo",
+        ):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink(missing_ok=True)
-        for p in (made/"html").iterdir(): p.rename(made/p.name)
-        (made/"html").rmdir()
+        for p in (made / "html").iterdir():
+            p.rename(made / p.name)
+        (made / "html").rmdir()
         shutil.rmtree(out, ignore_errors=True)
-    return out/"index.html"
+    return out / "index.html"

@@ -23,14 +23,16 @@ def _table(samples, classes, logits):
     samples = samples.reset_index(drop=True)
     logits = pd.DataFrame(logits.astype(np.float32), columns=[f"logit_{c}" for c in classes])
     table = pd.concat([samples[["id", "subset", "label"]], logits], axis=1)
-    return table[samples.subset != "train"].sort_values(["subset", "id"], kind="stable",
-                                                      ignore_index=True)
+    return table[samples.subset != "train"].sort_values(
+        ["subset", "id"], kind="stable", ignore_index=True
+    )
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #270b9b21
 def _train_rows(samples):
     "Mask of the training rows, (n,); `LabError` if there is nothing to learn from."
     odd = sorted(set(samples.subset) - {"train", "val", "test"})
-    if odd: raise LabError(f"subset {odd[0]!r} is none of train, val, test")
+    if odd:
+        raise LabError(f"subset {odd[0]!r} is none of train, val, test")
     train = (samples.subset == "train").to_numpy()
     if samples.label[train].nunique() < 2:
         raise LabError("a baseline needs two or more classes among the train rows")
@@ -38,8 +40,8 @@ def _train_rows(samples):
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #dea7b1ad
 def majority_baseline(
-    samples:pd.DataFrame # columns id, path, label, group, subset
-) -> pd.DataFrame: # predictions table of the val and test rows
+    samples: pd.DataFrame,  # columns id, path, label, group, subset
+) -> pd.DataFrame:  # predictions table of the val and test rows
     "Predict the class frequencies of the train rows, for every image."
     train = _train_rows(samples)
     classes = sorted(set(samples.label))
@@ -55,15 +57,19 @@ def _count_block(images, bins):
     cell = (r * bins + g) * bins + b + np.arange(n)[:, None] * cells
     return np.bincount(cell.ravel(), minlength=n * cells).reshape(n, cells)
 
+
 def colour_histogram(
-    images:np.ndarray, # uint8 (n, height, width, 3), RGB
-    bins:int=8 # bins per channel, 1..256
-) -> np.ndarray: # int64 (n, bins**3), pixels in each colour box; red is the slowest index
+    images: np.ndarray,  # uint8 (n, height, width, 3), RGB
+    bins: int = 8,  # bins per channel, 1..256
+) -> np.ndarray:  # int64 (n, bins**3), pixels in each colour box; red is the slowest index
     "Joint RGB histogram of each image."
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise LabError(f"images must be uint8 (n, height, width, 3), got {images.dtype} {images.shape}")
-    if not 1 <= bins <= 256: raise LabError(f"bins must be 1..256, got {bins}")
-    blocks = [_count_block(images[i:i+64], bins) for i in range(0, len(images), 64)]
+        raise LabError(
+            f"images must be uint8 (n, height, width, 3), got {images.dtype} {images.shape}"
+        )
+    if not 1 <= bins <= 256:
+        raise LabError(f"bins must be 1..256, got {bins}")
+    blocks = [_count_block(images[i : i + 64], bins) for i in range(0, len(images), 64)]
     return np.concatenate(blocks) if blocks else np.zeros((0, bins**3), dtype=np.int64)
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #e667cc67
@@ -74,14 +80,18 @@ def _fit(feats, targs, C, max_iter):
         warnings.simplefilter("ignore", ConvergenceWarning)
         clf.fit(feats, targs)
     if clf.n_iter_.max() >= max_iter:
-        raise LabError(f"logistic regression did not converge in {max_iter} steps: raise max_iter or lower C")
+        raise LabError(
+            f"logistic regression did not converge in {max_iter} steps: raise max_iter or lower C"
+        )
     return clf
+
 
 def _log_probs(clf, feats):
     "Log-probabilities (n, classes), computed from the scores so that all are finite."
     scores = clf.decision_function(feats)
-    return log_softmax(np.stack([np.zeros_like(scores), scores], axis=1) if scores.ndim == 1
-                       else scores, axis=1)
+    return log_softmax(
+        np.stack([np.zeros_like(scores), scores], axis=1) if scores.ndim == 1 else scores, axis=1
+    )
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #de031b21
 def _regression(feats, samples, C, max_iter):
@@ -94,26 +104,25 @@ def _regression(feats, samples, C, max_iter):
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #dd16536c
 def histogram_baseline(
-    images:np.ndarray, # uint8 (n, size, size, 3), in the order of `samples`
-    samples:pd.DataFrame, # columns id, path, label, group, subset
-    bins:int=8, # bins per colour channel
-    C:float=10., # inverse strength of the L2 penalty; fixed, not tuned
-    max_iter:int=10_000 # maximum number of solver steps
-) -> pd.DataFrame: # predictions table of the val and test rows
+    images: np.ndarray,  # uint8 (n, size, size, 3), in the order of `samples`
+    samples: pd.DataFrame,  # columns id, path, label, group, subset
+    bins: int = 8,  # bins per colour channel
+    C: float = 10.0,  # inverse strength of the L2 penalty; fixed, not tuned
+    max_iter: int = 10_000,  # maximum number of solver steps
+) -> pd.DataFrame:  # predictions table of the val and test rows
     "Logistic regression on joint colour histograms, fitted on the train rows only."
     if len(images) != len(samples):
         raise LabError(f"{len(images)} images for {len(samples)} samples")
     counts = colour_histogram(images, bins)
-    return _regression(np.sqrt(counts / counts.sum(axis=1, keepdims=True)), samples, C,
-                       max_iter)
+    return _regression(np.sqrt(counts / counts.sum(axis=1, keepdims=True)), samples, C, max_iter)
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #1b093d5e
 def probe_baseline(
-    feats:np.ndarray, # (n, d), in the order of `samples`; see cvlab.tasks.infer.features_of
-    samples:pd.DataFrame, # columns id, path, label, group, subset
-    C:float=.01, # inverse strength of the L2 penalty; fixed, not tuned
-    max_iter:int=10_000 # maximum number of solver steps
-) -> pd.DataFrame: # predictions table of the val and test rows
+    feats: np.ndarray,  # (n, d), in the order of `samples`; see cvlab.tasks.infer.features_of
+    samples: pd.DataFrame,  # columns id, path, label, group, subset
+    C: float = 0.01,  # inverse strength of the L2 penalty; fixed, not tuned
+    max_iter: int = 10_000,  # maximum number of solver steps
+) -> pd.DataFrame:  # predictions table of the val and test rows
     "Logistic regression on the features of a frozen model, fitted on the train rows only."
     if len(feats) != len(samples):
         raise LabError(f"{len(feats)} rows of features for {len(samples)} samples")

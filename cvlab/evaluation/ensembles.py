@@ -17,50 +17,71 @@ from ..core.io import LabError
 def logit_columns(table: pd.DataFrame) -> list[str]:
     return [c for c in table if c.startswith("logit_")]
 
-def answers(tables: list[pd.DataFrame] # predictions of the same images, in the same order
-           ) -> np.ndarray: # float64 (models, n, classes): log-probabilities
+
+def answers(
+    tables: list[pd.DataFrame],  # predictions of the same images, in the same order
+) -> np.ndarray:  # float64 (models, n, classes): log-probabilities
     "Predictions of each model; `LabError` if the images or classes of the tables differ."
     first = tables[0]
     for t in tables[1:]:
         if t.id.tolist() != first.id.tolist() or logit_columns(t) != logit_columns(first):
-            raise LabError("these tables cannot be put together: other images, another order, or other classes")
-    return np.stack([log_softmax(t[logit_columns(t)].to_numpy(np.float64), axis=1)
-                     for t in tables])
+            raise LabError(
+                "these tables cannot be put together: other images, another order, or other classes"
+            )
+    return np.stack([log_softmax(t[logit_columns(t)].to_numpy(np.float64), axis=1) for t in tables])
 
-def table_of(probs: np.ndarray, # (n, classes)
-             like: pd.DataFrame) -> pd.DataFrame: # predictions whose softmax is `probs`
+
+def table_of(
+    probs: np.ndarray,  # (n, classes)
+    like: pd.DataFrame,
+) -> pd.DataFrame:  # predictions whose softmax is `probs`
     "Probabilities as a predictions table."
-    return like.assign(**dict(zip(logit_columns(like),
-                                  np.log(np.maximum(probs, 1e-38)).T.astype(np.float32))))
+    return like.assign(
+        **dict(zip(logit_columns(like), np.log(np.maximum(probs, 1e-38)).T.astype(np.float32)))
+    )
 
 # %% ../../nbs/evaluation/04_ensembles.ipynb #4febdc0b
 def averaged(tables: list[pd.DataFrame]) -> pd.DataFrame:
     "The mean of the probabilities of several models."
     return table_of(np.exp(answers(tables)).mean(0), tables[0])
 
+
 def voted(tables: list[pd.DataFrame]) -> pd.DataFrame:
     "The share of models that vote for a class; the mean probability breaks ties."
     probs = np.exp(answers(tables))
     n, k = len(tables), probs.shape[2]
     share = np.eye(k)[probs.argmax(2)].mean(0)
-    tie = 1/(n + 2) # the mean weighs less than one vote
-    return table_of((1 - tie)*share + tie*probs.mean(0), tables[0])
+    tie = 1 / (n + 2)  # the mean weighs less than one vote
+    return table_of((1 - tie) * share + tie * probs.mean(0), tables[0])
 
 # %% ../../nbs/evaluation/04_ensembles.ipynb #2f335c08
 class Stack:
     "Logistic regression on the predictions of several models."
-    def __init__(self, oof: list[pd.DataFrame], # one table per model, on unseen images
-                 C: float = 1. # inverse regularisation; scikit-learn's default for stacking
-                ):
+
+    def __init__(
+        self,
+        oof: list[pd.DataFrame],  # one table per model, on unseen images
+        C: float = 1.0,  # inverse regularisation; scikit-learn's default for stacking
+    ):
         self.model = LogisticRegression(C=C, max_iter=2000).fit(self.inputs(oof), oof[0].label)
         self.columns = logit_columns(oof[0])
-    def inputs(self, tables): # (n, models*classes)
+
+    def inputs(self, tables):  # (n, models*classes)
         return np.concatenate(np.maximum(answers(tables), -20), axis=1)
-    def __call__(self, tables: list[pd.DataFrame] # as many, of other images
-                ) -> pd.DataFrame:
+
+    def __call__(
+        self,
+        tables: list[pd.DataFrame],  # as many, of other images
+    ) -> pd.DataFrame:
         "The combined predictions."
         found = self.model.predict_proba(self.inputs(tables))
         # a class that was never seen
         here = {c: i for i, c in enumerate(self.model.classes_)}
-        probs = np.stack([found[:, here[n]] if (n := c[6:]) in here else np.zeros(len(found)) for c in self.columns], 1)
+        probs = np.stack(
+            [
+                found[:, here[n]] if (n := c[6:]) in here else np.zeros(len(found))
+                for c in self.columns
+            ],
+            1,
+        )
         return table_of(probs, tables[0])

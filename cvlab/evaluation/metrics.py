@@ -35,12 +35,13 @@ def _logits(preds):
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #16b4c86b
 def write_predictions(
-    path:str|Path, # file to write, usually predictions.csv
-    preds:pd.DataFrame, # predictions table: id, subset, label, and the answer
-    schema:type=Logits # of the answer, see `cvlab.tasks.tables`
-) -> Path: # `path`
+    path: str | Path,  # file to write, usually predictions.csv
+    preds: pd.DataFrame,  # predictions table: id, subset, label, and the answer
+    schema: type = Logits,  # of the answer, see `cvlab.tasks.tables`
+) -> Path:  # `path`
     "Write predictions sorted by subset and id; `LabError` if the table is invalid."
-    if problem := schema.problem(preds): raise LabError(f"{path}: {problem}")
+    if problem := schema.problem(preds):
+        raise LabError(f"{path}: {problem}")
     answers = schema.answers(preds)
     table = preds[FIXED + answers].astype({c: np.float32 for c in answers})
     table = table.assign(id=table.id.astype(str)).sort_values(["subset", "id"], kind="stable")
@@ -50,16 +51,18 @@ def write_predictions(
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #d1724c8e
 def read_predictions(
-    path:str|Path, # file written by `write_predictions`
-    schema:type=Logits # of the answer, see `cvlab.tasks.tables`
-) -> pd.DataFrame: # predictions table; text columns are str, answers float32
+    path: str | Path,  # file written by `write_predictions`
+    schema: type = Logits,  # of the answer, see `cvlab.tasks.tables`
+) -> pd.DataFrame:  # predictions table; text columns are str, answers float32
     "Read and check predictions; `LabError` names the file and the first problem."
-    try: preds = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        preds = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; the train stage writes it") from None
     except (ValueError, OSError) as e:
         raise LabError(f"{path}: not a predictions table: {str(e).strip()}") from None
-    if problem := schema.problem(preds): raise LabError(f"{path}: {problem}")
+    if problem := schema.problem(preds):
+        raise LabError(f"{path}: {problem}")
     columns = schema.answers(preds)
     answers = pd.DataFrame(as_numbers(preds, columns), preds.index, columns)
     # all columns at once
@@ -67,91 +70,125 @@ def read_predictions(
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #233c9924
 def check_judged(
-    preds:pd.DataFrame, # predictions table
-    split:pd.DataFrame, # columns id, subset, label
-    name:str="predictions" # name used in the message
-) -> pd.DataFrame: # `preds`
+    preds: pd.DataFrame,  # predictions table
+    split: pd.DataFrame,  # columns id, subset, label
+    name: str = "predictions",  # name used in the message
+) -> pd.DataFrame:  # `preds`
     "`LabError` unless the table has exactly the val and test images of this split."
+
     def rows(t):
         return set(t.loc[t.subset.isin(SUBSETS), FIXED].itertuples(index=False, name=None))
+
     have, want = rows(preds), rows(split)
-    if have == want: return preds
+    if have == want:
+        return preds
     odd = sorted(have - want) or sorted(want - have)
-    raise LabError(f"{name}: not of this split: {len(have - want)} rows are not in it and {len(want - have)} are "
-                   f"missing, such as {odd[0][0]} ({odd[0][1]}, {odd[0][2]}); evaluate on the split again")
+    raise LabError(
+        f"{name}: not of this split: {len(have - want)} rows are not in it and {len(want - have)} are "
+        f"missing, such as {odd[0][0]} ({odd[0][1]}, {odd[0][2]}); evaluate on the split again"
+    )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #7711401c
 def probabilities(
-    preds:pd.DataFrame # predictions table
-) -> np.ndarray: # float64 (n, classes), rows sum to 1
+    preds: pd.DataFrame,  # predictions table
+) -> np.ndarray:  # float64 (n, classes), rows sum to 1
     "Softmax of the logits."
     return softmax(_logits(preds).astype(np.float64), axis=1)
 
+
 def predicted(
-    preds:pd.DataFrame # predictions table
-) -> np.ndarray: # class names (n,)
+    preds: pd.DataFrame,  # predictions table
+) -> np.ndarray:  # class names (n,)
     "The class with the largest logit; the first in a tie."
     return np.array(classes_of(preds), dtype=object)[_logits(preds).argmax(axis=1)]
 
+
 def true_probability(
-    preds:pd.DataFrame # predictions table
-) -> np.ndarray: # float64 (n,)
+    preds: pd.DataFrame,  # predictions table
+) -> np.ndarray:  # float64 (n,)
     "Predicted probability of each image's true class."
     return np.exp(-losses(preds))
 
+
 def losses(
-    preds:pd.DataFrame # predictions table
-) -> np.ndarray: # float64 (n,), in nats
+    preds: pd.DataFrame,  # predictions table
+) -> np.ndarray:  # float64 (n,), in nats
     "Cross-entropy of each image from the logits; always finite."
     logs = log_softmax(_logits(preds).astype(np.float64), axis=1)
     return -logs[np.arange(len(preds)), pd.Index(classes_of(preds)).get_indexer(preds.label)]
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #ec7c536b
 def wilson_interval(
-    k:int, # number of correct predictions
-    n:int, # answers
-    level:float=0.95 # confidence level
-) -> tuple[float, float]: # lower and upper end, each in 0..1
+    k: int,  # number of correct predictions
+    n: int,  # answers
+    level: float = 0.95,  # confidence level
+) -> tuple[float, float]:  # lower and upper end, each in 0..1
     "Wilson confidence interval of a proportion."
     low, high = proportion_confint(int(k), int(n), alpha=1 - level, method="wilson")
-    return max(0., float(low)), min(1., float(high))
+    return max(0.0, float(low)), min(1.0, float(high))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #6498fd18
-def _round(x): return round(float(x), 6)
+def _round(x):
+    return round(float(x), 6)
+
 
 def _prf(targs, preds, **kw):
     "Precision, recall, F1 and support, as in scikit-learn."
     return precision_recall_fscore_support(targs, preds, zero_division=0, **kw)
 
+
 def _averages(targs, preds, present):
     "Macro and weighted means over the classes that occur."
-    def mean(avg): return map(_round, _prf(targs, preds, labels=present, average=avg)[:3])
-    return {avg: dict(zip(("precision", "recall", "f1"), mean(avg)))
-            for avg in ("macro", "weighted")}
+
+    def mean(avg):
+        return map(_round, _prf(targs, preds, labels=present, average=avg)[:3])
+
+    return {
+        avg: dict(zip(("precision", "recall", "f1"), mean(avg))) for avg in ("macro", "weighted")
+    }
+
 
 def _per_class(targs, preds, classes):
     "One entry per class; absent classes have support 0."
     rows = zip(*_prf(targs, preds, labels=range(len(classes)), average=None))
-    return {c: dict(precision=_round(p), recall=_round(r), **_recall_interval(r, s),
-                    f1=_round(f), support=int(s))
-            for c, (p, r, f, s) in zip(classes, rows)}
+    return {
+        c: dict(
+            precision=_round(p),
+            recall=_round(r),
+            **_recall_interval(r, s),
+            f1=_round(f),
+            support=int(s),
+        )
+        for c, (p, r, f, s) in zip(classes, rows)
+    }
+
 
 def _recall_interval(recall, support):
     "Wilson interval for the images of one class; None if it has no images."
-    low, high = map(_round, wilson_interval(round(recall*support), support)) if support else (None, None)
+    low, high = (
+        map(_round, wilson_interval(round(recall * support), support)) if support else (None, None)
+    )
     return dict(recall_low=low, recall_high=high)
+
 
 def _agreement(targs, guess, probs, present):
     "Kappa, Matthews correlation, ROC-AUC and Brier score."
     each = [(targs == c, probs[:, c]) for c in present] if len(present) > 1 else []
-    def mean(score): return _round(np.mean([score(t, p) for t, p in each])) if each else None
+
+    def mean(score):
+        return _round(np.mean([score(t, p) for t, p in each])) if each else None
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore") # kappa is undefined for a single class
+        warnings.simplefilter("ignore")  # kappa is undefined for a single class
         kappa = cohen_kappa_score(targs, guess) if each else None
-    return dict(matthews=_round(matthews_corrcoef(targs, guess)),
-                kappa=kappa and _round(kappa),
-                roc_auc=mean(roc_auc_score), pr_auc=mean(average_precision_score),
-                brier=_round(((probs - np.eye(probs.shape[1])[targs])**2).sum(1).mean()))
+    return dict(
+        matthews=_round(matthews_corrcoef(targs, guess)),
+        kappa=kappa and _round(kappa),
+        roc_auc=mean(roc_auc_score),
+        pr_auc=mean(average_precision_score),
+        brier=_round(((probs - np.eye(probs.shape[1])[targs]) ** 2).sum(1).mean()),
+    )
+
 
 def _top(targs, logits, ks=(3, 5)):
     "Top-k accuracy, for each k below the number of classes."
@@ -161,73 +198,100 @@ def _top(targs, logits, ks=(3, 5)):
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #b56dd520
 def evaluate(
-    preds:pd.DataFrame, # predictions table
-    subset:str="test" # subset to evaluate: val or test
-) -> dict: # numbers, lists and strings for JSON, rounded to six decimals
+    preds: pd.DataFrame,  # predictions table
+    subset: str = "test",  # subset to evaluate: val or test
+) -> dict:  # numbers, lists and strings for JSON, rounded to six decimals
     "Metrics of one subset, overall and per class, with Wilson intervals and confusion matrix."
     classes, rows = classes_of(preds), preds[preds.subset == subset]
     if rows.empty:
-        raise LabError(f'no {subset} rows here, only {", ".join(sorted(set(preds.subset)))}')
+        raise LabError(f"no {subset} rows here, only {', '.join(sorted(set(preds.subset)))}")
     targs, guess = (pd.Index(classes).get_indexer(c) for c in (rows.label, predicted(rows)))
     n, right, present = len(rows), int((targs == guess).sum()), np.unique(targs)
     low, high = wilson_interval(right, n)
     averages = _averages(targs, guess, present)
-    return dict(subset=subset, n=n, classes=classes, right=right,
-                accuracy=_round(accuracy_score(targs, guess)),
-        accuracy_low=_round(low), accuracy_high=_round(high),
-                balanced_accuracy=averages["macro"]["recall"],
-        **_top(targs, _logits(rows)), **_agreement(targs, guess, probabilities(rows), present),
-        log_loss=_round(losses(rows).mean()), **averages,
+    return dict(
+        subset=subset,
+        n=n,
+        classes=classes,
+        right=right,
+        accuracy=_round(accuracy_score(targs, guess)),
+        accuracy_low=_round(low),
+        accuracy_high=_round(high),
+        balanced_accuracy=averages["macro"]["recall"],
+        **_top(targs, _logits(rows)),
+        **_agreement(targs, guess, probabilities(rows), present),
+        log_loss=_round(losses(rows).mean()),
+        **averages,
         per_class=_per_class(targs, guess, classes),
-        confusion_matrix=confusion_matrix(targs, guess, labels=range(len(classes))).tolist())
+        confusion_matrix=confusion_matrix(targs, guess, labels=range(len(classes))).tolist(),
+    )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #fa3b5bd4
-METRICS = {"accuracy": lambda m: m["accuracy"], # name -> from the dictionary of `evaluate`
-           "balanced_accuracy": lambda m: m["balanced_accuracy"],
-           "macro_f1": lambda m: m["macro"]["f1"], "log_loss": lambda m: m["log_loss"]}
+METRICS = {
+    "accuracy": lambda m: m["accuracy"],  # name -> from the dictionary of `evaluate`
+    "balanced_accuracy": lambda m: m["balanced_accuracy"],
+    "macro_f1": lambda m: m["macro"]["f1"],
+    "log_loss": lambda m: m["log_loss"],
+}
+
 
 def by_frequency(
-    metrics:dict, # from `evaluate`
-    counts:dict[str, int] # training images per class
-) -> pd.DataFrame: # one row per third: classes, most, least, n, right, recall, low, high
+    metrics: dict,  # from `evaluate`
+    counts: dict[str, int],  # training images per class
+) -> pd.DataFrame:  # one row per third: classes, most, least, n, right, recall, low, high
     "Recall over the images of each third of the classes by frequency, with Wilson intervals."
     order = sorted(metrics["classes"], key=lambda c: (-counts.get(c, 0), c))
     rows = []
-    for name, third in zip(("head", "middle", "tail"),
-                           np.array_split(np.array(order, dtype=object), 3)):
-        if not len(third): continue
+    for name, third in zip(
+        ("head", "middle", "tail"), np.array_split(np.array(order, dtype=object), 3)
+    ):
+        if not len(third):
+            continue
         here = [metrics["classes"].index(c) for c in third]
         cm = np.array(metrics["confusion_matrix"])
         n, right = int(cm[here].sum()), int(cm[here, here].sum())
         low, high = wilson_interval(right, n) if n else (np.nan, np.nan)
-        rows.append(dict(subset=name, classes=len(third), most=counts.get(third[0], 0),
-                         least=counts.get(third[-1], 0),
-                         n=n, right=right, recall=right/n if n else np.nan, low=low,
-                         high=high))
+        rows.append(
+            dict(
+                subset=name,
+                classes=len(third),
+                most=counts.get(third[0], 0),
+                least=counts.get(third[-1], 0),
+                n=n,
+                right=right,
+                recall=right / n if n else np.nan,
+                low=low,
+                high=high,
+            )
+        )
     return pd.DataFrame(rows).set_index("subset")
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #33f0b7a9
 def report_table(
-    metrics:dict # from `evaluate`, or read from metrics.json
-) -> pd.DataFrame: # one row per class, then macro and weighted means
+    metrics: dict,  # from `evaluate`, or read from metrics.json
+) -> pd.DataFrame:  # one row per class, then macro and weighted means
     "Precision, recall, F1 and support, one row per class."
     rows = dict(metrics["per_class"])
-    rows |= {f"{avg} mean": {**metrics[avg], "support": metrics["n"]}
-             for avg in ("macro", "weighted")}
-    return pd.DataFrame.from_dict(rows, orient="index").astype({"support": int}).rename_axis("class")
+    rows |= {
+        f"{avg} mean": {**metrics[avg], "support": metrics["n"]} for avg in ("macro", "weighted")
+    }
+    return (
+        pd.DataFrame.from_dict(rows, orient="index").astype({"support": int}).rename_axis("class")
+    )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #f0ce4bcc
 def over_seeds(
-    values, # one number per seed
-    level:float=0.95, # confidence level
-    bounds:tuple[float, float]=(-np.inf, np.inf) # range of a value; clips the interval
-) -> dict: # mean, sd, n, low, high; sd, low and high are None for a single seed
+    values,  # one number per seed
+    level: float = 0.95,  # confidence level
+    bounds: tuple[float, float] = (-np.inf, np.inf),  # range of a value; clips the interval
+) -> dict:  # mean, sd, n, low, high; sd, low and high are None for a single seed
     "Mean over seeds, sample standard deviation (ddof=1) and Student-t interval of the mean."
     x = np.asarray(list(values), dtype=np.float64)
     if not len(x) or not np.isfinite(x).all():
         raise LabError(f"over_seeds needs one or more finite numbers, got {x.tolist()}")
     n, mean = len(x), x.mean()
-    if n == 1: return dict(mean=_round(mean), sd=None, n=1, low=None, high=None)
+    if n == 1:
+        return dict(mean=_round(mean), sd=None, n=1, low=None, high=None)
     sd = x.std(ddof=1)
     half = student_t.ppf((1 + level) / 2, n - 1) * sd / np.sqrt(n)
     low, high = np.clip((mean - half, mean + half), *bounds)
@@ -235,11 +299,11 @@ def over_seeds(
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #64c59fd2
 def fmt_interval(
-    value:float, # the estimate
-    low:float|None, # lower end, None if there is no interval
-    high:float|None, # upper end
-    digits:int=3 # decimals
-) -> str: # such as '0.917 [0.819, 0.964]'
+    value: float,  # the estimate
+    low: float | None,  # lower end, None if there is no interval
+    high: float | None,  # upper end
+    digits: int = 3,  # decimals
+) -> str:  # such as '0.917 [0.819, 0.964]'
     "Format an estimate and its interval."
     text = f"{value:.{digits}f}"
     return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -23,19 +23,23 @@ from ..tasks.base import Task
 from ..tasks.infer import load_together, logits_of, models_in, task_of
 
 # %% ../../nbs/evaluation/01_predict.ipynb #1f2e8ce9
-def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]: # split, folder of its images
+def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]:  # split, folder of its images
     "The split that a run was trained on."
     root = root_above(weights)
     if root is None or RunPaths(root).weights_root not in (weights, *weights.parents):
-        raise LabError(f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named")
-    run = run_of(weights, "weights") # None: the models of folds
-    asked = run.params if run else RunPaths(root).stage("crossval")/"params.yaml"
+        raise LabError(
+            f"{weights}: no prepare/split.csv above; name the folder that `cvlab train --out` named"
+        )
+    run = run_of(weights, "weights")  # None: the models of folds
+    asked = run.params if run else RunPaths(root).stage("crossval") / "params.yaml"
     if not asked.exists():
         raise LabError(f"{asked}: no such file; the run is not whole, train again")
     return read_split(RunPaths(root).split), read_yaml(asked)["requested"]["data"]["path"]
 
-def samples_for(weights: Path, subset: str, data: str | Path | None, task: Task,
-               cache: str | Path) -> tuple[pd.DataFrame, str | Path]: # table, base folder of its paths
+
+def samples_for(
+    weights: Path, subset: str, data: str | Path | None, task: Task, cache: str | Path
+) -> tuple[pd.DataFrame, str | Path]:  # table, base folder of its paths
     "The split of the run, or all images of another source as one subset."
     if data is None:
         split, source = split_of_run(weights)
@@ -44,26 +48,36 @@ def samples_for(weights: Path, subset: str, data: str | Path | None, task: Task,
         return split, images_root(source, cache)
     folder, samples, found = read_data(data, cache)
     if n := (found.verdict == "refused").sum():
-        print(f"{n} image(s) of {data} are left out; `cvlab data check` says why",
-              file=sys.stderr)
+        print(f"{n} image(s) of {data} are left out; `cvlab data check` says why", file=sys.stderr)
     if not len(samples):
         raise LabError(f"{data}: no image here that can be used; `cvlab data check` says why")
-    if odd := task.unknown(samples.label): raise LabError(f"{data}: the model does not know {odd}")
-    try: split = split_of_run(weights)[0]
-    except LabError: return samples.assign(subset=subset), folder
+    if odd := task.unknown(samples.label):
+        raise LabError(f"{data}: the model does not know {odd}")
+    try:
+        split = split_of_run(weights)[0]
+    except LabError:
+        return samples.assign(subset=subset), folder
     known = split.id.isin(samples.id)
-    if not known.any(): return samples.assign(subset=subset), folder
+    if not known.any():
+        return samples.assign(subset=subset), folder
     if not known.all():
-        raise LabError(f"{data}: holds {known.sum()} of the {len(split)} images of the run's split; "
-                       "all or none, please")
-    return split.assign(path=split.id.map(samples.drop_duplicates("id").set_index("id").path)), folder
+        raise LabError(
+            f"{data}: holds {known.sum()} of the {len(split)} images of the run's split; "
+            "all or none, please"
+        )
+    return split.assign(
+        path=split.id.map(samples.drop_duplicates("id").set_index("id").path)
+    ), folder
 
-def subset_predictions(weights: str | Path, # folder with best.safetensors and best.json
-                     subset: str = "test", # val | test
-                     data: str | Path | None = None, # folder of images; None: the run's own
-                     cache: str | Path = ".cvlab/cache", device="cpu",
-                     tta: str | None = None # see `logits_of`
-                    ) -> pd.DataFrame: # a predictions table
+
+def subset_predictions(
+    weights: str | Path,  # folder with best.safetensors and best.json
+    subset: str = "test",  # val | test
+    data: str | Path | None = None,  # folder of images; None: the run's own
+    cache: str | Path = ".cvlab/cache",
+    device="cpu",
+    tta: str | None = None,  # see `logits_of`
+) -> pd.DataFrame:  # a predictions table
     "Predict a subset of a run's data, or all images of another folder."
     weights = Path(weights)
     model, info = load_together([weights])
@@ -71,11 +85,16 @@ def subset_predictions(weights: str | Path, # folder with best.safetensors and b
     split, folder = samples_for(weights, subset, data, task, cache)
     images = image_cache(folder, split, info["side"], cache)
     root = root_above(weights) or weights
-    hashes = [file_hash(weights/f"{name}.safetensors") for name in models_in(weights)]
-    asked = {"weights": hashes[0] if len(hashes) == 1 else hashes,
-             **({"tta": tta} if tta else {})}
-    note = reading(ledger_path(root, split), split, "cvlab evaluate",
-                   info.get("experiment", ""),
-                   info.get("seed", 0), asked, "weights measured by hand")
+    hashes = [file_hash(weights / f"{name}.safetensors") for name in models_in(weights)]
+    asked = {"weights": hashes[0] if len(hashes) == 1 else hashes, **({"tta": tta} if tta else {})}
+    note = reading(
+        ledger_path(root, split),
+        split,
+        "cvlab evaluate",
+        info.get("experiment", ""),
+        info.get("seed", 0),
+        asked,
+        "weights measured by hand",
+    )
     ims, _, rows = subset_of(split, images, subset, note)
     return task.table(rows, logits_of(model, ims, info, device, tta=tta))

@@ -4,18 +4,12 @@
 
 # %% auto #0
 __all__ = ['FORMULAS', 'split_of', 'params_of', 'DASH', 'VALUE', 'COUNTS', 'AXES', 'ID', 'KEYS', 'CONVENTIONS', 'TOKENS', 'BOUND',
-           'INDEX', 'MARKED', 'argument', 'parse_formula', 'formula', 'signature', 'pick', 'bind_formula', 'read_once',
-           'one', 'proportion', 'as_estimate', 'metrics_of', 'metric_of', 'bounds', 'seed_metrics', 'split_metrics',
-           'extremes', 'gains', 'class_metrics', 'run_of', 'rows_of', 'chosen_rows', 'predicted_classes', 'found',
-           'crossval_summary', 'bench_row', 'results_of', 'column_of', 'lr_found', 'lookup', 'recipes_of', 'pairs_of',
-           'leaking_ids', 'leakage_files', 'leaks_of', 'clean_answers', 'guessed', 'pointing_of', 'hits_of', 'Claim',
-           'files_of', 'result_of', 'field_of', 'value_of', 'rounded', 'rounding_of', 'text_of', 'column_roundings',
-           'is_missing', 'cell_text', 'table_text', 'summary_of', 'axis_values', 'combinations', 'fill', 'word',
-           'check_claim', 'expand', 'check_entry', 'check_axes', 'load_claims', 'numbers_in', 'claim_by_id',
-           'claim_and_field', 'marker', 'marked', 'expand_template', 'render', 'direction', 'shown', 'wrapped',
-           'reflow', 'unmark', 'mark', 'index_of', 'bound_in', 'marked_page', 'problem_of', 'check_text', 'links_of',
-           'anchors', 'link_problem', 'check_links', 'notebook_markdown', 'template_text', 'named', 'slice_right',
-           'calibration_of']
+           'INDEX', 'MARKED', 'argument', 'formula', 'signature', 'pick', 'one', 'proportion', 'bounds', 'extremes',
+           'gains', 'class_metrics', 'run_of', 'rows_of', 'predicted_classes', 'found', 'lr_found', 'pairs_of',
+           'leaking_ids', 'guessed', 'Claim', 'files_of', 'value_of', 'rounded', 'text_of', 'summary_of',
+           'combinations', 'fill', 'word', 'expand', 'load_claims', 'numbers_in', 'marker', 'marked', 'render',
+           'direction', 'shown', 'wrapped', 'reflow', 'unmark', 'mark', 'index_of', 'bound_in', 'marked_page',
+           'problem_of', 'check_text', 'anchors', 'check_links', 'notebook_markdown', 'template_text', 'named']
 
 # %% ../../nbs/evidence/00_claims.ipynb #6527e868
 import ast
@@ -53,106 +47,146 @@ from ..runs.ledger import questions, read_ledger
 from ..tasks.tables import lower_is_better
 
 # %% ../../nbs/evidence/00_claims.ipynb #fe54f924
-def argument(node: ast.expr # AST node of the argument
-            ): # str for a word or dotted key, list, or literal
+def argument(
+    node: ast.expr,  # AST node of the argument
+):  # str for a word or dotted key, list, or literal
     "Convert one argument of a formula."
-    if isinstance(node, ast.Name): return node.id
-    if isinstance(node, ast.List): return [argument(x) for x in node.elts]
-    if isinstance(node, ast.Attribute): return f"{argument(node.value)}.{node.attr}"
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.List):
+        return [argument(x) for x in node.elts]
+    if isinstance(node, ast.Attribute):
+        return f"{argument(node.value)}.{node.attr}"
     return ast.literal_eval(node)
 
-def parse_formula(text: str # such as "cell(val_loss, epoch=3)"
-                 ) -> tuple[str, list, dict]: # name, positional and named arguments
+
+def _parse_formula(
+    text: str,  # such as "cell(val_loss, epoch=3)"
+) -> tuple[str, list, dict]:  # name, positional and named arguments
     "Parse a formula without executing it."
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise ValueError
-        if any(k.arg is None for k in call.keywords): raise ValueError
-        return call.func.id, [argument(a) for a in call.args], {k.arg: argument(k.value)
-                                                                for k in call.keywords}
+        if any(k.arg is None for k in call.keywords):
+            raise ValueError
+        return (
+            call.func.id,
+            [argument(a) for a in call.args],
+            {k.arg: argument(k.value) for k in call.keywords},
+        )
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         how = "write it as name(word, key=value), such as cell(val_loss, epoch=3)"
         raise LabError(f"formula {text!r}: {how}") from None
 
 # %% ../../nbs/evidence/00_claims.ipynb #39e57d6e
-FORMULAS = {} # name: function of (paths, *args, **kwargs)
+FORMULAS = {}  # name: function of (paths, *args, **kwargs)
+
 
 def formula(f):
     "Register `f(paths, ...) -> number` as a formula; None means that there is no such number."
     FORMULAS[f.__name__.strip("_")] = f
     return f
 
-def signature(name: str) -> str: # such as "cell(column, epoch)"
+
+def signature(name: str) -> str:  # such as "cell(column, epoch)"
     "The call signature of a formula."
     args = list(inspect.signature(FORMULAS[name]).parameters.values())[1:]
     return f"{name}({', '.join(str(a) for a in args)})"
 
 # %% ../../nbs/evidence/00_claims.ipynb #64ca3eb5
-def pick(table, key, what: str): # the value
+def pick(table, key, what: str):  # the value
     "Return `table[key]`; `LabError` with the nearest name if it is missing."
-    if key in table: return table[key]
-    raise LabError(f"no {what} {key!r}{nearest(str(key), list(table)) or '; there are ' + ', '.join(table)}")
+    if key in table:
+        return table[key]
+    raise LabError(
+        f"no {what} {key!r}{nearest(str(key), list(table)) or '; there are ' + ', '.join(table)}"
+    )
 
-def bind_formula(text: str # a formula
-                ): # function of the list of files
+
+def _bind_formula(
+    text: str,  # a formula
+):  # function of the list of files
     "Parse a formula, look it up, and check its arguments."
-    name, args, kw = parse_formula(text)
+    name, args, kw = _parse_formula(text)
     f = pick(FORMULAS, name, "formula")
-    try: inspect.signature(f).bind([], *args, **kw)
+    try:
+        inspect.signature(f).bind([], *args, **kw)
     except TypeError as e:
         raise LabError(f"formula {text!r}: {e}; write it as {signature(name)}") from None
     return lambda paths: f(paths, *args, **kw)
 
+
 @formula
-def _count(paths): return len(paths)
+def _count(paths):
+    return len(paths)
 
 # %% ../../nbs/evidence/00_claims.ipynb #f2413944
-def read_once(read):
+def _read_once(read):
     "Decorate `read(path)`: cache the result until the file changes."
     remembered = cache(lambda path, stamp: read(path))
+
     @wraps(read)
     def f(path):
         s = os.stat(path)
         return remembered(str(path), (s.st_mtime_ns, s.st_size, s.st_ino))
+
     return f
 
-def one(paths: list[Path]) -> Path: # the only file
+
+def one(paths: list[Path]) -> Path:  # the only file
     "The single file of a formula; `LabError` if several match."
-    if len(paths) == 1: return paths[0]
-    raise LabError(f"this formula takes one file and {len(paths)} match; "
-                   "name one, or use a formula of several files such as mean(accuracy)")
+    if len(paths) == 1:
+        return paths[0]
+    raise LabError(
+        f"this formula takes one file and {len(paths)} match; "
+        "name one, or use a formula of several files such as mean(accuracy)"
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #52b0ffac
-def proportion(right: int, n: int) -> dict: # value, low, high (95 %), n, wrong; value is None if n is 0
+def proportion(
+    right: int, n: int
+) -> dict:  # value, low, high (95 %), n, wrong; value is None if n is 0
     "A share of correct predictions as an estimate with Wilson's interval."
-    if not n: return dict(value=None, low=None, high=None, n=0, wrong=0)
+    if not n:
+        return dict(value=None, low=None, high=None, n=0, wrong=0)
     low, high = wilson_interval(right, n)
-    return dict(value=right/n, low=low, high=high, n=n, wrong=n - right)
+    return dict(value=right / n, low=low, high=high, n=n, wrong=n - right)
 
-def as_estimate(summary: dict) -> dict: # from `over_seeds` or `over_splits`: mean, sd, n, low, high
+
+def _as_estimate(
+    summary: dict,
+) -> dict:  # from `over_seeds` or `over_splits`: mean, sd, n, low, high
     "Convert a mean over seeds or splits to an estimate."
     return dict(value=summary["mean"], **{k: summary[k] for k in ("low", "high", "n", "sd")})
 
 # %% ../../nbs/evidence/00_claims.ipynb #aac281e1
-@read_once
-def metrics_of(path):
+@_read_once
+def _metrics_of(path):
     "Test metrics of a predictions file."
     return evaluate(read_predictions(path), "test")
 
-def metric_of(path: Path, metric: str # one of METRICS
-             ) -> float:
+
+def _metric_of(
+    path: Path,
+    metric: str,  # one of METRICS
+) -> float:
     "One metric of one predictions file."
-    return pick(METRICS, metric, "metric")(metrics_of(path))
+    return pick(METRICS, metric, "metric")(_metrics_of(path))
 
 # %% ../../nbs/evidence/00_claims.ipynb #159ae2c0
-def _register_metric(name): FORMULAS[name] = lambda paths: metric_of(one(paths), name)
-for _name in METRICS: _register_metric(_name)
+def _register_metric(name):
+    FORMULAS[name] = lambda paths: _metric_of(one(paths), name)
+
+
+for _name in METRICS:
+    _register_metric(_name)
+
 
 @formula
 def _accuracy(paths):
-    m = metrics_of(one(paths))
-    others = {name: metric_of(one(paths), name) for name in METRICS if name != "accuracy"}
+    m = _metrics_of(one(paths))
+    others = {name: _metric_of(one(paths), name) for name in METRICS if name != "accuracy"}
     return proportion(m["right"], m["n"]) | others
 
 # %% ../../nbs/evidence/00_claims.ipynb #66cc1bad
@@ -160,123 +194,172 @@ def bounds(metric: str) -> tuple[float, float]:
     "Smallest and largest possible value of a metric."
     return 0, math.inf if metric == "log_loss" else 1
 
-def seed_metrics(paths: list[Path], metric: str) -> dict: # mean, sd, n, low, high
+
+def _seed_metrics(paths: list[Path], metric: str) -> dict:  # mean, sd, n, low, high
     "Summary of a metric over files; the interval is clipped to the possible values."
-    return over_seeds((metric_of(p, metric) for p in paths), bounds=bounds(metric))
+    return over_seeds((_metric_of(p, metric) for p in paths), bounds=bounds(metric))
 
-def split_metrics(paths: list[Path], metric: str, train: int, test: int) -> dict: # mean, sd, n, low, high
+
+def _split_metrics(
+    paths: list[Path], metric: str, train: int, test: int
+) -> dict:  # mean, sd, n, low, high
     "Summary of a metric over random splits."
-    return over_splits((metric_of(p, metric) for p in paths), train, test, bounds=bounds(metric))
+    return over_splits((_metric_of(p, metric) for p in paths), train, test, bounds=bounds(metric))
 
-def extremes(paths: list[Path], metric: str) -> dict: # min, max
+
+def extremes(paths: list[Path], metric: str) -> dict:  # min, max
     "Lowest and highest value of a metric over files."
-    values = [metric_of(p, metric) for p in paths]
+    values = [_metric_of(p, metric) for p in paths]
     return dict(min=min(values), max=max(values))
+
 
 @formula
 def _mean(paths, metric):
-    return as_estimate(seed_metrics(paths, metric)) | extremes(paths, metric)
+    return _as_estimate(_seed_metrics(paths, metric)) | extremes(paths, metric)
+
+
 @formula
 def _split_mean(paths, metric, train, test):
-    return as_estimate(split_metrics(paths, metric, train, test)) | extremes(paths, metric)
+    return _as_estimate(_split_metrics(paths, metric, train, test)) | extremes(paths, metric)
 
 # %% ../../nbs/evidence/00_claims.ipynb #f1eea2bd
-def gains(paths: list[Path], metric: str, baseline: str # name of its file without .csv, such as probe
-         ) -> list[float]: # one per split
+def gains(
+    paths: list[Path],
+    metric: str,
+    baseline: str,  # name of its file without .csv, such as probe
+) -> list[float]:  # one per split
     "Metric of the model minus metric of the baseline, per split."
     # split-0/evaluate/seed-0/
     own = {p.parents[2]: p for p in paths if p.name == "predictions.csv"}
-    other = {p.parents[1]: p for p in paths if p.name == f"{baseline}.csv"} # split-0/baseline/
+    other = {p.parents[1]: p for p in paths if p.name == f"{baseline}.csv"}  # split-0/baseline/
     if not own or own.keys() != other.keys():
-        raise LabError(f"{len(own)} predictions.csv and {len(other)} {baseline}.csv do not pair; "
-                       "run both stages for every split")
+        raise LabError(
+            f"{len(own)} predictions.csv and {len(other)} {baseline}.csv do not pair; "
+            "run both stages for every split"
+        )
     for split in own:
-        ids = [set(t.id[t.subset == "test"])
-               for t in map(read_predictions, (own[split], other[split]))]
+        ids = [
+            set(t.id[t.subset == "test"]) for t in map(read_predictions, (own[split], other[split]))
+        ]
         if ids[0] != ids[1]:
-            raise LabError(f"{split.name}: predictions.csv and {baseline}.csv have different test images; "
-                           "run both stages again")
-    return [metric_of(own[s], metric) - metric_of(other[s], metric)
-            for s in sorted(own)]
+            raise LabError(
+                f"{split.name}: predictions.csv and {baseline}.csv have different test images; "
+                "run both stages again"
+            )
+    return [_metric_of(own[s], metric) - _metric_of(other[s], metric) for s in sorted(own)]
+
 
 @formula
 def _gain(paths, metric, baseline, train, test):
-    return as_estimate(over_splits(gains(paths, metric, baseline), train, test))
+    return _as_estimate(over_splits(gains(paths, metric, baseline), train, test))
+
+
 @formula
-def _seconds(paths): return min(read_json(p)["seconds"] for p in paths)
+def _seconds(paths):
+    return min(read_json(p)["seconds"] for p in paths)
 
 # %% ../../nbs/evidence/00_claims.ipynb #26a733d8
-def class_metrics(path: Path, name: str # class
-                 ) -> dict: # precision, recall, f1, support
+def class_metrics(
+    path: Path,
+    name: str,  # class
+) -> dict:  # precision, recall, f1, support
     "Metrics of one class of a predictions file."
-    metrics = pick(metrics_of(path)["per_class"], name, "class")
+    metrics = pick(_metrics_of(path)["per_class"], name, "class")
     if not metrics["support"]:
         raise LabError(f"class {name!r} has no test image, so it has no metrics; remove the claim")
     return metrics
 
+
 @formula
 def _recall(paths, cls):
     m = class_metrics(one(paths), cls)
-    return proportion(round(m["recall"]*m["support"]), m["support"]) | m
+    return proportion(round(m["recall"] * m["support"]), m["support"]) | m
 
 # %% ../../nbs/evidence/00_claims.ipynb #ad6133de
-def run_of(path: Path) -> dict: # experiment, seed
+def run_of(path: Path) -> dict:  # experiment, seed
     "Experiment and seed of a predictions or history file, from its folders."
     return dict(experiment=path.parts[-3], seed=int(path.parent.name.removeprefix("seed-")))
 
+
 @formula
 def _by_run(paths):
-    return pd.DataFrame([run_of(p) | proportion(m["right"], m["n"]) | dict(macro_f1=m["macro"]["f1"],
-                         log_loss=m["log_loss"]) for p in paths for m in [metrics_of(p)]])
+    return pd.DataFrame(
+        [
+            run_of(p)
+            | proportion(m["right"], m["n"])
+            | dict(macro_f1=m["macro"]["f1"], log_loss=m["log_loss"])
+            for p in paths
+            for m in [_metrics_of(p)]
+        ]
+    )
+
 
 @formula
 def _by_class(paths):
-    return pd.DataFrame([run_of(p) | dict(label=c) | m for p in paths
-                         for c, m in metrics_of(p)["per_class"].items()])
+    return pd.DataFrame(
+        [
+            run_of(p) | dict(label=c) | m
+            for p in paths
+            for c, m in _metrics_of(p)["per_class"].items()
+        ]
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #6f587ead
-@read_once
+@_read_once
 def rows_of(path):
     "A CSV file as a table."
     return pd.read_csv(path)
 
-def chosen_rows(t: pd.DataFrame, where: dict # column: value, or a list of values
-               ) -> pd.DataFrame:
+
+def _chosen_rows(
+    t: pd.DataFrame,
+    where: dict,  # column: value, or a list of values
+) -> pd.DataFrame:
     "The rows of a table whose columns have the given values."
     for k, v in where.items():
         pick(dict.fromkeys(t), k, "column")
         t = t[t[k].astype(str).isin([str(x) for x in (v if isinstance(v, list) else [v])])]
     return t
 
+
 @formula
 def _row(paths, column, **where):
-    t = chosen_rows(rows_of(one(paths)), where)
+    t = _chosen_rows(rows_of(one(paths)), where)
     if len(t) != 1:
         found = ", ".join(f"{k}={v}" for k, v in where.items())
         raise LabError(f"{len(t)} rows with {found}; one is needed")
     numbers = t.select_dtypes("number").iloc[0].to_dict()
-    return {k: float(v) for k, v in numbers.items()} | dict(value=float(pick(numbers, column, "column")))
+    return {k: float(v) for k, v in numbers.items()} | dict(
+        value=float(pick(numbers, column, "column"))
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #92486639
 @formula
 def _table(paths, *on, of=None, **where):
     read = {p.stem: rows_of(p) for p in paths}
-    read = {n: chosen_rows(t, {k: v for k, v in where.items() if len(read) == 1 or k in t})
-            for n, t in read.items()}
-    if len(read) == 1: return next(iter(read.values())).reset_index(drop=True)
+    read = {
+        n: _chosen_rows(t, {k: v for k, v in where.items() if len(read) == 1 or k in t})
+        for n, t in read.items()
+    }
+    if len(read) == 1:
+        return next(iter(read.values())).reset_index(drop=True)
     keyed = {n: t.set_index(list(on)).add_prefix(f"{n}.") for n, t in read.items()}
     pick(keyed, of, "file")
     first = keyed.pop(of)
     return first.join(list(keyed.values())).reset_index()
 
 # %% ../../nbs/evidence/00_claims.ipynb #82939b3c
-@read_once
+@_read_once
 def predicted_classes(path):
     "A table of labels and predicted classes, all columns as text."
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
-def found(paths, answer: str, # column of the predictions, such as "plain/average"
-          label: str) -> tuple[int, int]: # correct predictions, images of the class
+
+def found(
+    paths,
+    answer: str,  # column of the predictions, such as "plain/average"
+    label: str,
+) -> tuple[int, int]:  # correct predictions, images of the class
     "Count the images of a class that were predicted correctly."
     t = predicted_classes(one(paths))
     pick(dict.fromkeys(t), answer, "answer")
@@ -284,232 +367,302 @@ def found(paths, answer: str, # column of the predictions, such as "plain/averag
     here = t[t.label == label]
     return int((here[answer] == here.label).sum()), len(here)
 
+
 @formula
-def _found(paths, answer, label): return proportion(*found(paths, answer, label))
+def _found(paths, answer, label):
+    return proportion(*found(paths, answer, label))
 
 # %% ../../nbs/evidence/00_claims.ipynb #dc02b874
-@read_once
-def crossval_summary(path):
+@_read_once
+def _crossval_summary(path):
     "Cross-validated metrics by experiment and metric."
     return pd.read_csv(path).set_index(["experiment", "score"])
 
+
 @formula
 def _folded(paths, score, experiment):
-    t = crossval_summary(one(paths))
+    t = _crossval_summary(one(paths))
     if (experiment, score) not in t.index:
         known = dict.fromkeys(t.index.get_level_values(0))
         raise LabError(f"no {score} of {experiment!r}; there are {', '.join(known)}")
     row = t.loc[(experiment, score)].astype(float).to_dict()
-    return as_estimate(row | dict(n=row["folds"]))
+    return _as_estimate(row | dict(n=row["folds"]))
 
 # %% ../../nbs/evidence/00_claims.ipynb #ceaf0b6b
-def bench_row(path: Path, row: str) -> dict: # value, low, high
+def _bench_row(path: Path, row: str) -> dict:  # value, low, high
     "One row of the benchmark."
     return pick(read_json(path)["rows"], row, "row")
 
+
 @formula
-def _value(paths, key): return float(pick(read_json(one(paths)), key, "key"))
+def _value(paths, key):
+    return float(pick(read_json(one(paths)), key, "key"))
+
+
 @formula
-def _bench(paths, row): return bench_row(one(paths), row)
+def _bench(paths, row):
+    return _bench_row(one(paths), row)
 
 # %% ../../nbs/evidence/00_claims.ipynb #7a073780
-@read_once
-def results_of(path):
+@_read_once
+def _results_of(path):
     "A training history by epoch."
     return pd.read_csv(path).set_index("epoch")
 
-def column_of(path: Path, column: str) -> pd.Series: # by epoch
+
+def _column_of(path: Path, column: str) -> pd.Series:  # by epoch
     "One column of results.csv."
-    return pick(results_of(path), column, "column")
+    return pick(_results_of(path), column, "column")
 
 # %% ../../nbs/evidence/00_claims.ipynb #94d728d7
 @formula
 def _cell(paths, column, epoch):
-    values = column_of(one(paths), column)
+    values = _column_of(one(paths), column)
     if epoch not in values.index:
         raise LabError(f"no epoch {epoch}; there are {values.index[0]} to {values.index[-1]}")
     return values[epoch]
 
+
 @formula
-def _last(paths, column): return column_of(one(paths), column).iloc[-1]
+def _last(paths, column):
+    return _column_of(one(paths), column).iloc[-1]
+
 
 @formula
 def _best_epoch(paths, column="val_loss"):
-    values = column_of(one(paths), column)
+    values = _column_of(one(paths), column)
     return values.idxmin() if lower_is_better(column) else values.idxmax()
 
+
 @formula
-def _best(paths, column): return column_of(one(paths), column)[_best_epoch(paths, column)]
+def _best(paths, column):
+    return _column_of(one(paths), column)[_best_epoch(paths, column)]
+
 
 @formula
 def _worst(paths, column):
-    values = column_of(one(paths), column)
+    values = _column_of(one(paths), column)
     return values.max() if lower_is_better(column) else values.min()
+
 
 @formula
 def _histories(paths, monitor="val_loss"):
     def row(p):
-        t = results_of(p)
-        return run_of(p) | dict(epochs=len(t), best_epoch=_best_epoch([p], monitor)) | t.iloc[-1].to_dict()
+        t = _results_of(p)
+        return (
+            run_of(p)
+            | dict(epochs=len(t), best_epoch=_best_epoch([p], monitor))
+            | t.iloc[-1].to_dict()
+        )
+
     return pd.DataFrame([row(p) for p in paths])
 
 # %% ../../nbs/evidence/00_claims.ipynb #e342a4ee
-split_of = read_once(read_split)
+split_of = _read_once(read_split)
+
 
 @formula
 def _rows(paths, subset, label=None):
     split = split_of(one(paths))
     for column, value in dict(subset=subset, label=label).items():
         known = split[column].unique()
-        if value is not None: pick(dict.fromkeys(known), value, column)
+        if value is not None:
+            pick(dict.fromkeys(known), value, column)
     return int(((split.subset == subset) & (True if label is None else split.label == label)).sum())
 
-@formula
-def _images(paths): return len(split_of(one(paths)))
 
 @formula
-def _class_size(paths, which): # least or most: images of a class outside the test set
+def _images(paths):
+    return len(split_of(one(paths)))
+
+
+@formula
+def _class_size(paths, which):  # least or most: images of a class outside the test set
     split = split_of(one(paths))
     n = split[split.subset != "test"].label.value_counts()
     return pick(dict(least=n.min(), most=n.max()), which, "size")
 
 # %% ../../nbs/evidence/00_claims.ipynb #64ad846d
-@read_once
-def lr_found(path): # -> see `cvlab.training.lr_finder.suggest`
+@_read_once
+def lr_found(path):  # -> see `cvlab.training.lr_finder.suggest`
     "Learning rate suggested by the curves of the learning rate finder."
     from cvlab.training.lr_finder import suggest
+
     return suggest([g.reset_index(drop=True) for _, g in pd.read_csv(path).groupby("repeat")])
+
 
 @formula
 def _lr_suggestion(paths):
     found = lr_found(one(paths))
-    if found.lr is None: raise LabError(f"no curve gives a learning rate: {'; '.join(found.notes)}")
+    if found.lr is None:
+        raise LabError(f"no curve gives a learning rate: {'; '.join(found.notes)}")
     low, high = found.interval or (None, None)
     return dict(value=found.lr, low=low, high=high)
 
 # %% ../../nbs/evidence/00_claims.ipynb #aeae426c
-params_of = read_once(read_yaml)
+params_of = _read_once(read_yaml)
 
-def lookup(doc: dict, key: str): # "optim.lr" -> the value
+
+def _lookup(doc: dict, key: str):  # "optim.lr" -> the value
     "A number in a nested mapping, by its dotted key."
     for k in str(key).split("."):
         if not isinstance(doc, dict) or k not in doc:
             raise LabError(f"no parameter {key!r} in the run's file")
         doc = doc[k]
-    if isinstance(doc, (int, float)) and not isinstance(doc, bool): return doc
+    if isinstance(doc, (int, float)) and not isinstance(doc, bool):
+        return doc
     raise LabError(f"parameter {key!r} is {doc!r}, not a number")
+
 
 @formula
 def _param(paths, key):
-    values = {lookup(params_of(p).get("effective", {}), key) for p in paths}
-    if len(values) == 1: return values.pop()
-    raise LabError(f"parameter {key!r} has several values, {', '.join(map(str, sorted(values)))}; name one file")
+    values = {_lookup(params_of(p).get("effective", {}), key) for p in paths}
+    if len(values) == 1:
+        return values.pop()
+    raise LabError(
+        f"parameter {key!r} has several values, {', '.join(map(str, sorted(values)))}; name one file"
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #82ba8024
-def recipes_of(paths: list[Path]) -> dict[str, dict]: # experiment -> seed -> predictions
+def _recipes_of(paths: list[Path]) -> dict[str, dict]:  # experiment -> seed -> predictions
     "Predictions by experiment and seed, from their folders."
     found = {}
     for p in paths:
-        found.setdefault(p.parts[-3], {})[int(p.parent.name.removeprefix("seed-"))] = read_predictions(p)
+        found.setdefault(p.parts[-3], {})[int(p.parent.name.removeprefix("seed-"))] = (
+            read_predictions(p)
+        )
     return found
 
+
 @cache
-def _effects(files: tuple, metric: str, reference: str): # files: (path, time, size) each
-    recipes = recipes_of([Path(p) for p, *_ in files])
+def _effects(files: tuple, metric: str, reference: str):  # files: (path, time, size) each
+    recipes = _recipes_of([Path(p) for p, *_ in files])
     if reference not in recipes:
         raise LabError(f"no experiment {reference!r} among {', '.join(recipes)}")
     others = {e: r for e, r in recipes.items() if e != reference}
     return effects_table(recipes[reference], others, metric).set_index("experiment")
 
+
 @formula
 def _effect(paths, metric, reference, experiment):
     names = dict(value="effect", low="low", high="high", p="p_holm", seen="mde", n="seeds")
-    if experiment == reference: return dict.fromkeys(names) # the reference itself
+    if experiment == reference:
+        return dict.fromkeys(names)  # the reference itself
     files = tuple((str(p), os.stat(p).st_mtime_ns, os.stat(p).st_size) for p in paths)
     row = pick(_effects(files, metric, reference).T.to_dict(), experiment, "experiment")
     return {k: None if pd.isna(row[c]) else row[c] for k, c in names.items()}
 
 # %% ../../nbs/evidence/00_claims.ipynb #e0740380
-@read_once
+@_read_once
 def pairs_of(path):
     "Table of similar image pairs."
     names = {f"{c}_{e}": str for c in ("id", "path", "label", "subset") for e in "ab"}
     return pd.read_csv(path, keep_default_na=False, dtype=names)
 
-def leaking_ids(split: pd.DataFrame, pairs: pd.DataFrame
-               ) -> dict[str, list[str]]: # subset -> ids; train: those with a copy in val or test
+
+def leaking_ids(
+    split: pd.DataFrame, pairs: pd.DataFrame
+) -> dict[str, list[str]]:  # subset -> ids; train: those with a copy in val or test
     "Images with a copy in another subset, from the pairs marked as the same."
     place = pd.Series(range(len(split)), index=split.path)
     same = pairs[pairs.same]
     rows = np.stack([place[same.path_a], place[same.path_b]], 1).astype(int)
     family = families(split, rows)
     leak = leaking(split, family)
-    masks = {"train": given_away(split, family),
-             **{p: leak & (split.subset == p).to_numpy() for p in ("val", "test")}}
+    masks = {
+        "train": given_away(split, family),
+        **{p: leak & (split.subset == p).to_numpy() for p in ("val", "test")},
+    }
     return {p: sorted(split.id[m]) for p, m in masks.items()}
 
-def leakage_files(paths: list[Path]) -> dict[str, Path]: # by name
+
+def _leakage_files(paths: list[Path]) -> dict[str, Path]:  # by name
     "The tables of one leakage report, by file name."
     files = {p.name: p for p in paths}
-    if len(files) == len(paths) and {"split.csv", "pairs.csv"} <= set(files): return files
-    raise LabError("this formula takes one leakage report; name the tables of its folder, such as runs/leakage/*.csv")
+    if len(files) == len(paths) and {"split.csv", "pairs.csv"} <= set(files):
+        return files
+    raise LabError(
+        "this formula takes one leakage report; name the tables of its folder, such as runs/leakage/*.csv"
+    )
 
-def leaks_of(paths: list[Path]) -> dict[str, list[str]]: # subset -> ids
+
+def _leaks_of(paths: list[Path]) -> dict[str, list[str]]:  # subset -> ids
     "The leaking images of one leakage report."
-    files = leakage_files(paths)
+    files = _leakage_files(paths)
     return leaking_ids(split_of(files["split.csv"]), pairs_of(files["pairs.csv"]))
 
 # %% ../../nbs/evidence/00_claims.ipynb #0802fb28
-def clean_answers(paths: list[Path], name: str) -> np.ndarray: # bool (n,)
+def _clean_answers(paths: list[Path], name: str) -> np.ndarray:  # bool (n,)
     "Correctness of the predictions on test images that do not leak."
-    files, leak = leakage_files(paths), leaks_of(paths)
+    files, leak = _leakage_files(paths), _leaks_of(paths)
     t = read_predictions(pick(files, f"{name}.csv", "table")).query("subset == 'test'")
     return (predicted(t) == t.label)[~t.id.isin(leak["test"])].to_numpy()
 
-def guessed(paths: list[Path], probe: str
-           ) -> tuple: # balanced accuracy, low, high (95 %); None without predictions
+
+def guessed(
+    paths: list[Path], probe: str
+) -> tuple:  # balanced accuracy, low, high (95 %); None without predictions
     "Balanced accuracy of a shortcut probe, which does not see the subject."
-    files = leakage_files(paths)
-    table, probes = (predicted_classes(pick(files, f"{n}.csv", "table"))
-                     for n in ("shortcut_predictions", "probes"))
+    files = _leakage_files(paths)
+    table, probes = (
+        predicted_classes(pick(files, f"{n}.csv", "table"))
+        for n in ("shortcut_predictions", "probes")
+    )
     pick(dict.fromkeys(probes.probe), probe, "probe")
-    if probe not in table: return None, None, None # the property is the same for all images
+    if probe not in table:
+        return None, None, None  # the property is the same for all images
     number = pd.Index(sorted(set(table.label))).get_indexer
     return balanced(number(table.label), number(table[probe]))
 
+
 @formula
-def _leaking(paths, subset): return len(pick(leaks_of(paths), subset, "subset"))
+def _leaking(paths, subset):
+    return len(pick(_leaks_of(paths), subset, "subset"))
+
+
 @formula
-def _copies_across(paths): return len(across(pairs_of(leakage_files(paths)["pairs.csv"]), "subset"))
+def _copies_across(paths):
+    return len(across(pairs_of(_leakage_files(paths)["pairs.csv"]), "subset"))
+
+
 @formula
 def _clean_accuracy(paths, name):
-    right = clean_answers(paths, name)
+    right = _clean_answers(paths, name)
     return proportion(int(right.sum()), len(right))
+
+
 @formula
-def _told(paths, probe): return dict(zip(("value", "low", "high"), guessed(paths, probe)))
+def _told(paths, probe):
+    return dict(zip(("value", "low", "high"), guessed(paths, probe)))
 
 # %% ../../nbs/evidence/00_claims.ipynb #6736d7c4
-@read_once
-def pointing_of(path):
+@_read_once
+def _pointing_of(path):
     "One row per heat map: method, weights, seed, id, hit, area of the box."
     return pd.read_csv(path, dtype=dict(id=str, hit="Int8"))
 
-def hits_of(paths: list[Path], method: str, weights: str) -> tuple[int, int]: # hits, maps
+
+def _hits_of(paths: list[Path], method: str, weights: str) -> tuple[int, int]:  # hits, maps
     "Count the maps whose maximum lies in the known box."
-    t = pointing_of(one(paths))
+    t = _pointing_of(one(paths))
     for column, value in (("method", method), ("weights", weights)):
         pick(dict.fromkeys(t[column].unique()), value, column)
         t = t[t[column] == value]
     return int(t.hit.sum()), int(t.hit.notna().sum())
 
+
 @formula
-def _hit_rate(paths, method, weights): # no interval, because seeds share images
-    hits, n = hits_of(paths, method, weights)
-    return dict(value=hits/n if n else None, n=n)
+def _hit_rate(paths, method, weights):  # no interval, because seeds share images
+    hits, n = _hits_of(paths, method, weights)
+    return dict(value=hits / n if n else None, n=n)
+
+
 @formula
 def _hit_chance(paths):
-    area = pointing_of(one(paths)).area.mean()
+    area = _pointing_of(one(paths)).area.mean()
     return None if np.isnan(area) else float(area)
+
+
 @formula
 def _questions(paths):
     return len(questions(read_ledger(one(paths))).query("stage in ('evaluate', 'cvlab evaluate')"))
@@ -518,32 +671,43 @@ def _questions(paths):
 @dataclass(frozen=True)
 class Claim:
     "A number, an estimate with its interval, or a table, with the files and formula to recompute it."
-    id: str # name used in texts
-    file: str # glob relative to the repository, all matches sorted; several are joined by " + "
-    formula: str # such as mean(accuracy)
-    rounding: str = "" # format spec, such as .3f; a table has one per column
-    columns: dict | None = None # of a table: heading -> text of a cell, such as "{low:.3f} to {high:.3f}"
-    words: dict | None = None # of a table: text in the file -> text to write
+
+    id: str  # name used in texts
+    file: str  # glob relative to the repository, all matches sorted; several are joined by " + "
+    formula: str  # such as mean(accuracy)
+    rounding: str = ""  # format spec, such as .3f; a table has one per column
+    columns: dict | None = (
+        None  # of a table: heading -> text of a cell, such as "{low:.3f} to {high:.3f}"
+    )
+    words: dict | None = None  # of a table: text in the file -> text to write
 
     @property
-    def at(self) -> str: # prefix of error messages
+    def at(self) -> str:  # prefix of error messages
         return f"claim {self.id} ({self.file}): "
 
-def files_of(claim: Claim, root: str | Path = ".") -> list[Path]: # sorted
+
+def files_of(claim: Claim, root: str | Path = ".") -> list[Path]:  # sorted
     "The files that a claim is computed from."
-    found = {p for pattern in claim.file.split(" + ") for p in Path(root).glob(pattern) if p.is_file()}
-    if found: return sorted(found)
+    found = {
+        p for pattern in claim.file.split(" + ") for p in Path(root).glob(pattern) if p.is_file()
+    }
+    if found:
+        return sorted(found)
     raise LabError(f"{claim.at}no file matches; run the stage that writes it, or correct the claim")
 
 # %% ../../nbs/evidence/00_claims.ipynb #088162d3
-def result_of(claim: Claim, root: str | Path = "."): # number, dict of fields, or table
+def _result_of(claim: Claim, root: str | Path = "."):  # number, dict of fields, or table
     "Recompute a claim from its files."
     paths = files_of(claim, root)
-    try: return bind_formula(claim.formula)(paths)
+    try:
+        return _bind_formula(claim.formula)(paths)
     except (LabError, ValueError, KeyError, OSError) as e:
         raise LabError(claim.at + " ".join(str(e).split()).replace(f"{root}/", "")) from None
 
-def field_of(result, field: str): # "value", "low", or of a table "3.val_loss": row 3, counted from 1
+
+def _field_of(
+    result, field: str
+):  # "value", "low", or of a table "3.val_loss": row 3, counted from 1
     "One field of a formula's result."
     if isinstance(result, pd.DataFrame):
         row, _, column = field.partition(".")
@@ -552,145 +716,219 @@ def field_of(result, field: str): # "value", "low", or of a table "3.val_loss": 
         return pick(result.iloc[int(row) - 1].to_dict(), column, "column")
     return pick(result if isinstance(result, dict) else dict(value=result), field, "field")
 
-def value_of(claim: Claim, root: str | Path = ".", # top of the repository
-             field: str = "value" # of an estimate, such as low
-            ) -> float | None: # None: undefined, such as the spread of a single seed
+
+def value_of(
+    claim: Claim,
+    root: str | Path = ".",  # top of the repository
+    field: str = "value",  # of an estimate, such as low
+) -> float | None:  # None: undefined, such as the spread of a single seed
     "Recompute one field of a claim."
-    try: value = field_of(result_of(claim, root), field)
+    try:
+        value = _field_of(_result_of(claim, root), field)
     except LabError as e:
         raise LabError(str(e) if str(e).startswith(claim.at) else f"{claim.at}{e}") from None
-    if value is None: return None
+    if value is None:
+        return None
     if not math.isfinite(value):
-        raise LabError(f"{claim.at}{claim.formula} is {value}, the run diverged; "
-                       "correct the run or remove the claim")
+        raise LabError(
+            f"{claim.at}{claim.formula} is {value}, the run diverged; "
+            "correct the run or remove the claim"
+        )
     return float(value)
 
 # %% ../../nbs/evidence/00_claims.ipynb #3a2193da
 DASH = "–"
 VALUE = rf"(?:{DASH}|[-+−]?(?<!\d)\d[\d.,]*(?:[eE][-+]?\d+)?%?)"
 
-def rounded(value: float | None, rounding: str # format spec
-           ) -> str:
+
+def rounded(
+    value: float | None,
+    rounding: str,  # format spec
+) -> str:
     "Format a value; whole numbers may use `d`."
-    if value is None: return DASH
+    if value is None:
+        return DASH
     try:
-        text = format(int(value) if rounding.endswith("d") and value == int(value) else value,
-                      rounding)
-    except ValueError: text = ""
-    if re.fullmatch(VALUE, text): return text
-    raise LabError(f"rounding {rounding!r} does not give a plain number for {value}; "
-                   "use one such as .3f, .1%, .2g or d")
+        text = format(
+            int(value) if rounding.endswith("d") and value == int(value) else value, rounding
+        )
+    except ValueError:
+        text = ""
+    if re.fullmatch(VALUE, text):
+        return text
+    raise LabError(
+        f"rounding {rounding!r} does not give a plain number for {value}; "
+        "use one such as .3f, .1%, .2g or d"
+    )
+
 
 COUNTS = ("n", "wrong", "right", "seeds", "folds", "splits")
 
-def rounding_of(claim: Claim, field: str) -> str: # format spec
+
+def _rounding_of(claim: Claim, field: str) -> str:  # format spec
     "Format spec of a field: counts are whole, p has three digits, others are rounded like the value."
-    if claim.columns: return column_roundings(claim).get(field.partition(".")[2], "d")
-    if field in COUNTS: return "d"
-    if field == "p": return ".3f"
+    if claim.columns:
+        return _column_roundings(claim).get(field.partition(".")[2], "d")
+    if field in COUNTS:
+        return "d"
+    if field == "p":
+        return ".3f"
     return claim.rounding.lstrip("+") if field in ("sd", "seen", "mde") else claim.rounding
 
-def text_of(claim: Claim, root: str | Path = ".", field: str = "value") -> str: # such as "0.967"
+
+def text_of(claim: Claim, root: str | Path = ".", field: str = "value") -> str:  # such as "0.967"
     "Recompute one field of a claim and round it; a dash if it is undefined."
     value = value_of(claim, root, field)
-    try: return rounded(value, rounding_of(claim, field))
-    except LabError as e: raise LabError(f"{claim.at}{e}") from None
+    try:
+        return rounded(value, _rounding_of(claim, field))
+    except LabError as e:
+        raise LabError(f"{claim.at}{e}") from None
 
 # %% ../../nbs/evidence/00_claims.ipynb #88a904f8
 _CELL = re.compile(r"\{(\w[\w.]*)(?::([^{}]*))?\}")
 
-def column_roundings(claim: Claim) -> dict[str, str]: # column of the file -> format spec
-    "Format spec of each column of a table."
-    return {name: spec or "d" for text in claim.columns.values() for name, spec in _CELL.findall(text)}
 
-def is_missing(value) -> bool:
+def _column_roundings(claim: Claim) -> dict[str, str]:  # column of the file -> format spec
+    "Format spec of each column of a table."
+    return {
+        name: spec or "d" for text in claim.columns.values() for name, spec in _CELL.findall(text)
+    }
+
+
+def _is_missing(value) -> bool:
     "None or nan."
     return value is None or (isinstance(value, float) and math.isnan(value))
 
-def cell_text(claim: Claim, number: int, # row number, from 1
-              row: dict, text: str, write # (id with field, rounded number) -> text
-             ) -> str:
+
+def _cell_text(
+    claim: Claim,
+    number: int,  # row number, from 1
+    row: dict,
+    text: str,
+    write,  # (id with field, rounded number) -> text
+) -> str:
     "Text of one cell of a table; empty if a value is missing."
+
     def put(m):
         value = pick(row, m[1], "column")
         if isinstance(value, str):
             words = claim.words or {}
             return words.get(f"{m[1]}={value}", words.get(value, value)).replace("|", "\\|")
-        return write(f"{claim.id}:{number}.{m[1]}", rounded(float(value), column_roundings(claim)[m[1]]))
+        return write(
+            f"{claim.id}:{number}.{m[1]}", rounded(float(value), _column_roundings(claim)[m[1]])
+        )
+
     named = [pick(row, name, "column") for name, _ in _CELL.findall(text)]
-    return "" if any(map(is_missing, named)) else _CELL.sub(put, text)
+    return "" if any(map(_is_missing, named)) else _CELL.sub(put, text)
 
 # %% ../../nbs/evidence/00_claims.ipynb #8f667acd
-def table_text(claim: Claim, root: str | Path = ".", write=lambda id, text: text # see `cell_text`
-              ) -> str: # Markdown
+def _table_text(
+    claim: Claim,
+    root: str | Path = ".",
+    write=lambda id, text: text,  # see `_cell_text`
+) -> str:  # Markdown
     "Render a table claim as a Markdown table."
-    table = result_of(claim, root)
-    if not isinstance(table, pd.DataFrame): raise LabError(f"{claim.at}{claim.formula} gives no table")
+    table = _result_of(claim, root)
+    if not isinstance(table, pd.DataFrame):
+        raise LabError(f"{claim.at}{claim.formula} gives no table")
     try:
-        rows = [[cell_text(claim, k, row, text, write) for text in claim.columns.values()]
-                for k, row in enumerate(table.to_dict("records"), 1)]
-    except LabError as e: raise LabError(claim.at + str(e)) from None
-    lines = [list(claim.columns), ["---"]*len(claim.columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" if cells[0] != "---" else "|" + "---|"*len(cells)
-                     for cells in lines)
+        rows = [
+            [_cell_text(claim, k, row, text, write) for text in claim.columns.values()]
+            for k, row in enumerate(table.to_dict("records"), 1)
+        ]
+    except LabError as e:
+        raise LabError(claim.at + str(e)) from None
+    lines = [list(claim.columns), ["---"] * len(claim.columns), *rows]
+    return "\n".join(
+        f"| {' | '.join(cells)} |" if cells[0] != "---" else "|" + "---|" * len(cells)
+        for cells in lines
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #b096ea6f
-def summary_of(claim: Claim, root: str | Path = ".") -> str: # such as "0.989 (0.979 to 0.998)"
+def summary_of(claim: Claim, root: str | Path = ".") -> str:  # such as "0.989 (0.979 to 0.998)"
     "Short form of a claim: value and interval, or the size of a table."
-    result = result_of(claim, root)
-    if isinstance(result, pd.DataFrame): return f"table, {len(result)} x {len(claim.columns or result.columns)}"
+    result = _result_of(claim, root)
+    if isinstance(result, pd.DataFrame):
+        return f"table, {len(result)} x {len(claim.columns or result.columns)}"
     value = text_of(claim, root)
-    if not isinstance(result, dict) or result.get("low") is None: return value
+    if not isinstance(result, dict) or result.get("low") is None:
+        return value
     return f"{value} ({text_of(claim, root, 'low')} to {text_of(claim, root, 'high')})"
 
 # %% ../../nbs/evidence/00_claims.ipynb #a2c0279a
 AXES = ("experiments", "reference", "folded", "seeds", "epochs", "classes", "slices", "levels")
 
-def axis_values(axis: str, params, # checked parameters without an experiment
-                classes: list[str] | None, # class names, if known
-                experiment: str | None = None # the experiment already chosen
-               ) -> list:
+
+def _axis_values(
+    axis: str,
+    params,  # checked parameters without an experiment
+    classes: list[str] | None,  # class names, if known
+    experiment: str | None = None,  # the experiment already chosen
+) -> list:
     "The values of an axis of a family."
-    if isinstance(axis, list): return axis
-    if axis == "experiments": return list(params.experiments)
+    if isinstance(axis, list):
+        return axis
+    if axis == "experiments":
+        return list(params.experiments)
     if axis == "reference":
-        return list(params.experiments)[:1] # the reference of comparisons
-    if axis == "folded": return list(params.crossval.experiments) # cross-validated experiments
-    if axis == "seeds": return list(params.seeds)
-    if axis in ("slices", "levels"): return list(dict(slices=PROPERTIES, levels=LEVELS)[axis])
+        return list(params.experiments)[:1]  # the reference of comparisons
+    if axis == "folded":
+        return list(params.crossval.experiments)  # cross-validated experiments
+    if axis == "seeds":
+        return list(params.seeds)
+    if axis in ("slices", "levels"):
+        return list(dict(slices=PROPERTIES, levels=LEVELS)[axis])
     if axis == "classes":
         if not classes:
-            raise LabError("the axis classes needs the names of the classes; run the prepare stage first")
+            raise LabError(
+                "the axis classes needs the names of the classes; run the prepare stage first"
+            )
         return list(classes)
     over = params.experiments.get(experiment) or {}
     return list(range(1, over.get("train", {}).get("epochs", params.train.epochs) + 1))
 
-def combinations(axes: dict[str, str], params, classes=None) -> list[dict]: # name -> value
+
+def combinations(axes: dict[str, str], params, classes=None) -> list[dict]:  # name -> value
     "The product of the axes; experiments come first, because epochs depend on them."
     chosen = [{}]
     exp = next((n for n, a in axes.items() if a == "experiments"), None)
     for name, axis in sorted(axes.items(), key=lambda x: x[1] != "experiments"):
-        chosen = [{**c, name: v} for c in chosen
-                  for v in axis_values(axis, params, classes, c.get(exp))]
+        chosen = [
+            {**c, name: v} for c in chosen for v in _axis_values(axis, params, classes, c.get(exp))
+        ]
     return chosen
 
 # %% ../../nbs/evidence/00_claims.ipynb #c5c23ee2
-def fill(text: str, values: dict, write=str # converts a value to text
-        ) -> str:
+def fill(
+    text: str,
+    values: dict,
+    write=str,  # converts a value to text
+) -> str:
     "Replace each `{name}` by the value of that axis."
+
     def put(m):
-        if m[1] in values: return write(values[m[1]])
-        raise LabError(f"{m[0]} in {text!r} is not an axis{nearest(m[1], values)}; declare it under `for`")
+        if m[1] in values:
+            return write(values[m[1]])
+        raise LabError(
+            f"{m[0]} in {text!r} is not an axis{nearest(m[1], values)}; declare it under `for`"
+        )
+
     return re.sub(r"\{([^{}]*)\}", put, text)
+
 
 def word(value) -> str:
     "Write a value as an argument of a formula."
-    return value if isinstance(value, str) and value.isidentifier() and not iskeyword(value) else repr(value)
+    return (
+        value
+        if isinstance(value, str) and value.isidentifier() and not iskeyword(value)
+        else repr(value)
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #835077d6
 ID = re.compile(r"(?!\s)[^\n{}<>|]+(?<!\s)")
 
-def check_claim(claim: Claim) -> Claim: # unchanged
+
+def _check_claim(claim: Claim) -> Claim:  # unchanged
     "Check everything about a claim that does not need its files."
     at = claim.at
     if not ID.fullmatch(claim.id):
@@ -698,68 +936,97 @@ def check_claim(claim: Claim) -> Claim: # unchanged
     if Path(claim.file).is_absolute() or ".." in Path(claim.file).parts:
         raise LabError(f"{at}the file has to be below the top of the repository")
     try:
-        for spec in column_roundings(claim).values() if claim.columns else [claim.rounding]:
-            rounded(1., spec)
-        bind_formula(claim.formula)
-    except LabError as e: raise LabError(f"{at}{e}") from None
+        for spec in _column_roundings(claim).values() if claim.columns else [claim.rounding]:
+            rounded(1.0, spec)
+        _bind_formula(claim.formula)
+    except LabError as e:
+        raise LabError(f"{at}{e}") from None
     return claim
+
 
 def expand(entry: dict, params, classes=None) -> list[Claim]:
     "The claims of one entry of claims.yaml."
+
     def one_claim(v):
         file = fill(entry["file"], v, lambda x: glob.escape(str(x)))
-        return Claim(fill(entry["id"], v), file, fill(entry["formula"], v, word),
-                     entry.get("rounding", ""), plain(entry.get("columns")), plain(entry.get("words")))
-    return [check_claim(one_claim(v))
-            for v in combinations(entry.get("for") or {}, params, classes)]
+        return Claim(
+            fill(entry["id"], v),
+            file,
+            fill(entry["formula"], v, word),
+            entry.get("rounding", ""),
+            plain(entry.get("columns")),
+            plain(entry.get("words")),
+        )
+
+    return [
+        _check_claim(one_claim(v)) for v in combinations(entry.get("for") or {}, params, classes)
+    ]
 
 # %% ../../nbs/evidence/00_claims.ipynb #e54427e5
 KEYS = ("id", "for", "file", "formula", "rounding", "columns", "words")
 
-def check_entry(entry) -> None:
+
+def _check_entry(entry) -> None:
     "Check the keys of an entry and the types of their values; the error begins with the line if it is known."
     if not isinstance(entry, dict):
         raise LabError(f"write a claim as a mapping of {', '.join(KEYS)}")
     for k in entry:
         if k not in KEYS:
-            raise LabError(f"{line_of(entry, (k,))}: no key {k!r} in a claim{nearest(str(k), KEYS)}")
+            raise LabError(
+                f"{line_of(entry, (k,))}: no key {k!r} in a claim{nearest(str(k), KEYS)}"
+            )
     table = "columns" in entry
     if table and "rounding" in entry:
-        raise LabError(f"{line_of(entry, ('rounding',))}: a table has its roundings in its columns, such as {{x:.3f}}")
+        raise LabError(
+            f"{line_of(entry, ('rounding',))}: a table has its roundings in its columns, such as {{x:.3f}}"
+        )
     for k in ("id", "file", "formula", *(() if table else ("rounding",))):
-        if k not in entry: raise LabError(f"claim {entry.get('id', '')}: {k} is missing")
+        if k not in entry:
+            raise LabError(f"claim {entry.get('id', '')}: {k} is missing")
         if not isinstance(entry[k], str) or not entry[k]:
-            raise LabError(f"{line_of(entry, (k,))}: {k} has to be text, not {entry[k]!r}; put it in quotes")
+            raise LabError(
+                f"{line_of(entry, (k,))}: {k} has to be text, not {entry[k]!r}; put it in quotes"
+            )
     for k in ("columns", "words"):
-        if k in entry and not (isinstance(entry[k], dict) and entry[k]
-                               and all(isinstance(x, str) for kv in entry[k].items() for x in kv)):
+        if k in entry and not (
+            isinstance(entry[k], dict)
+            and entry[k]
+            and all(isinstance(x, str) for kv in entry[k].items() for x in kv)
+        ):
             raise LabError(f"{line_of(entry, (k,))}: {k} has to map texts to texts")
-    check_axes(entry.get("for") or {}, line_of(entry, ("for",)))
+    _check_axes(entry.get("for") or {}, line_of(entry, ("for",)))
 
-def check_axes(axes, line: int | None) -> None:
+
+def _check_axes(axes, line: int | None) -> None:
     "Check that `for` of an entry maps names to known axes."
     if not isinstance(axes, dict):
         raise LabError(f"{line}: for: write it as a mapping, such as {{exp: experiments}}")
     for name, axis in axes.items():
-        if isinstance(axis, list): continue # a list of values
-        try: pick(dict.fromkeys(AXES), axis, "axis")
-        except LabError as e: raise LabError(f"{line}: for.{name}: {e}") from None
+        if isinstance(axis, list):
+            continue  # a list of values
+        try:
+            pick(dict.fromkeys(AXES), axis, "axis")
+        except LabError as e:
+            raise LabError(f"{line}: for.{name}: {e}") from None
 
 # %% ../../nbs/evidence/00_claims.ipynb #55f49519
-def load_claims(path: str | Path, # claims.yaml
-                params, # checked parameters without an experiment
-                classes: list[str] | None = None # needed for families over classes
-               ) -> dict[str, Claim]: # by id
+def load_claims(
+    path: str | Path,  # claims.yaml
+    params,  # checked parameters without an experiment
+    classes: list[str] | None = None,  # needed for families over classes
+) -> dict[str, Claim]:  # by id
     "Read, expand, and check all claims."
     doc, claims = read_yaml(path) or [], {}
     if not isinstance(doc, list):
         raise LabError(f"{path}: write it as a list of claims, each beginning with `- id:`")
     for i, entry in enumerate(doc):
         try:
-            check_entry(entry)
+            _check_entry(entry)
             for c in expand(entry, params, classes):
                 if c.id in claims:
-                    raise LabError(f"claim {c.id} ({c.file}): this id occurs twice; put every axis into it")
+                    raise LabError(
+                        f"claim {c.id} ({c.file}): this id occurs twice; put every axis into it"
+                    )
                 claims[c.id] = c
         except LabError as e:
             line = "" if re.match(r"\d+: ", str(e)) else f"{doc.lc.item(i)[0] + 1}: "
@@ -771,11 +1038,17 @@ CONVENTIONS = ("95 % interval", "95 % confidence", "95 % CI")
 _MARKER = rf"(?P<value>{VALUE})?<!--claim:(?P<id>[^\n<>]+?)-->(?=(?P<tail>\d|\.\d|[eE][-+]?\d|[ \t\xa0]*%)?)"
 _TODO = r"\{\{claim:(?P<todo>[^\n{}]+?)\}\}"
 _FENCE = r"^[ \t>]*(?:[-*+]|\d+[.)])?[ \t]*(?P<fence>`{3,}|~{3,})[^`\n]*\n(?s:.*?)(?:^[ \t>]*(?P=fence)[`~]*[ \t]*$|\Z)"
-_CODE = r"(?<!`)(?P<tick>`+)(?!`)(?:(?!\n[ \t]*(?:$|[|#>]|[-*+] |```|~~~))(?s:.))+?(?<!`)(?P=tick)(?!`)"
-_PLACES = [r"(?s:<!--.*?-->)", r"\]\(<?[^\s()<>]*", r"^[ \t]*\[[^\]\n]+\]:[ \t]*\S+",
-           r"https?://[^\s<>)]+",
-           r"\b(?:src|href|width|height)=\"[^\"\n]*\"",
-           *(re.sub(r"\\? ", r"\\s*", re.escape(c)) for c in CONVENTIONS)]
+_CODE = (
+    r"(?<!`)(?P<tick>`+)(?!`)(?:(?!\n[ \t]*(?:$|[|#>]|[-*+] |```|~~~))(?s:.))+?(?<!`)(?P=tick)(?!`)"
+)
+_PLACES = [
+    r"(?s:<!--.*?-->)",
+    r"\]\(<?[^\s()<>]*",
+    r"^[ \t]*\[[^\]\n]+\]:[ \t]*\S+",
+    r"https?://[^\s<>)]+",
+    r"\b(?:src|href|width|height)=\"[^\"\n]*\"",
+    *(re.sub(r"\\? ", r"\\s*", re.escape(c)) for c in CONVENTIONS),
+]
 
 # %% ../../nbs/evidence/00_claims.ipynb #a74beae8
 _PERCENT = r"(?:[ \t\xa0\u202f]|&nbsp;)*(?:\\?%|per ?cent\b)"
@@ -783,90 +1056,126 @@ _DECIMAL = rf"(?:(?<!\d)\d+(?:\.\d+)+|(?<![\w.])\.\d+)(?:[eE][-+]?\d+)?(?:{_PERC
 _NUMBER = rf"(?P<number>{_DECIMAL}|(?<!\d)\d+[eE][-+]\d+|(?<!\d)\d[\d,]*{_PERCENT})"
 TOKENS = re.compile("|".join([_MARKER, _TODO, _FENCE, _CODE, *_PLACES, _NUMBER]), re.MULTILINE)
 
+
 def numbers_in(text: str) -> list[str]:
     "Decimal numbers and percentages without a claim."
     return [m["number"] for m in TOKENS.finditer(text) if m["number"]]
 
 # %% ../../nbs/evidence/00_claims.ipynb #83c2dc58
-def claim_by_id(claims: dict[str, Claim], id: str) -> Claim:
+def _claim_by_id(claims: dict[str, Claim], id: str) -> Claim:
     "The claim with this id; `LabError` with the nearest id if there is none."
     if id not in claims:
-        raise LabError(f"unknown claim {id!r}{nearest(id, claims)}; claims.yaml defines {len(claims)}")
+        raise LabError(
+            f"unknown claim {id!r}{nearest(id, claims)}; claims.yaml defines {len(claims)}"
+        )
     return claims[id]
 
-def claim_and_field(claims: dict[str, Claim], reference: str # such as "accuracy.plain:low"
-                   ) -> tuple[Claim, str]:
+
+def _claim_and_field(
+    claims: dict[str, Claim],
+    reference: str,  # such as "accuracy.plain:low"
+) -> tuple[Claim, str]:
     "Claim and field of a reference in a text."
     id, colon, field = reference.rpartition(":")
-    if reference in claims or not colon: return claim_by_id(claims, reference), "value"
-    return claim_by_id(claims, id), field
+    if reference in claims or not colon:
+        return _claim_by_id(claims, reference), "value"
+    return _claim_by_id(claims, id), field
 
 # %% ../../nbs/evidence/00_claims.ipynb #ceab2277
 def marker(reference: str) -> str:
     "The HTML comment that follows a rendered number."
     return f"<!--claim:{reference}-->"
 
-def marked(claim: Claim, root: str | Path = ".", field: str = "value"
-          ) -> str: # such as "0.967<!--claim:accuracy.plain-->"
+
+def marked(
+    claim: Claim, root: str | Path = ".", field: str = "value"
+) -> str:  # such as "0.967<!--claim:accuracy.plain-->"
     "Text of a claim, each number followed by its marker."
     if claim.columns and field == "value":
-        return table_text(claim, root, lambda reference, text: text + marker(reference))
+        return _table_text(claim, root, lambda reference, text: text + marker(reference))
     if field == "full":
         return f"{marked(claim, root)} (95 % CI {marked(claim, root, 'ci')})"
     if field == "ci":
         low = marked(claim, root, "low")
         return low if low.startswith(DASH) else f"{low} to {marked(claim, root, 'high')}"
-    return text_of(claim, root, field) + marker(claim.id + ("" if field == "value" else f":{field}"))
+    return text_of(claim, root, field) + marker(
+        claim.id + ("" if field == "value" else f":{field}")
+    )
 
 # %% ../../nbs/evidence/00_claims.ipynb #6f9aab97
-def expand_template(text: str, context: dict) -> str:
+def _expand_template(text: str, context: dict) -> str:
     "Expand a template with Jinja; an unknown name is an error."
-    env = SandboxedEnvironment(variable_start_string="[[", variable_end_string="]]",
-                               comment_start_string="{##",
-                               comment_end_string="##}", undefined=StrictUndefined,
-                               keep_trailing_newline=True,
-                               trim_blocks=True, lstrip_blocks=True)
-    try: return env.from_string(text).render(context)
+    env = SandboxedEnvironment(
+        variable_start_string="[[",
+        variable_end_string="]]",
+        comment_start_string="{##",
+        comment_end_string="##}",
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    try:
+        return env.from_string(text).render(context)
     except (TemplateError, TypeError, ValueError, ArithmeticError) as e:
         line = f", line {e.lineno}" if hasattr(e, "lineno") else ""
         raise LabError(f"template{line}: {e}") from None
 
-def render(template: str, # Markdown with {{claim:id}}, [[ variable ]] and {% blocks %}
-           claims: dict[str, Claim], root: str | Path = ".", # top of the repository
-           **context # variables of the template
-          ) -> str: # Markdown with markers; see `unmark`
+
+def render(
+    template: str,  # Markdown with {{claim:id}}, [[ variable ]] and {% blocks %}
+    claims: dict[str, Claim],
+    root: str | Path = ".",  # top of the repository
+    **context,  # variables of the template
+) -> str:  # Markdown with markers; see `unmark`
     "Fill in a template; references inside code stay unchanged."
+
     def put(m):
-        if not m["todo"]: return m[0]
-        claim, field = claim_and_field(claims, m["todo"].strip())
+        if not m["todo"]:
+            return m[0]
+        claim, field = _claim_and_field(claims, m["todo"].strip())
         return marked(claim, root, field)
+
     def value(reference):
-        claim, field = claim_and_field(claims, reference)
+        claim, field = _claim_and_field(claims, reference)
         return value_of(claim, root, field)
+
     words = dict(shown=lambda *args: shown(claims, root, *args), value=value) | context
-    return TOKENS.sub(put, expand_template(template, words))
+    return TOKENS.sub(put, _expand_template(template, words))
 
 # %% ../../nbs/evidence/00_claims.ipynb #c3968d70
-def direction(claim: Claim, root: str | Path = ".") -> int: # 1: above zero, -1: below, 0: neither is shown
+def direction(
+    claim: Claim, root: str | Path = "."
+) -> int:  # 1: above zero, -1: below, 0: neither is shown
     "Sign of an estimate if its corrected p or its interval shows one, otherwise 0."
-    result = result_of(claim, root)
-    value, low, high = (field_of(result, f) for f in ("value", "low", "high"))
-    if value is None or low is None: return 0
-    certain = result["p"] < .05 if result.get("p") is not None else low > 0 or high < 0
+    result = _result_of(claim, root)
+    value, low, high = (_field_of(result, f) for f in ("value", "low", "high"))
+    if value is None or low is None:
+        return 0
+    certain = result["p"] < 0.05 if result.get("p") is not None else low > 0 or high < 0
     return int(np.sign(value)) if certain else 0
 
-def shown(claims: dict[str, Claim], root: str | Path, id: str, above: str, below: str, neither: str) -> str:
+
+def shown(
+    claims: dict[str, Claim], root: str | Path, id: str, above: str, below: str, neither: str
+) -> str:
     "Choose one of three wordings by the sign of a claim."
-    return {1: above, -1: below, 0: neither}[direction(claim_by_id(claims, id), root)]
+    return {1: above, -1: below, 0: neither}[direction(_claim_by_id(claims, id), root)]
 
 # %% ../../nbs/evidence/00_claims.ipynb #ae6c03cb
 _COMMENT = re.compile(r"<!--.*?-->")
-_STILL = re.compile(r"\s*(?:[|#><!]|\{|\[[^\]]+\]:|$)|    ") # start of a line that stays unchanged
+_STILL = re.compile(r"\s*(?:[|#><!]|\{|\[[^\]]+\]:|$)|    ")  # start of a line that stays unchanged
 _ITEM = re.compile(r"(?:[-*+]|\d+[.)]) ")
-_NOT_FIRST = re.compile(r"(?:\d+[.)]|[-+*#>=|]+)$") # words that are Markdown syntax at the start of a line
+_NOT_FIRST = re.compile(
+    r"(?:\d+[.)]|[-+*#>=|]+)$"
+)  # words that are Markdown syntax at the start of a line
 
-def wrapped(text: str, width: int, indent: str = "" # of all lines except the first
-           ) -> str:
+
+def wrapped(
+    text: str,
+    width: int,
+    indent: str = "",  # of all lines except the first
+) -> str:
     "Wrap a paragraph; comments have no width and are not split."
     lines, used = [], 0
     for word in re.findall(r"(?:<!--.*?-->|\S)+", text):
@@ -876,26 +1185,30 @@ def wrapped(text: str, width: int, indent: str = "" # of all lines except the fi
             used += 1 + size
         else:
             lines.append((indent if lines else "") + word)
-            used = len(indent)*(len(lines) > 1) + size
+            used = len(indent) * (len(lines) > 1) + size
     return "\n".join(lines)
 
 # %% ../../nbs/evidence/00_claims.ipynb #0e3a232a
 def reflow(text: str, width: int = 100) -> str:
     "Wrap paragraphs and list items of a Markdown text; reduce blank lines between blocks to one."
     out, block, fence = [], [], ""
+
     def flush():
         if block:
             out.append(wrapped(" ".join(block), width, "  " if _ITEM.match(block[0]) else ""))
             block.clear()
+
     for line in text.split("\n"):
         mark = re.match(r"\s*(`{3,}|~{3,})", line)
         if fence or mark or _STILL.match(line):
             flush()
             if fence or line.strip() or out[-1:] != [""]:
                 out.append(line if fence else line.rstrip())
-            if mark: fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
+            if mark:
+                fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
             continue
-        if _ITEM.match(line): flush()
+        if _ITEM.match(line):
+            flush()
         block.append(line.strip())
     flush()
     return "\n".join(out)
@@ -903,13 +1216,16 @@ def reflow(text: str, width: int = 100) -> str:
 # %% ../../nbs/evidence/00_claims.ipynb #3be13f9d
 BOUND = ("line", "column", "text", "claim")
 
-def unmark(text: str # from `render`
-          ) -> tuple[str, pd.DataFrame]: # page, its numbers (columns BOUND; line and column from 1)
+
+def unmark(
+    text: str,  # from `render`
+) -> tuple[str, pd.DataFrame]:  # page, its numbers (columns BOUND; line and column from 1)
     "Remove the markers from a rendered text and return their positions."
     page, rows, at = "", [], 0
     for m in TOKENS.finditer(text):
-        if not m["id"]: continue
-        page += text[at:m.start()]
+        if not m["id"]:
+            continue
+        page += text[at : m.start()]
         line, column = page.count("\n") + 1, len(page) - page.rfind("\n")
         rows.append((line, column, m["value"] or "", m["id"]))
         page, at = page + (m["value"] or ""), m.end()
@@ -922,143 +1238,206 @@ def _fits(lines: list[str], moved: int, group) -> bool:
     at = line - 1 + moved
     return 0 <= at < len(lines) and all(lines[at].startswith(r.text, r.column - 1) for r in rows)
 
-def _moved(lines: list[str], groups: list, # this line and the next two in the index
-           before: int, # shift of the previous line
-           most: int = 40) -> int: # shift in lines
+
+def _moved(
+    lines: list[str],
+    groups: list,  # this line and the next two in the index
+    before: int,  # shift of the previous line
+    most: int = 40,
+) -> int:  # shift in lines
     "Shift of a line: an edited number does not move later lines, an inserted line moves them all."
-    if any(_fits(lines, before, g) for g in groups) or len(groups) == 1: return before
+    if any(_fits(lines, before, g) for g in groups) or len(groups) == 1:
+        return before
     near_first = sorted(range(-most, most + 1), key=lambda d: abs(d - before))
     return next((d for d in near_first if all(_fits(lines, d, g) for g in groups)), before)
 
-def mark(page: str, bound: pd.DataFrame # from `unmark`
-        ) -> str: # with markers, for `check_text`
+
+def mark(
+    page: str,
+    bound: pd.DataFrame,  # from `unmark`
+) -> str:  # with markers, for `check_text`
     "Put the markers back into a page."
     lines, moved, lost = page.split("\n"), 0, []
-    groups = [(line, sorted(g.itertuples(), key=lambda r: -r.column))
-              for line, g in bound.groupby("line", sort=True)]
+    groups = [
+        (line, sorted(g.itertuples(), key=lambda r: -r.column))
+        for line, g in bound.groupby("line", sort=True)
+    ]
     out = list(lines)
     for i, (line, rows) in enumerate(groups):
-        moved = _moved(lines, groups[i:i + 3], moved)
+        moved = _moved(lines, groups[i : i + 3], moved)
         for r in rows:
             at, end = line - 1 + moved, r.column - 1 + len(r.text)
-            if 0 <= at < len(out): out[at] = out[at][:end] + marker(r.claim) + out[at][end:]
-            else: lost.append(marker(r.claim))
+            if 0 <= at < len(out):
+                out[at] = out[at][:end] + marker(r.claim) + out[at][end:]
+            else:
+                lost.append(marker(r.claim))
     return "\n".join(out) + "".join(lost)
 
 # %% ../../nbs/evidence/00_claims.ipynb #4aecebb6
 INDEX = "runs/report/claims.csv"
 
-def index_of(pages: dict[str, pd.DataFrame] # page, relative to the repository -> numbers from `unmark`
-            ) -> pd.DataFrame: # columns page and BOUND
+
+def index_of(
+    pages: dict[str, pd.DataFrame],  # page, relative to the repository -> numbers from `unmark`
+) -> pd.DataFrame:  # columns page and BOUND
     "Index of the numbers of all pages."
     return pd.concat([t.assign(page=p) for p, t in pages.items()])[["page", *BOUND]]
 
-@read_once
-def _read_index(path): return pd.read_csv(path, dtype=dict(page=str, text=str, claim=str), keep_default_na=False)
 
-def bound_in(page: str, # relative to the repository
-             root: str | Path = ".") -> pd.DataFrame: # columns BOUND; empty without an index
+@_read_once
+def _read_index(path):
+    return pd.read_csv(path, dtype=dict(page=str, text=str, claim=str), keep_default_na=False)
+
+
+def bound_in(
+    page: str,  # relative to the repository
+    root: str | Path = ".",
+) -> pd.DataFrame:  # columns BOUND; empty without an index
     "The indexed numbers of one page."
-    path = Path(root)/INDEX
-    if not path.exists(): return pd.DataFrame(columns=list(BOUND))
+    path = Path(root) / INDEX
+    if not path.exists():
+        return pd.DataFrame(columns=list(BOUND))
     table = _read_index(path)
-    if list(table.columns) != ["page", *BOUND]: raise LabError(f"{path}: not an index of claims; run the report stage")
+    if list(table.columns) != ["page", *BOUND]:
+        raise LabError(f"{path}: not an index of claims; run the report stage")
     return table[table.page == page].drop(columns="page")
 
-def marked_page(page: str, root: str | Path = ".") -> str: # Markdown with markers
+
+def marked_page(page: str, root: str | Path = ".") -> str:  # Markdown with markers
     "A page of the repository with the markers of the index."
-    return mark((Path(root)/page).read_text(encoding="utf-8"), bound_in(page, root))
+    return mark((Path(root) / page).read_text(encoding="utf-8"), bound_in(page, root))
 
 # %% ../../nbs/evidence/00_claims.ipynb #2a465346
 def _matches(m: re.Match, expected: str) -> bool:
     "Whether a marked value is the expected one; a hyphen after a number or a word is a dash, not a sign."
-    if m["tail"]: return False
-    before = m.string[:m.start()]
+    if m["tail"]:
+        return False
+    before = m.string[: m.start()]
     dashed = m["value"] in ("-" + expected, "−" + expected) and re.search(r"(?:-->|\w)$", before)
     return m["value"] == expected or bool(dashed)
 
-def problem_of(m: re.Match, claims: dict[str, Claim], root: str | Path) -> str | None: # None: no problem
+
+def problem_of(
+    m: re.Match, claims: dict[str, Claim], root: str | Path
+) -> str | None:  # None: no problem
     "The problem of one token of a text, if any."
     if m["number"]:
         return f"unregistered number {m['number']}; bind it to a claim, or put it in code"
-    if m["todo"]: return f"{m[0]} is not filled in; render the text"
-    if not m["id"]: return None
+    if m["todo"]:
+        return f"{m[0]} is not filled in; render the text"
+    if not m["id"]:
+        return None
     try:
-        claim, field = claim_and_field(claims, m["id"])
+        claim, field = _claim_and_field(claims, m["id"])
         expected = text_of(claim, root, field)
-    except LabError as e: return str(e)
+    except LabError as e:
+        return str(e)
     found = f"{m['value'] or 'nothing'}{m['tail'] or ''}"
-    if _matches(m, expected): return None
+    if _matches(m, expected):
+        return None
     return f"drifted: the text says {found}, claim {m['id']} is {expected}; render the text again"
 
 # %% ../../nbs/evidence/00_claims.ipynb #eb70ceb8
-def check_text(text: str, # Markdown with markers
-               claims: dict[str, Claim], root: str | Path = "." # top of the repository
-              ) -> list[str]: # one line per problem
+def check_text(
+    text: str,  # Markdown with markers
+    claims: dict[str, Claim],
+    root: str | Path = ".",  # top of the repository
+) -> list[str]:  # one line per problem
     "Recompute every marked value, and find every number without a claim."
     problems = []
     for m in TOKENS.finditer(text):
-        if not (what := problem_of(m, claims, root)): continue
+        if not (what := problem_of(m, claims, root)):
+            continue
         begin, end = text.rfind("\n", 0, m.start()) + 1, text.find("\n", m.end())
-        excerpt = text[max(begin, m.start() - 40):min(end if end >= 0 else len(text), m.end() + 20)].strip()
+        excerpt = text[
+            max(begin, m.start() - 40) : min(end if end >= 0 else len(text), m.end() + 20)
+        ].strip()
         problems.append(f'line {text.count(chr(10), 0, m.start()) + 1}: {what} ("{excerpt}")')
     return problems
 
 # %% ../../nbs/evidence/00_claims.ipynb #691af51a
 MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
-_LINK = re.compile(r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\""
-                   r"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\"")
+_LINK = re.compile(
+    r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\""
+    r"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\""
+)
 
-def links_of(text: str) -> list[tuple[str, bool]]: # (target, whether it is a figure)
+
+def _links_of(text: str) -> list[tuple[str, bool]]:  # (target, whether it is a figure)
     "The links of a Markdown text in order, without those in code."
-    def blank(m): return m[0] if not (m["fence"] or m["tick"]) else ""
+
+    def blank(m):
+        return m[0] if not (m["fence"] or m["tick"]) else ""
+
     bare = re.sub(f"{_FENCE}|{_CODE}", blank, text, flags=re.MULTILINE)
-    return [(m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"]))
-            for m in _LINK.finditer(bare)]
+    return [
+        (m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"])) for m in _LINK.finditer(bare)
+    ]
+
 
 def anchors(text: str) -> set[str]:
     "Anchors of the headings of a Markdown text, as GitHub generates them."
-    return {"-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" "))
-            for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)}
+    return {
+        "-".join(re.sub(r"[^\w\- ]", "", t.lower()).split(" "))
+        for t in re.findall(r"^#+ +(.*?)\s*$", text, re.M)
+    }
 
 # %% ../../nbs/evidence/00_claims.ipynb #3852fec6
-def link_problem(to: str, figure: bool, folder: Path, root: Path, made) -> str | None: # None: no problem
+def _link_problem(
+    to: str, figure: bool, folder: Path, root: Path, made
+) -> str | None:  # None: no problem
     "The problem of one link; see `check_links`."
-    if re.match(r"[a-z]+:", to): return None # external links are not checked
+    if re.match(r"[a-z]+:", to):
+        return None  # external links are not checked
     path, _, heading = to.partition("#")
-    target = (folder/path).resolve() if path else None
+    target = (folder / path).resolve() if path else None
     if target and not target.is_relative_to(root):
         return f"link {to} leads outside the repository"
-    if target and not target.exists(): return f"dead link {to}"
-    if figure and not any(target.relative_to(root).as_posix() == o
-                          or target.relative_to(root).is_relative_to(o)
-                          for o in made):
+    if target and not target.exists():
+        return f"dead link {to}"
+    if figure and not any(
+        target.relative_to(root).as_posix() == o or target.relative_to(root).is_relative_to(o)
+        for o in made
+    ):
         return f"figure {to} is not the output of a stage"
-    if heading and target and target.suffix == ".md" and heading not in anchors(target.read_text(encoding="utf-8")):
+    if (
+        heading
+        and target
+        and target.suffix == ".md"
+        and heading not in anchors(target.read_text(encoding="utf-8"))
+    ):
         return f"dead link {to}: no such heading"
 
-def check_links(text: str, # Markdown
-                folder: str | Path, # folder of the page
-                root: str | Path, # top of the repository
-                made # paths of all outputs of all stages, relative to `root`
-               ) -> list[str]: # one line per problem
+
+def check_links(
+    text: str,  # Markdown
+    folder: str | Path,  # folder of the page
+    root: str | Path,  # top of the repository
+    made,  # paths of all outputs of all stages, relative to `root`
+) -> list[str]:  # one line per problem
     "Find dead links, and figures that are not the output of a stage."
     folder, root = Path(folder).resolve(), Path(root).resolve()
-    return [p for to, figure in links_of(text)
-            if (p := link_problem(to, figure, folder, root, made))]
+    return [
+        p for to, figure in _links_of(text) if (p := _link_problem(to, figure, folder, root, made))
+    ]
 
 # %% ../../nbs/evidence/00_claims.ipynb #82892a46
-def notebook_markdown(path: str | Path # .ipynb
-                     ) -> str: # a template for `render`
+def notebook_markdown(
+    path: str | Path,  # .ipynb
+) -> str:  # a template for `render`
     "The Markdown cells of a notebook, separated by blank lines."
-    try: nb = nbformat.read(path, as_version=4)
-    except FileNotFoundError: raise LabError(f"{path}: no such notebook") from None
+    try:
+        nb = nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such notebook") from None
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as e:
         raise LabError(f"{path}: not a notebook ({str(e).splitlines()[0][:80]})") from None
     return "\n\n".join(c.source.strip("\n") for c in nb.cells if c.cell_type == "markdown") + "\n"
 
-def template_text(path: str | Path # .ipynb or .md
-                 ) -> str: # a template for `render`
+
+def template_text(
+    path: str | Path,  # .ipynb or .md
+) -> str:  # a template for `render`
     "Text of a template."
     path = Path(path)
     return notebook_markdown(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
@@ -1068,30 +1447,40 @@ def named(paths: list[Path], name: str) -> Path:
     "The single file of this name; `LabError` if there is none or several."
     return one([p for p in paths if p.name == name])
 
+
 @cache
-def _slice_rows(preds, slices, stamps): # stamps: part of the cache key, see `read_once`
+def _slice_rows(preds, slices, stamps):  # stamps: part of the cache key, see `_read_once`
     return joined(read_predictions(preds), read_slices(slices))
 
-def slice_right(paths: list[Path], name: str, level: str) -> np.ndarray: # bool (n,)
+
+def _slice_right(paths: list[Path], name: str, level: str) -> np.ndarray:  # bool (n,)
     "Correctness of the predictions on the test images of a slice."
     both = [named(paths, f) for f in ("predictions.csv", "slices.csv")]
-    rows = _slice_rows(*both, tuple((s.st_mtime_ns, s.st_size, s.st_ino) for f in both
-                                    for s in [os.stat(f)]))
+    rows = _slice_rows(
+        *both, tuple((s.st_mtime_ns, s.st_size, s.st_ino) for f in both for s in [os.stat(f)])
+    )
     return rows.right.to_numpy()[slice_mask(rows, name, level)]
+
 
 @formula
 def _slice_accuracy(paths, name, level):
-    right = slice_right(paths, name, level)
-    if len(right) >= FEW: return proportion(int(right.sum()), len(right))
+    right = _slice_right(paths, name, level)
+    if len(right) >= FEW:
+        return proportion(int(right.sum()), len(right))
     return dict(value=None, low=None, high=None, n=len(right))
 
 # %% ../../nbs/evidence/00_claims.ipynb #5a50b808
-@read_once
-def calibration_of(path):
+@_read_once
+def _calibration_of(path):
     "Calibration of a predictions file."
     return calibration(read_predictions(path))
 
+
 @formula
-def _ece(paths): return calibration_of(one(paths))["width"]["ece"]
+def _ece(paths):
+    return _calibration_of(one(paths))["width"]["ece"]
+
+
 @formula
-def _confidence(paths): return calibration_of(one(paths))["confidence"]
+def _confidence(paths):
+    return _calibration_of(one(paths))["confidence"]

@@ -5,12 +5,9 @@
 # %% auto #0
 __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM', 'GAP', 'GAIN', 'STILL', 'LEFT', 'ONE_IMAGE',
            'NOISY', 'PERFECT', 'SPREAD', 'ANNEALED', 'NEEDED', 'FLIPS', 'FLIPS_ONLY', 'LINES', 'RULES', 'EXPLAINS',
-           'loss_floor', 'Curves', 'check_history', 'curves', 'tail', 'end', 'noticeable', 'smooth', 'standard_error',
-           'best_epoch', 'trend', 'Finding', 'change', 'rate', 'times_rate', 'n_epochs', 'augments', 'regularise',
-           'liberate', 'plot_diagnoses', 'stopped_early', 'cut_short', 'diverged', 'too_high', 'rises', 'gapes',
-           'unsure', 'overfit', 'pace', 'on_its_way', 'falls', 'not_converged', 'underfit', 'spread', 'rate_fell',
-           'noisy', 'plateau', 'eased', 'against_training', 'sure_accuracy', 'leak', 'converged', 'Findings',
-           'wide_html', 'diagnose', 'findings_table']
+           'Curves', 'check_history', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change', 'rate',
+           'augments', 'plot_diagnoses', 'diverged', 'rises', 'overfit', 'pace', 'falls', 'spread', 'noisy', 'plateau',
+           'leak', 'converged', 'Findings', 'diagnose', 'findings_table']
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2a35ba59
 import math
@@ -33,245 +30,315 @@ from ..data.augment import switched_on
 from ..evaluation.metrics import wilson_interval
 
 # %% ../../nbs/explain/03_diagnose.ipynb #0802b8fe
-def loss_floor(
-    n_classes:int, # number of classes
-    smoothing:float=0. # label smoothing, fraction of the target spread over all classes
-) -> float: # nats
+def _loss_floor(
+    n_classes: int,  # number of classes
+    smoothing: float = 0.0,  # label smoothing, fraction of the target spread over all classes
+) -> float:  # nats
     "The minimum cross-entropy."
     q = np.full(n_classes, smoothing / n_classes)
     q[0] += 1 - smoothing
     return float(-(q[q > 0] * np.log(q[q > 0])).sum())
 
 # %% ../../nbs/explain/03_diagnose.ipynb #3fa293b2
-MIN_EPOCHS = 3     # minimum number of epochs for a trend
-UNDERFIT = .5      # training loss: more than half of the chance loss
-NOTHING = .9       # training loss: close to chance
+MIN_EPOCHS = 3  # minimum number of epochs for a trend
+UNDERFIT = 0.5  # training loss: more than half of the chance loss
+NOTHING = 0.9  # training loss: close to chance
 # loss: worse than chance; new models start below it (1.2 in the small trainings below)
 WORSE = 1.5
 # rise of the training loss over its best; healthy runs 0.0 to 0.2, one 0.4, lr_too_high 200
-CLIMB = .5
+CLIMB = 0.5
 # rise of the validation loss over its best (Prechelt's generalisation loss, over chance)
-RISE = .1
-CALM = 3.          # rise in standard deviations of the epoch-to-epoch noise
-GAP = .5           # validation loss minus training loss: half of the chance loss
-GAIN = .05         # fall of the validation loss within the last third of the epochs
-STILL = .02        # negligible fall within half of the epochs
-LEFT = .1          # validation loss: below this, no remedy is suggested
+RISE = 0.1
+CALM = 3.0  # rise in standard deviations of the epoch-to-epoch noise
+GAP = 0.5  # validation loss minus training loss: half of the chance loss
+GAIN = 0.05  # fall of the validation loss within the last third of the epochs
+STILL = 0.02  # negligible fall within half of the epochs
+LEFT = 0.1  # validation loss: below this, no remedy is suggested
 # nats, -log(0.01): loss of one image misclassified with 99 % confidence
 ONE_IMAGE = 4.6
 # spread of the accuracy in standard errors; by sampling alone exceeded in < 1 % of runs
-NOISY = 2.
+NOISY = 2.0
 # Wilson's lower bound of a near-perfect accuracy: from 73 images without a mistake
-PERFECT = .95
+PERFECT = 0.95
 # standard deviation of an image's loss over its mean; 1.3 to 4.7, mostly 3, in runs/
-SPREAD = 3.
-ANNEALED = .1      # a rate below this fraction of its maximum counts as decayed
+SPREAD = 3.0
+ANNEALED = 0.1  # a rate below this fraction of its maximum counts as decayed
 
 # %% ../../nbs/explain/03_diagnose.ipynb #578f5781
 NEEDED = ["epoch", "train_loss", "val_loss", "val_accuracy", "lr"]
 
+
 @dataclass(frozen=True, eq=False)
 class Curves:
     "A history in units of the chance loss."
-    epoch: np.ndarray # one value per epoch
+
+    epoch: np.ndarray  # one value per epoch
     train: np.ndarray
     val: np.ndarray
     acc: np.ndarray
     lr: np.ndarray
     n_classes: int
     n_val: int
-    unit: float # chance loss in nats
-    params: dict = field(default_factory=dict) # nested sections, as in params.yaml
+    unit: float  # chance loss in nats
+    params: dict = field(default_factory=dict)  # nested sections, as in params.yaml
 
-    def __len__(self): return len(self.epoch)
-    def get(self, key: str, default=None): # "optim.lr"
+    def __len__(self):
+        return len(self.epoch)
+
+    def get(self, key: str, default=None):  # "optim.lr"
         "A parameter of the run, `default` if it is not known."
-        return reduce(lambda d, k: d.get(k, default) if isinstance(d, dict) else default,
-                      key.split("."), self.params)
+        return reduce(
+            lambda d, k: d.get(k, default) if isinstance(d, dict) else default,
+            key.split("."),
+            self.params,
+        )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #5e2849d5
 def check_history(
-    h:pd.DataFrame # columns epoch, train_loss, val_loss, val_accuracy, lr
-) -> pd.DataFrame: # numbers, sorted by epoch
+    h: pd.DataFrame,  # columns epoch, train_loss, val_loss, val_accuracy, lr
+) -> pd.DataFrame:  # numbers, sorted by epoch
     "Check a history; `LabError` names the first problem."
     if missing := [c for c in NEEDED if c not in h]:
         raise LabError(f"history: no column {', '.join(missing)}")
     if not len(h):
         raise LabError("history: no epoch in it; the training was over before its first epoch was")
-    h = h[NEEDED].apply(pd.to_numeric, errors="coerce").astype(float).sort_values("epoch",
-                                                                                   ignore_index=True)
+    h = (
+        h[NEEDED]
+        .apply(pd.to_numeric, errors="coerce")
+        .astype(float)
+        .sort_values("epoch", ignore_index=True)
+    )
     if not np.isfinite(h.epoch).all() or h.epoch.duplicated().any():
-        raise LabError("history: epochs have to be different numbers; is this the table of one training?")
+        raise LabError(
+            "history: epochs have to be different numbers; is this the table of one training?"
+        )
     if ((h.val_accuracy < 0) | (h.val_accuracy > 1)).any():
-        raise LabError(f"history: val_accuracy {h.val_accuracy.max():g} is no share; divide percentages by 100")
+        raise LabError(
+            f"history: val_accuracy {h.val_accuracy.max():g} is no share; divide percentages by 100"
+        )
     return h
 
 # %% ../../nbs/explain/03_diagnose.ipynb #4dd47060
 def curves(
-    history:pd.DataFrame, # see `check_history`
-    n_classes:int, n_val:int, # classes, validation images
-    params:dict|None=None, # the run's own parameters in sections, as in its params.yaml
-    chance:float|None=None # nats; loss of predicting class frequencies, if lower
+    history: pd.DataFrame,  # see `check_history`
+    n_classes: int,
+    n_val: int,  # classes, validation images
+    params: dict | None = None,  # the run's own parameters in sections, as in its params.yaml
+    chance: float | None = None,  # nats; loss of predicting class frequencies, if lower
 ) -> Curves:
     "Check and rescale a history."
     if n_classes < 2 or n_val < 1:
-        raise LabError(f"diagnose: needs two or more classes and a validation image, got {n_classes} and {n_val}")
+        raise LabError(
+            f"diagnose: needs two or more classes and a validation image, got {n_classes} and {n_val}"
+        )
     h, params = check_history(history), params or {}
     loss = params.get("loss") or {}
-    floor = loss_floor(n_classes, loss.get("label_smoothing", 0.))
+    floor = _loss_floor(n_classes, loss.get("label_smoothing", 0.0))
     # focal loss at probability 0.5
-    unit = (chance or math.log(n_classes))*(1 - 1/n_classes)**loss.get("gamma", 0.) - floor
+    unit = (chance or math.log(n_classes)) * (1 - 1 / n_classes) ** loss.get("gamma", 0.0) - floor
     if unit <= 0:
         raise LabError(f"diagnose: a chance loss of {chance:g} leaves nothing to learn")
-    def share(loss): return (loss.to_numpy() - floor) / unit
-    return Curves(h.epoch.to_numpy().astype(int), share(h.train_loss), share(h.val_loss),
-                  h.val_accuracy.to_numpy(),
-                  h.lr.to_numpy(), n_classes, n_val, unit, params)
+
+    def share(loss):
+        return (loss.to_numpy() - floor) / unit
+
+    return Curves(
+        h.epoch.to_numpy().astype(int),
+        share(h.train_loss),
+        share(h.val_loss),
+        h.val_accuracy.to_numpy(),
+        h.lr.to_numpy(),
+        n_classes,
+        n_val,
+        unit,
+        params,
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #6d93ef4e
-def tail(c: Curves) -> slice: # the last third of the epochs, at least one
-    return slice(-max(1, len(c)//3), None)
+def tail(c: Curves) -> slice:  # the last third of the epochs, at least one
+    return slice(-max(1, len(c) // 3), None)
 
-def end(x: np.ndarray, c: Curves) -> float: # median over the last third
+
+def end(x: np.ndarray, c: Curves) -> float:  # median over the last third
     return float(np.median(x[tail(c)]))
 
-def noticeable(c: Curves, least: float) -> float: # in units of chance
+
+def _noticeable(c: Curves, least: float) -> float:  # in units of chance
     "The smallest relevant difference of validation losses: `least`, or one image's influence."
-    return max(least, ONE_IMAGE/(c.n_val*c.unit))
+    return max(least, ONE_IMAGE / (c.n_val * c.unit))
+
 
 def smooth(x: np.ndarray) -> np.ndarray:
     "A running median over a sixth of the epochs, at least three; robust to one outlier."
-    return median_filter(x, size=max(3, len(x)//6 | 1), mode="nearest") if len(x) > 2 else x
+    return median_filter(x, size=max(3, len(x) // 6 | 1), mode="nearest") if len(x) > 2 else x
 
-def standard_error(p: float, n: int) -> float:
+
+def _standard_error(p: float, n: int) -> float:
     "Standard error of a proportion `p` of `n` by Agresti and Coull: never zero."
-    p = (p*n + 2) / (n + 4)
-    return math.sqrt(p*(1 - p) / (n + 4))
+    p = (p * n + 2) / (n + 4)
+    return math.sqrt(p * (1 - p) / (n + 4))
 
-def best_epoch(c: Curves) -> int: # position; the last in a tie
+
+def best_epoch(c: Curves) -> int:  # position; the last in a tie
     "Minimum of the smoothed validation loss."
     return len(c) - 1 - int(smooth(c.val)[::-1].argmin())
 
 # %% ../../nbs/explain/03_diagnose.ipynb #fef52ed6
-def trend(
-    x:np.ndarray # one value per epoch, two or more
-) -> tuple[float, float, float]: # slope per epoch, and its 90 % interval
+def _trend(
+    x: np.ndarray,  # one value per epoch, two or more
+) -> tuple[float, float, float]:  # slope per epoch, and its 90 % interval
     "Sen's slope over the last third of the epochs, at least four."
-    fit = theilslopes(x[-max(4, math.ceil(len(x)/3)):], alpha=.9)
+    fit = theilslopes(x[-max(4, math.ceil(len(x) / 3)) :], alpha=0.9)
     return float(fit.slope), float(fit.low_slope), float(fit.high_slope)
 
 # %% ../../nbs/explain/03_diagnose.ipynb #e96f01d1
 @dataclass(frozen=True)
 class Finding:
     "A diagnosis of a history."
+
     name: str
-    epoch: int | None # first or relevant epoch
-    rule: str # in words
+    epoch: int | None  # first or relevant epoch
+    rule: str  # in words
     # measure -> (value,) or (value, "<" or ">", threshold)
     numbers: dict
-    remedy: str # a sentence
+    remedy: str  # a sentence
     # "section.key=value": the next experiment
     overrides: list[str] = field(default_factory=list)
 
     @property
     def because(self) -> str:
         "The numbers as a sentence."
-        return "; ".join(" ".join([what, *(f"{x:.3g}" if isinstance(x, (int, float)) else x
-                                           for x in v)])
-                         for what, v in self.numbers.items())
+        return "; ".join(
+            " ".join([what, *(f"{x:.3g}" if isinstance(x, (int, float)) else x for x in v)])
+            for what, v in self.numbers.items()
+        )
+
     @property
-    def experiment(self) -> dict: # nested
+    def experiment(self) -> dict:  # nested
         "The overrides as an entry of `experiments`."
         return reduce(merge, map(parse_override, self.overrides), {})
+
     def __str__(self):
         return self.name + (f" (epoch {self.epoch})" if self.epoch is not None else "")
 
 # %% ../../nbs/explain/03_diagnose.ipynb #8292e17d
 def change(
-    key:str, # "optim.lr"
-    value:float|int|str # floats are rounded to two digits
-) -> str: # an override
+    key: str,  # "optim.lr"
+    value: float | int | str,  # floats are rounded to two digits
+) -> str:  # an override
     "One override, as text that YAML reads as the same type."
     return f"{key}={float(f'{value:.2g}')!r}" if isinstance(value, float) else f"{key}={value}"
 
-def rate(c: Curves) -> float: # the run's, or else the largest in the history
+
+def rate(c: Curves) -> float:  # the run's, or else the largest in the history
     return c.get("optim.lr") or float(c.lr.max())
 
-def times_rate(c: Curves, factor: float) -> list[str]:
-    r = rate(c)
-    return [change("optim.lr", r*factor)] if r > 0 and math.isfinite(r) else []
 
-def n_epochs(c: Curves) -> int: return c.get("train.epochs") or len(c)
+def _times_rate(c: Curves, factor: float) -> list[str]:
+    r = rate(c)
+    return [change("optim.lr", r * factor)] if r > 0 and math.isfinite(r) else []
+
+
+def _n_epochs(c: Curves) -> int:
+    return c.get("train.epochs") or len(c)
+
 
 FLIPS = ("hflip", "vflip")
 
-def augments(c: Curves) -> bool|None: # None if unknown
+
+def augments(c: Curves) -> bool | None:  # None if unknown
     "Does the training augment its images beyond mirroring?"
     a = c.get("augment")
     return None if a is None else any(k not in FLIPS for k in switched_on(a))
 
 # %% ../../nbs/explain/03_diagnose.ipynb #a852abfc
-FLIPS_ONLY = ["augment.rotate=10.0", "augment.zoom=0.15", "augment.shift=0.1",
-              "augment.brightness=0.2", "augment.contrast=0.2"] # augmentations to add
+FLIPS_ONLY = [
+    "augment.rotate=10.0",
+    "augment.zoom=0.15",
+    "augment.shift=0.1",
+    "augment.brightness=0.2",
+    "augment.contrast=0.2",
+]  # augmentations to add
 
-def regularise(c: Curves) -> list[str]:
+
+def _regularise(c: Curves) -> list[str]:
     "More regularisation: the first unused of augmentation, dropout, decay, fewer epochs."
     drop, wd, best = c.get("model.dropout"), c.get("optim.wd"), int(c.epoch[best_epoch(c)])
-    if augments(c) is False: return FLIPS_ONLY
-    if drop is not None and drop < .5:
-        return [change("model.dropout", float(min(.5, max(.25, 2*drop))))]
-    if wd is not None and wd < .1: return [change("optim.wd", float(min(.1, max(.01, 10*wd))))]
-    return [change("train.epochs", best)] if best < n_epochs(c) else []
+    if augments(c) is False:
+        return FLIPS_ONLY
+    if drop is not None and drop < 0.5:
+        return [change("model.dropout", float(min(0.5, max(0.25, 2 * drop))))]
+    if wd is not None and wd < 0.1:
+        return [change("optim.wd", float(min(0.1, max(0.01, 10 * wd))))]
+    return [change("train.epochs", best)] if best < _n_epochs(c) else []
 
-def liberate(c: Curves) -> list[str]:
+
+def _liberate(c: Curves) -> list[str]:
     "More capacity: the first of frozen layers, dropout, augmentation, small model, low rate."
-    if c.get("model.freeze", "none") != "none": return ["model.freeze=none"]
-    if c.get("model.dropout", 0) > .25: return ["model.dropout=0.0"]
+    if c.get("model.freeze", "none") != "none":
+        return ["model.freeze=none"]
+    if c.get("model.dropout", 0) > 0.25:
+        return ["model.dropout=0.0"]
     if augments(c):
         on = switched_on(c.get("augment"))
-        off = {k: "null" if isinstance(v, str) else 0.
-               for k, v in on.items() if k != "magnitude"}
+        off = {k: "null" if isinstance(v, str) else 0.0 for k, v in on.items() if k != "magnitude"}
         return [f"augment.{k}={v}" for k, v in off.items() if k not in FLIPS]
-    if c.get("model.name", "") in ("small_cnn", "xray_cnn"): return ["model.name=resnet18"]
-    return times_rate(c, 3)
+    if c.get("model.name", "") in ("small_cnn", "xray_cnn"):
+        return ["model.name=resnet18"]
+    return _times_rate(c, 3)
 
 # %% ../../nbs/explain/03_diagnose.ipynb #64790d1a
-LINES = {"train_loss": dict(color=BLUE, ls=(0, (4, 1.5)), label="training loss"),
-         "val_loss": dict(color=ORANGE, ls="-", label="validation loss"),
-         "val_accuracy": dict(color=GREEN, ls=(0, (1, 1)), label="validation accuracy")}
+LINES = {
+    "train_loss": dict(color=BLUE, ls=(0, (4, 1.5)), label="training loss"),
+    "val_loss": dict(color=ORANGE, ls="-", label="validation loss"),
+    "val_accuracy": dict(color=GREEN, ls=(0, (1, 1)), label="validation accuracy"),
+}
+
 
 def _panel(ax, history, found, n_classes, top):
     "The losses in units of chance, the accuracy, and a grey line at each finding's epoch."
     dots = dict(marker="o", ms=2.5) if len(history) <= 40 else {}
     for col, look in LINES.items():
         y = history[col] / (1 if col == "val_accuracy" else math.log(n_classes))
-        ax.plot(history.epoch, y.replace([np.inf, np.nan], top).clip(upper=top), lw=1.3,
-                **look, **dots)
-    ax.axhline(1, color=GREY, lw=.8, ls=(0, (1, 1.5)), zorder=0)
+        ax.plot(
+            history.epoch, y.replace([np.inf, np.nan], top).clip(upper=top), lw=1.3, **look, **dots
+        )
+    ax.axhline(1, color=GREY, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
     for e in {e for f in found if (e := getattr(f, "epoch", None)) is not None}:
-        ax.axvline(e, color=GREY, lw=.8)
-    ax.set(ylim=(-.05*top, 1.05*top))
+        ax.axvline(e, color=GREY, lw=0.8)
+    ax.set(ylim=(-0.05 * top, 1.05 * top))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
 
 # %% ../../nbs/explain/03_diagnose.ipynb #d6ede05a
 def plot_diagnoses(
-    histories:dict, # name -> history
-    findings:dict, # name -> findings of `diagnose`
-    n_classes:int|dict=2, # number of classes, or name -> number
-    ncols:int=4, # panels per row
-    top:float=1.5 # largest loss shown, in units of the chance loss
-) -> Figure: # one panel per history, findings in the title
+    histories: dict,  # name -> history
+    findings: dict,  # name -> findings of `diagnose`
+    n_classes: int | dict = 2,  # number of classes, or name -> number
+    ncols: int = 4,  # panels per row
+    top: float = 1.5,  # largest loss shown, in units of the chance loss
+) -> Figure:  # one panel per history, findings in the title
     "Curves with their diagnoses."
     ncols = min(ncols, len(histories))
-    nrows = math.ceil(len(histories)/ncols)
-    fig, axs = plt.subplots(nrows, ncols, figsize=(max(4.4, 2.7*ncols + .4), 2.1*nrows + .5),
-                            layout="constrained",
-                            squeeze=False, sharey=True)
+    nrows = math.ceil(len(histories) / ncols)
+    fig, axs = plt.subplots(
+        nrows,
+        ncols,
+        figsize=(max(4.4, 2.7 * ncols + 0.4), 2.1 * nrows + 0.5),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
     plt.close(fig)
-    for ax in axs.flat[len(histories):]: ax.axis("off")
+    for ax in axs.flat[len(histories) :]:
+        ax.axis("off")
     for ax, (name, h) in zip(axs.flat, histories.items()):
-        _panel(ax, h, findings[name],
-               n_classes[name] if isinstance(n_classes, dict) else n_classes, top)
+        _panel(
+            ax,
+            h,
+            findings[name],
+            n_classes[name] if isinstance(n_classes, dict) else n_classes,
+            top,
+        )
         ax.set_title("\n".join([str(name), *map(str, findings[name])]), fontsize=8)
     fig.supxlabel("epoch", fontsize=9)
     fig.supylabel("loss (1 is chance), accuracy", fontsize=8)
@@ -279,266 +346,415 @@ def plot_diagnoses(
     return fig
 
 # %% ../../nbs/explain/03_diagnose.ipynb #a9114b41
-def stopped_early(c: Curves) -> bool|None: # None if unknown
+def _stopped_early(c: Curves) -> bool | None:  # None if unknown
     "Did `train.patience` end the training?"
     patience, monitor = c.get("train.patience"), c.get("train.monitor", "val_loss")
-    if patience is None: return None
+    if patience is None:
+        return None
     score = -c.val if monitor == "val_loss" else c.acc
     return bool(patience and len(c) - 1 - int(np.nanargmax(score)) >= patience)
 
-def cut_short(c: Curves) -> bool:
+
+def _cut_short(c: Curves) -> bool:
     "Are there fewer epochs than requested, without an explanation?"
-    return len(c) < n_epochs(c) and stopped_early(c) is False
+    return len(c) < _n_epochs(c) and _stopped_early(c) is False
 
 # %% ../../nbs/explain/03_diagnose.ipynb #1cc4970e
 def diverged(c: Curves) -> Finding | None:
     bad = ~np.isfinite([c.train, c.val, c.acc]).all(0)
     rule = "a loss is no number"
     if bad.any():
-        epoch, numbers = int(c.epoch[bad.argmax()]), {"epochs with such a loss": (int(bad.sum()), ">", 0)}
-    elif cut_short(c):
-        epoch, rule = int(c.epoch[-1]) + 1, "the training ended before its last epoch, and not by train.patience"
-        numbers = {"epochs": (len(c), "<", n_epochs(c))}
+        epoch, numbers = (
+            int(c.epoch[bad.argmax()]),
+            {"epochs with such a loss": (int(bad.sum()), ">", 0)},
+        )
+    elif _cut_short(c):
+        epoch, rule = (
+            int(c.epoch[-1]) + 1,
+            "the training ended before its last epoch, and not by train.patience",
+        )
+        numbers = {"epochs": (len(c), "<", _n_epochs(c))}
     elif len(c) >= MIN_EPOCHS and end(c.train, c) > WORSE:
-        epoch, rule = int(c.epoch[(c.train > WORSE).argmax()]), "the training loss ends above that of knowing nothing"
+        epoch, rule = (
+            int(c.epoch[(c.train > WORSE).argmax()]),
+            "the training loss ends above that of knowing nothing",
+        )
         numbers = {"training loss at the end, of chance": (end(c.train, c), ">", WORSE)}
-    else: return None
+    else:
+        return None
     half = c.get("train.precision") == "fp16"
-    return Finding("diverged", epoch, rule, numbers,
-                   "fp16 overflows above 65504: try it in fp32." if half
-                   else "A tenth of the learning rate.",
-                   ["train.precision=fp32"] if half else times_rate(c, .1))
+    return Finding(
+        "diverged",
+        epoch,
+        rule,
+        numbers,
+        "fp16 overflows above 65504: try it in fp32." if half else "A tenth of the learning rate.",
+        ["train.precision=fp32"] if half else _times_rate(c, 0.1),
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #cb594145
-def too_high(c: Curves) -> Finding | None:
-    if len(c) < 2: return None
+def _too_high(c: Curves) -> Finding | None:
+    if len(c) < 2:
+        return None
     best = np.minimum.accumulate(c.train)
     climb, worst = c.train[1:] - best[:-1], np.maximum(c.train, c.val)
     nothing = end(c.train, c) >= NOTHING and worst.max() > WORSE
-    if not nothing and climb.max() <= CLIMB: return None
+    if not nothing and climb.max() <= CLIMB:
+        return None
     if climb.max() > CLIMB:
         i = int((climb > CLIMB).argmax()) + 1
         epoch, rule = int(c.epoch[i]), "the training loss climbed over what it had already reached"
         learnt = best[i - 1] < NOTHING
         numbers = {"training loss over its best, of chance": (float(climb.max()), ">", CLIMB)}
     else:
-        epoch, rule = int(c.epoch[worst.argmax()]), "nothing was learnt, and a loss was far worse than chance"
-        learnt, numbers = True, {"largest loss, of chance": (float(worst.max()), ">", WORSE),
-                   "training loss at the end": (end(c.train, c), ">=", NOTHING)}
-    return Finding("learning rate too high", epoch, rule, numbers,
-                   f"A {'tenth' if learnt else 'hundredth'} of the rate; the lr_find stage has an interval for it.",
-                   times_rate(c, .1 if learnt else .01))
+        epoch, rule = (
+            int(c.epoch[worst.argmax()]),
+            "nothing was learnt, and a loss was far worse than chance",
+        )
+        learnt, numbers = (
+            True,
+            {
+                "largest loss, of chance": (float(worst.max()), ">", WORSE),
+                "training loss at the end": (end(c.train, c), ">=", NOTHING),
+            },
+        )
+    return Finding(
+        "learning rate too high",
+        epoch,
+        rule,
+        numbers,
+        f"A {'tenth' if learnt else 'hundredth'} of the rate; the lr_find stage has an interval for it.",
+        _times_rate(c, 0.1 if learnt else 0.01),
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #c1b45b5d
-def rises(c: Curves) -> tuple[int, dict] | None: # position of the best epoch, numbers
+def rises(c: Curves) -> tuple[int, dict] | None:  # position of the best epoch, numbers
     "Does the validation loss rise from its best value while the training loss does not?"
     val, train = smooth(c.val), smooth(c.train)
     best = best_epoch(c)
     after = len(c) - 1 - best
-    if after < MIN_EPOCHS: return None
-    late = slice(-max(MIN_EPOCHS, min(len(c)//3, after)), None)
+    if after < MIN_EPOCHS:
+        return None
+    late = slice(-max(MIN_EPOCHS, min(len(c) // 3, after)), None)
     rise = float(np.median(c.val[late]) - val.min())
     opens = rise - float(np.median(c.train[late]) - train[best])
     noise = float(median_abs_deviation(np.diff(c.val[best:]), scale="normal")) / math.sqrt(2)
-    least = max(noticeable(c, RISE), CALM*noise)
-    return (best, {"rise of the validation loss, of chance": (rise, ">", least),
-                   "of the gap": (opens, ">", least)}) if min(rise, opens) > least else None
+    least = max(_noticeable(c, RISE), CALM * noise)
+    return (
+        (
+            best,
+            {
+                "rise of the validation loss, of chance": (rise, ">", least),
+                "of the gap": (opens, ">", least),
+            },
+        )
+        if min(rise, opens) > least
+        else None
+    )
 
-def gapes(c: Curves) -> tuple[int, dict] | None: # position of the last epoch before it, numbers
+
+def _gapes(c: Curves) -> tuple[int, dict] | None:  # position of the last epoch before it, numbers
     "Is the final validation loss far above the training loss?"
-    gap, least = end(c.val - c.train, c), noticeable(c, GAP)
+    gap, least = end(c.val - c.train, c), _noticeable(c, GAP)
     closed = np.flatnonzero(smooth(c.val - c.train) <= least)
     if gap > least:
-        return int(closed[-1]) if len(closed) else 0, {"gap at the end, of chance": (gap, ">",
-                                                                                     least)}
+        return int(closed[-1]) if len(closed) else 0, {
+            "gap at the end, of chance": (gap, ">", least)
+        }
 
 # %% ../../nbs/explain/03_diagnose.ipynb #0cee1ba6
-def unsure(c: Curves, best: int) -> dict: # numbers, or empty
+def _unsure(c: Curves, best: int) -> dict:  # numbers, or empty
     "Was the accuracy kept, above chance, while the loss rose?"
-    se, lost = standard_error(float(c.acc[best]), c.n_val), float(c.acc[best] - end(c.acc, c))
-    return {"accuracy lost": (lost, "<=", se)} if lost <= se and c.acc[best] - 2*se > 1/c.n_classes else {}
+    se, lost = _standard_error(float(c.acc[best]), c.n_val), float(c.acc[best] - end(c.acc, c))
+    return (
+        {"accuracy lost": (lost, "<=", se)}
+        if lost <= se and c.acc[best] - 2 * se > 1 / c.n_classes
+        else {}
+    )
+
 
 def overfit(c: Curves) -> Finding | None:
-    if len(c) < MIN_EPOCHS or end(c.train, c) > UNDERFIT or not (hit := rises(c) or gapes(c)):
+    if len(c) < MIN_EPOCHS or end(c.train, c) > UNDERFIT or not (hit := rises(c) or _gapes(c)):
         return None
     best, numbers = hit
     numbers |= {"training loss at the end": (end(c.train, c), "<=", UNDERFIT)}
-    kept = unsure(c, best) if rises(c) and c.get("loss.label_smoothing") == 0 else {}
-    return Finding("overfit", int(c.epoch[min(best + 1, len(c) - 1)]),
-                   "the validation loss rises from its best while the training loss does not"
-                   if rises(c) else
-                   "the validation loss lies far above the training loss", numbers | kept,
-                   "It grows sure of its mistakes: smooth the labels." if kept else
-                   "Make it harder to learn by heart; best of all, more images.",
-                   ["loss.label_smoothing=0.1"] if kept else regularise(c))
+    kept = _unsure(c, best) if rises(c) and c.get("loss.label_smoothing") == 0 else {}
+    return Finding(
+        "overfit",
+        int(c.epoch[min(best + 1, len(c) - 1)]),
+        "the validation loss rises from its best while the training loss does not"
+        if rises(c)
+        else "the validation loss lies far above the training loss",
+        numbers | kept,
+        "It grows sure of its mistakes: smooth the labels."
+        if kept
+        else "Make it harder to learn by heart; best of all, more images.",
+        ["loss.label_smoothing=0.1"] if kept else _regularise(c),
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2d9654f5
-def pace(c: Curves) -> float: # units of chance per epoch, positive if falling
+def pace(c: Curves) -> float:  # units of chance per epoch, positive if falling
     "How fast the training loss fell from the second to the last third."
     _, second, third = np.array_split(c.train, 3)
-    return float(np.median(second) - np.median(third)) / (len(c)/3)
+    return float(np.median(second) - np.median(third)) / (len(c) / 3)
 
-def on_its_way(c: Curves) -> dict: # numbers, or empty
+
+def _on_its_way(c: Curves) -> dict:  # numbers, or empty
     "Would twice as many epochs fix a high training loss?"
     left = end(c.train, c)
-    hope = left - pace(c)*len(c)
-    return {"training loss at the end, of chance": (left, ">", UNDERFIT),
-            "after as many epochs at its pace": (hope, "<=", UNDERFIT)} if hope <= UNDERFIT < left else {}
+    hope = left - pace(c) * len(c)
+    return (
+        {
+            "training loss at the end, of chance": (left, ">", UNDERFIT),
+            "after as many epochs at its pace": (hope, "<=", UNDERFIT),
+        }
+        if hope <= UNDERFIT < left
+        else {}
+    )
 
-def falls(c: Curves) -> dict: # numbers, or empty
+
+def falls(c: Curves) -> dict:  # numbers, or empty
     "Is the validation loss still falling?"
-    slope, _, high = trend(c.val)
-    gain, least = -slope*(min(len(c), max(4, math.ceil(len(c)/3))) - 1), noticeable(c, GAIN)
-    return {"fall in the last third, of chance": (gain, ">", least),
-            "slope an epoch, upper end of its interval": (high, "<", 0)} if gain > least and high < 0 else {}
+    slope, _, high = _trend(c.val)
+    gain, least = -slope * (min(len(c), max(4, math.ceil(len(c) / 3))) - 1), _noticeable(c, GAIN)
+    return (
+        {
+            "fall in the last third, of chance": (gain, ">", least),
+            "slope an epoch, upper end of its interval": (high, "<", 0),
+        }
+        if gain > least and high < 0
+        else {}
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #32c7b80f
-def not_converged(c: Curves) -> Finding | None:
+def _not_converged(c: Curves) -> Finding | None:
     n, short = len(c), len(c) < MIN_EPOCHS
-    numbers = {"epochs": (n, "<", MIN_EPOCHS)} if short else falls(c) or on_its_way(c)
-    if not numbers: return None
-    rule = ("so few epochs show no trend" if short
-            else "the validation loss still falls at the end" if falls(c) else
-            "the training loss is high and on its way down")
-    return Finding("not converged", None if short else int(c.epoch[-1]), rule, numbers,
-                   "Train until there is something to see." if short
-                   else "Twice as many epochs.",
-                   [change("train.epochs", max(10, 2*n_epochs(c)))])
+    numbers = {"epochs": (n, "<", MIN_EPOCHS)} if short else falls(c) or _on_its_way(c)
+    if not numbers:
+        return None
+    rule = (
+        "so few epochs show no trend"
+        if short
+        else "the validation loss still falls at the end"
+        if falls(c)
+        else "the training loss is high and on its way down"
+    )
+    return Finding(
+        "not converged",
+        None if short else int(c.epoch[-1]),
+        rule,
+        numbers,
+        "Train until there is something to see." if short else "Twice as many epochs.",
+        [change("train.epochs", max(10, 2 * _n_epochs(c)))],
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #6ce78537
-def underfit(c: Curves) -> Finding | None:
+def _underfit(c: Curves) -> Finding | None:
     left = end(c.train, c)
-    if len(c) < MIN_EPOCHS or left <= UNDERFIT or on_its_way(c): return None
-    says, over = (("Nothing was learnt: ten times the rate; if lr_find calls that too high, look at the labels.",
-                   times_rate(c, 10)) if left >= NOTHING else
-                  ("It learns slowly: three times the rate.", times_rate(c, 3))
-                  if pace(c)*len(c) > RISE else
-                  ("It stands still: less that holds it back, or a larger model.",
-                   liberate(c)))
-    numbers = {"training loss at the end, of chance": (left, ">", UNDERFIT),
-               "its fall an epoch": (pace(c),)}
-    return Finding("underfit", None, "much is left of the loss on the training images",
-                   numbers, says, over)
+    if len(c) < MIN_EPOCHS or left <= UNDERFIT or _on_its_way(c):
+        return None
+    says, over = (
+        (
+            "Nothing was learnt: ten times the rate; if lr_find calls that too high, look at the labels.",
+            _times_rate(c, 10),
+        )
+        if left >= NOTHING
+        else ("It learns slowly: three times the rate.", _times_rate(c, 3))
+        if pace(c) * len(c) > RISE
+        else ("It stands still: less that holds it back, or a larger model.", _liberate(c))
+    )
+    numbers = {
+        "training loss at the end, of chance": (left, ">", UNDERFIT),
+        "its fall an epoch": (pace(c),),
+    }
+    return Finding(
+        "underfit", None, "much is left of the loss on the training images", numbers, says, over
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #c3bac5be
 def spread(x: np.ndarray) -> float:
     "Standard deviation around the nearest monotone curve."
-    left = min(((x - isotonic_regression(x, increasing=up).x)**2).sum()
-               for up in (True, False))
-    return math.sqrt(left / (len(x) - (1/np.arange(1, len(x) + 1)).sum()))
+    left = min(((x - isotonic_regression(x, increasing=up).x) ** 2).sum() for up in (True, False))
+    return math.sqrt(left / (len(x) - (1 / np.arange(1, len(x) + 1)).sum()))
 
 # %% ../../nbs/explain/03_diagnose.ipynb #e254aab2
-def rate_fell(c: Curves) -> bool: return c.lr[-1] < ANNEALED*c.lr.max()
+def _rate_fell(c: Curves) -> bool:
+    return c.lr[-1] < ANNEALED * c.lr.max()
+
 
 def noisy(c: Curves) -> Finding | None:
-    x = c.acc[len(c)//2:]
-    if len(x) < 5 or spread(x) <= NOISY*(se := standard_error(float(np.median(x)), c.n_val)):
+    x = c.acc[len(c) // 2 :]
+    if len(x) < 5 or spread(x) <= NOISY * (se := _standard_error(float(np.median(x)), c.n_val)):
         return None
-    says, over = (("Let the rate come down.", ["schedule.name=one_cycle"])
-                  if not rate_fell(c)
-                  and c.get("schedule.name", "one_cycle") != "one_cycle" else
-                  ("Judge an average of the weights.", ["train.ema=0.99"])
-                  if c.get("train.ema") == 0 else
-                  ("A third of the rate.", times_rate(c, 1/3)))
-    return Finding("noisy validation", int(c.epoch[len(c)//2]),
-                   "the accuracy moves by more than counting explains",
-                   {"spread of the accuracy": (spread(x), ">", NOISY*se), "its standard error": (se,)}, says, over)
+    says, over = (
+        ("Let the rate come down.", ["schedule.name=one_cycle"])
+        if not _rate_fell(c) and c.get("schedule.name", "one_cycle") != "one_cycle"
+        else ("Judge an average of the weights.", ["train.ema=0.99"])
+        if c.get("train.ema") == 0
+        else ("A third of the rate.", _times_rate(c, 1 / 3))
+    )
+    return Finding(
+        "noisy validation",
+        int(c.epoch[len(c) // 2]),
+        "the accuracy moves by more than counting explains",
+        {"spread of the accuracy": (spread(x), ">", NOISY * se), "its standard error": (se,)},
+        says,
+        over,
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #eb35331f
 def plateau(c: Curves) -> Finding | None:
-    half = len(c)//2
-    if half < 5: return None
+    half = len(c) // 2
+    if half < 5:
+        return None
     val = smooth(c.val)
     gain, left = float(val[:-half].min() - val[-half:].min()), end(c.val, c)
-    if gain > STILL or left <= LEFT: return None
+    if gain > STILL or left <= LEFT:
+        return None
     best, gap = int(val[:-half].argmin()), end(c.val - c.train, c)
-    says, over = (("Let the rate come down.", ["schedule.name=one_cycle"])
-                  if not rate_fell(c)
-                  and c.get("schedule.name", "one_cycle") != "one_cycle" else
-                  ("More epochs will not help: make it harder to learn by heart.", regularise(c)) if gap > GAIN else
-                  ("More epochs will not help: less that holds it back, or a larger model.",
-                   liberate(c)))
-    return Finding("plateau", int(c.epoch[best]),
-                   "no gain in the second half of the epochs, and something is left",
-                   {"gain in the second half, of chance": (gain, "<=", STILL),
-                    "validation loss at the end": (left, ">", LEFT)}, says, over)
+    says, over = (
+        ("Let the rate come down.", ["schedule.name=one_cycle"])
+        if not _rate_fell(c) and c.get("schedule.name", "one_cycle") != "one_cycle"
+        else ("More epochs will not help: make it harder to learn by heart.", _regularise(c))
+        if gap > GAIN
+        else (
+            "More epochs will not help: less that holds it back, or a larger model.",
+            _liberate(c),
+        )
+    )
+    return Finding(
+        "plateau",
+        int(c.epoch[best]),
+        "no gain in the second half of the epochs, and something is left",
+        {
+            "gain in the second half, of chance": (gain, "<=", STILL),
+            "validation loss at the end": (left, ">", LEFT),
+        },
+        says,
+        over,
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #46c3e319
-def eased(c: Curves) -> bool:
+def _eased(c: Curves) -> bool:
     "Is validation easier than training by design?"
     return bool(c.get("model.dropout") or switched_on(c.get("augment") or {}))
 
-def against_training(c: Curves) -> float:
+
+def _against_training(c: Curves) -> float:
     "Ratio of validation to training loss at the same weights, median over the last third."
-    train = np.r_[(c.train[:-1] + c.train[1:])/2, c.train[-1:]]
+    train = np.r_[(c.train[:-1] + c.train[1:]) / 2, c.train[-1:]]
     return end((np.maximum(c.val, 0) + 1e-6) / (np.maximum(train, 0) + 1e-6), c)
 
-def sure_accuracy(p: float, c: Curves) -> float:
-    return wilson_interval(round(p*c.n_val), c.n_val)[0]
+
+def _sure_accuracy(p: float, c: Curves) -> float:
+    return wilson_interval(round(p * c.n_val), c.n_val)[0]
 
 # %% ../../nbs/explain/03_diagnose.ipynb #4480e745
 def leak(c: Curves) -> Finding | None:
-    first, last = (sure_accuracy(p, c) for p in (c.acc[0], end(c.acc, c)))
-    luck, ratio = 2*SPREAD/math.sqrt(c.n_val), against_training(c)
-    fair = len(c) >= MIN_EPOCHS and not eased(c)
+    first, last = (_sure_accuracy(p, c) for p in (c.acc[0], end(c.acc, c)))
+    luck, ratio = 2 * SPREAD / math.sqrt(c.n_val), _against_training(c)
+    fair = len(c) >= MIN_EPOCHS and not _eased(c)
     what = "validation over training loss at the same weights"
     if first >= PERFECT and not c.get("model.weights"):
         epoch, rule = int(c.epoch[0]), "from random weights to no mistakes in one epoch"
         numbers = {"accuracy of the first epoch, lower bound": (first, ">=", PERFECT)}
     elif fair and ratio < 1 - luck:
-        epoch, rule, numbers = None, "validation is easier than training", {what: (ratio, "<",
-                                                                                   1 - luck)}
+        epoch, rule, numbers = (
+            None,
+            "validation is easier than training",
+            {what: (ratio, "<", 1 - luck)},
+        )
     elif fair and last >= PERFECT and end(c.train, c) <= GAIN and ratio < 1 + luck:
         epoch, rule = None, "known by heart, and the validation images as well"
-        numbers = {"accuracy at the end, lower bound": (last, ">=", PERFECT),
-                   what: (ratio, "<", 1 + luck),
-                   "training loss at the end, of chance": (end(c.train, c), "<=", GAIN)}
-    else: return None
-    return Finding("leak suspected", epoch, rule, numbers,
-                   "No experiment yet: look for copies of training "
-                   "images among those of validation, and for what gives the class away. Or it is this easy.")
+        numbers = {
+            "accuracy at the end, lower bound": (last, ">=", PERFECT),
+            what: (ratio, "<", 1 + luck),
+            "training loss at the end, of chance": (end(c.train, c), "<=", GAIN),
+        }
+    else:
+        return None
+    return Finding(
+        "leak suspected",
+        epoch,
+        rule,
+        numbers,
+        "No experiment yet: look for copies of training "
+        "images among those of validation, and for what gives the class away. Or it is this easy.",
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2f2df824
-RULES = [diverged, leak, too_high, overfit, not_converged, underfit, noisy, plateau]
-EXPLAINS = {"diverged": {"leak suspected", "learning rate too high", "overfit",
-                         "not converged", "underfit",
-                         "noisy validation", "plateau"},
-            "learning rate too high": {"overfit", "not converged", "underfit",
-                                       "noisy validation", "plateau"},
-            "overfit": {"not converged", "plateau"}, "not converged": {"plateau"},
-            "underfit": {"plateau"}}
+RULES = [diverged, leak, _too_high, overfit, _not_converged, _underfit, noisy, plateau]
+EXPLAINS = {
+    "diverged": {
+        "leak suspected",
+        "learning rate too high",
+        "overfit",
+        "not converged",
+        "underfit",
+        "noisy validation",
+        "plateau",
+    },
+    "learning rate too high": {
+        "overfit",
+        "not converged",
+        "underfit",
+        "noisy validation",
+        "plateau",
+    },
+    "overfit": {"not converged", "plateau"},
+    "not converged": {"plateau"},
+    "underfit": {"plateau"},
+}
+
 
 def converged(c: Curves) -> Finding:
     "The finding when no rule applies."
-    slope, low, high = trend(c.val)
-    return Finding("converged", int(c.epoch[best_epoch(c)]), "no rule applies",
-                   {"validation loss at the end, of chance": (end(c.val, c),),
-                    "training loss": (end(c.train, c),),
-                    "slope an epoch": (slope,), "accuracy": (end(c.acc, c),),
-                    "its standard error": (standard_error(end(c.acc, c), c.n_val),)},
-                   "Nothing that a history shows is left to mend: other seeds, then another idea.")
+    slope, low, high = _trend(c.val)
+    return Finding(
+        "converged",
+        int(c.epoch[best_epoch(c)]),
+        "no rule applies",
+        {
+            "validation loss at the end, of chance": (end(c.val, c),),
+            "training loss": (end(c.train, c),),
+            "slope an epoch": (slope,),
+            "accuracy": (end(c.acc, c),),
+            "its standard error": (_standard_error(end(c.acc, c), c.n_val),),
+        },
+        "Nothing that a history shows is left to mend: other seeds, then another idea.",
+    )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #eb853a6f
 class Findings(list):
     "A list of findings that a notebook shows as a table."
-    @property
-    def names(self) -> list[str]: return [f.name for f in self]
-    def __repr__(self): return "; ".join(map(str, self))
-    def _repr_html_(self): return wide_html(findings_table(self).set_index("finding"))
 
-def wide_html(
-    table:pd.DataFrame # with text in it
-) -> str: # all of it
+    @property
+    def names(self) -> list[str]:
+        return [f.name for f in self]
+
+    def __repr__(self):
+        return "; ".join(map(str, self))
+
+    def _repr_html_(self):
+        return _wide_html(findings_table(self).set_index("finding"))
+
+
+def _wide_html(
+    table: pd.DataFrame,  # with text in it
+) -> str:  # all of it
     "A table as HTML with full-length text."
-    with pd.option_context("display.max_colwidth", None): return table.to_html()
+    with pd.option_context("display.max_colwidth", None):
+        return table.to_html()
+
 
 def diagnose(
-    history:pd.DataFrame, # epoch, train_loss, val_loss, val_accuracy, lr, as in results.csv
+    history: pd.DataFrame,  # epoch, train_loss, val_loss, val_accuracy, lr, as in results.csv
     *,
-    n_classes:int, n_val:int, # classes, validation images
-    params:dict|None=None, # sections of the run's params.yaml; missing values are unknown
-    chance:float|None=None # nats; loss of predicting class frequencies, if lower
-) -> Findings: # at least one
+    n_classes: int,
+    n_val: int,  # classes, validation images
+    params: dict | None = None,  # sections of the run's params.yaml; missing values are unknown
+    chance: float | None = None,  # nats; loss of predicting class frequencies, if lower
+) -> Findings:  # at least one
     "Diagnose a history: findings with rule, numbers and remedy."
     c = curves(history, n_classes, n_val, params, chance)
     first = diverged(c)
@@ -546,12 +762,22 @@ def diagnose(
     hidden = set().union(*(EXPLAINS.get(f.name, set()) for f in found))
     return Findings([f for f in found if f.name not in hidden] or [converged(c)])
 
+
 def findings_table(
-    findings:list # of `Finding`
-) -> pd.DataFrame: # one row each
+    findings: list,  # of `Finding`
+) -> pd.DataFrame:  # one row each
     "Findings as a table of text."
-    rows = [(f.name, "" if f.epoch is None else str(f.epoch), f.rule, f.because, f.remedy,
-             " ".join(f.overrides))
-            for f in findings]
-    return pd.DataFrame(rows, columns=["finding", "epoch", "rule", "numbers", "remedy",
-                                       "next experiment"])
+    rows = [
+        (
+            f.name,
+            "" if f.epoch is None else str(f.epoch),
+            f.rule,
+            f.because,
+            f.remedy,
+            " ".join(f.overrides),
+        )
+        for f in findings
+    ]
+    return pd.DataFrame(
+        rows, columns=["finding", "epoch", "rule", "numbers", "remedy", "next experiment"]
+    )

@@ -31,22 +31,30 @@ from ..tasks.tables import classes_of
 @dataclass(frozen=True)
 class Drawn:
     "A figure, what it shows, and its file name."
-    name: str # of the PNG; "": it is shown and not kept
-    words: str # Markdown
+
+    name: str  # of the PNG; "": it is shown and not kept
+    words: str  # Markdown
     figure: Figure
 
+
 @singledispatch
-def figures(task: Task, preds: pd.DataFrame # predictions table
-           ) -> list[Drawn]: # of the test set, the most important first
+def figures(
+    task: Task,
+    preds: pd.DataFrame,  # predictions table
+) -> list[Drawn]:  # of the test set, the most important first
     "What is to be seen in the predictions."
     return []
 
-def show_figures(drawn: list[Drawn], folder=None # where to keep those with a name
-                ):
+
+def show_figures(
+    drawn: list[Drawn],
+    folder=None,  # where to keep those with a name
+):
     "Display figures with their words, and keep them."
     for d in drawn:
         # kept first: a second layout moves by fractions of a pixel
-        if folder and d.name: save_figure(d.figure, folder/d.name)
+        if folder and d.name:
+            save_figure(d.figure, folder / d.name)
         display(Markdown(d.words), d.figure)
         plt.close(d.figure)
 
@@ -55,23 +63,36 @@ def show_figures(drawn: list[Drawn], folder=None # where to keep those with a na
 def _(task: Classification, preds):
     m = evaluate(preds, "test")
     return [
-        Drawn("confusion_matrix.png", "Rows are the true classes, columns the predicted ones.",
-              plot_confusions(m["confusion_matrix"], m["classes"])),
-        Drawn("", "How sure the model is when it is right and when it is wrong. A model that is often confident and often "
-              "wrong has learned a shortcut.", plot_probabilities(preds)),
-        Drawn("reliability.png", "Calibration: is the model right as often as its confidence says? Each dot is a bin of images "
-              "with similar confidence. The expected calibration error is never zero on few images, so the value that a "
-              "perfectly calibrated model would have at this n is shown beside it.",
-              plot_reliability(calibration(preds)))]
+        Drawn(
+            "confusion_matrix.png",
+            "Rows are the true classes, columns the predicted ones.",
+            plot_confusions(m["confusion_matrix"], m["classes"]),
+        ),
+        Drawn(
+            "",
+            "How sure the model is when it is right and when it is wrong. A model that is often confident and often "
+            "wrong has learned a shortcut.",
+            plot_probabilities(preds),
+        ),
+        Drawn(
+            "reliability.png",
+            "Calibration: is the model right as often as its confidence says? Each dot is a bin of images "
+            "with similar confidence. The expected calibration error is never zero on few images, so the value that a "
+            "perfectly calibrated model would have at this n is shown beside it.",
+            plot_reliability(calibration(preds)),
+        ),
+    ]
 
 # %% ../../nbs/explain/08_figures.ipynb #99bc5e73
-def plot_predicted(y: np.ndarray, guess: np.ndarray # (n,), in the unit of the labels
-                  ) -> Figure:
+def plot_predicted(
+    y: np.ndarray,
+    guess: np.ndarray,  # (n,), in the unit of the labels
+) -> Figure:
     "Predicted against true numbers, and the errors."
     fig, (a, b) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", width_ratios=[3, 2])
     ends = [min(y.min(), guess.min()), max(y.max(), guess.max())]
     a.plot(ends, ends, color=GREY, lw=1)
-    a.plot(y, guess, "o", color=BLUE, ms=4, alpha=.6)
+    a.plot(y, guess, "o", color=BLUE, ms=4, alpha=0.6)
     a.set(xlabel="true number", ylabel="predicted number")
     a.set_aspect("equal", adjustable="datalim")
     b.hist(guess - y, bins=16, color=BLUE)
@@ -81,13 +102,23 @@ def plot_predicted(y: np.ndarray, guess: np.ndarray # (n,), in the unit of the l
     b.set(xlabel="error: predicted minus true", ylabel=f"images (n = {len(y)})")
     return fig
 
+
 @figures.register
 def _(task: Regression, preds):
     rows = preds[preds.subset == "test"]
-    words = ("Left, predicted against true numbers: on the line the prediction is right. Right, the errors: a model without "
-             "bias has them around zero.")
-    return [Drawn("predicted.png", words, plot_predicted(pd.to_numeric(rows.label).to_numpy(float),
-                                                         rows.prediction.to_numpy(float)))]
+    words = (
+        "Left, predicted against true numbers: on the line the prediction is right. Right, the errors: a model without "
+        "bias has them around zero."
+    )
+    return [
+        Drawn(
+            "predicted.png",
+            words,
+            plot_predicted(
+                pd.to_numeric(rows.label).to_numpy(float), rows.prediction.to_numpy(float)
+            ),
+        )
+    ]
 
 # %% ../../nbs/explain/08_figures.ipynb #b80c64cf
 @singledispatch
@@ -95,7 +126,12 @@ def findings(task: Task, history: pd.DataFrame, preds: pd.DataFrame, params: dic
     "Diagnoses of a training; empty where none are known for the task."
     return []
 
+
 @findings.register
 def _(task: Classification, history, preds, params):
-    return diagnose(history, n_classes=len(classes_of(preds)),
-                    n_val=int((preds.subset == "val").sum()), params=params)
+    return diagnose(
+        history,
+        n_classes=len(classes_of(preds)),
+        n_val=int((preds.subset == "val").sum()),
+        params=params,
+    )

@@ -17,45 +17,63 @@ from scipy.spatial.distance import squareform
 from .plots import plot_confusion_pair
 
 # %% ../../nbs/explain/01_plot_confusion.ipynb #986d1834
-def confusion_order(matrix # counts, (classes, classes), rows are truth
-                   ) -> np.ndarray: # indices of the classes
+def confusion_order(
+    matrix,  # counts, (classes, classes), rows are truth
+) -> np.ndarray:  # indices of the classes
     "An order in which confused classes are neighbours."
     m = np.asarray(matrix, float)
-    share = m/np.maximum(m.sum(1, keepdims=True), 1)
+    share = m / np.maximum(m.sum(1, keepdims=True), 1)
     near = share + share.T
     np.fill_diagonal(near, 0)
-    far = squareform(near.max() - near
-                     + 1e-9*np.abs(np.subtract.outer(*[np.arange(len(m))]*2)), checks=False)
-    return leaves_list(optimal_leaf_ordering(linkage(far, "average"), far)) if len(m) > 2 else np.arange(len(m))
+    far = squareform(
+        near.max() - near + 1e-9 * np.abs(np.subtract.outer(*[np.arange(len(m))] * 2)), checks=False
+    )
+    return (
+        leaves_list(optimal_leaf_ordering(linkage(far, "average"), far))
+        if len(m) > 2
+        else np.arange(len(m))
+    )
 
-def worst_pairs(matrix, classes, n: int = 10) -> pd.DataFrame: # a, b, a_as_b, b_as_a, mistakes, share
+
+def worst_pairs(
+    matrix, classes, n: int = 10
+) -> pd.DataFrame:  # a, b, a_as_b, b_as_a, mistakes, share
     "The pairs of classes with the most mistakes, and their share of all mistakes."
     m = np.asarray(matrix)
-    rows = [(classes[i], classes[j], int(m[i, j]), int(m[j, i])) for i in range(len(m))
-            for j in range(i)]
-    t = pd.DataFrame(rows, columns=["a", "b", "a_as_b", "b_as_a"]).assign(mistakes=lambda d: d.a_as_b + d.b_as_a)
-    t = t.assign(share=t.mistakes/max(1, t.mistakes.sum()))
-    t = t[t.mistakes > 0].sort_values(["mistakes", "a", "b"], ascending=[False, True, True],
-                                      ignore_index=True)
+    rows = [
+        (classes[i], classes[j], int(m[i, j]), int(m[j, i]))
+        for i in range(len(m))
+        for j in range(i)
+    ]
+    t = pd.DataFrame(rows, columns=["a", "b", "a_as_b", "b_as_a"]).assign(
+        mistakes=lambda d: d.a_as_b + d.b_as_a
+    )
+    t = t.assign(share=t.mistakes / max(1, t.mistakes.sum()))
+    t = t[t.mistakes > 0].sort_values(
+        ["mistakes", "a", "b"], ascending=[False, True, True], ignore_index=True
+    )
     return t.head(n)
 
 # %% ../../nbs/explain/01_plot_confusion.ipynb #76185c4a
-PLAIN_MATRIX = 12 # maximum number of classes for the plain matrix
+PLAIN_MATRIX = 12  # maximum number of classes for the plain matrix
 
-def plot_confusion_many(matrix, # counts, (classes, classes), rows are truth
-                        classes, # class names
-                        pairs: int = 8 # worst pairs, drawn with counts
-                       ) -> Figure:
+
+def plot_confusion_many(
+    matrix,  # counts, (classes, classes), rows are truth
+    classes,  # class names
+    pairs: int = 8,  # worst pairs, drawn with counts
+) -> Figure:
     "All classes, sorted and as row percentages; and the worst pairs with counts."
     m, order = np.asarray(matrix), confusion_order(matrix)
     names = [n if len(n) < 22 else n[:20] + "…" for n in classes]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(13, 6.8), layout="constrained",
-                                      width_ratios=(1.15, 1))
-    share = m/np.maximum(m.sum(1, keepdims=True), 1)
-    norm = PowerNorm(.5, 0, 1)
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(13, 6.8), layout="constrained", width_ratios=(1.15, 1)
+    )
+    share = m / np.maximum(m.sum(1, keepdims=True), 1)
+    norm = PowerNorm(0.5, 0, 1)
     image = left.imshow(share[np.ix_(order, order)], cmap="Blues", norm=norm)
-    fig.colorbar(image, ax=left, shrink=.7, label="share of the true class")
-    size = max(3., min(8., 330/len(m)))
+    fig.colorbar(image, ax=left, shrink=0.7, label="share of the true class")
+    size = max(3.0, min(8.0, 330 / len(m)))
     left.set_xticks(range(len(m)), [names[i] for i in order], fontsize=size, rotation=90)
     left.set_yticks(range(len(m)), [names[i] for i in order], fontsize=size)
     left.set(xlabel="predicted", ylabel="true", title="neighbours are taken for each other")
@@ -63,27 +81,40 @@ def plot_confusion_many(matrix, # counts, (classes, classes), rows are truth
     worst = worst_pairs(m, list(range(len(m))), pairs)
     few = [i for i in order if i in {*worst.a, *worst.b}]
     if few:
-        _numbers(right, m[np.ix_(few, few)], [f"{names[i]} ({m[i].sum()})" for i in few],
-                 [names[i] for i in few])
-    else: right.axis("off")
-    right.set_title(f"the {len(worst)} worst pairs: {worst.share.sum():.0%} of {m.sum() - np.trace(m)} mistakes" if few
-                    else "no mistakes")
+        _numbers(
+            right,
+            m[np.ix_(few, few)],
+            [f"{names[i]} ({m[i].sum()})" for i in few],
+            [names[i] for i in few],
+        )
+    else:
+        right.axis("off")
+    right.set_title(
+        f"the {len(worst)} worst pairs: {worst.share.sum():.0%} of {m.sum() - np.trace(m)} mistakes"
+        if few
+        else "no mistakes"
+    )
     fig.suptitle(f"{np.trace(m)} of {m.sum()} right", fontsize=11)
     return fig
+
 
 def _numbers(ax, m, rows, columns):
     "A small matrix with counts; the diagonal is pale to emphasise mistakes."
     shown = m.astype(float).copy()
     np.fill_diagonal(shown, 0)
-    ax.imshow(shown, cmap="Oranges", vmax=max(1, shown.max())*1.3)
+    ax.imshow(shown, cmap="Oranges", vmax=max(1, shown.max()) * 1.3)
     for i, j in zip(*np.nonzero(m)):
-        ax.text(j, i, m[i, j], ha="center", va="center", fontsize=7,
-                color="0.45" if i == j else "0.1")
+        ax.text(
+            j, i, m[i, j], ha="center", va="center", fontsize=7, color="0.45" if i == j else "0.1"
+        )
     ax.set_xticks(range(len(m)), columns, fontsize=7.5, rotation=90)
     ax.set_yticks(range(len(m)), rows, fontsize=7.5)
     ax.set(xlabel="predicted")
     ax.grid(visible=False)
 
+
 def plot_confusions(matrix, classes) -> Figure:
     "Choose the form of the matrix by the number of classes."
-    return (plot_confusion_pair if len(classes) <= PLAIN_MATRIX else plot_confusion_many)(matrix, classes)
+    return (plot_confusion_pair if len(classes) <= PLAIN_MATRIX else plot_confusion_many)(
+        matrix, classes
+    )

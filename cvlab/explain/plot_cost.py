@@ -62,38 +62,54 @@ from ..tasks.tables import classes_of, kept_row
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #2f856f22
 def runs_below(
-    folder:str|Path # runs/evaluate/<experiment>, or the folder of `cvlab train --out`
-) -> pd.DataFrame: # split (8 digits), seed, and the folders of each stage
+    folder: str | Path,  # runs/evaluate/<experiment>, or the folder of `cvlab train --out`
+) -> pd.DataFrame:  # split (8 digits), seed, and the folders of each stage
     "The evaluated runs of one model; `LabError` if none, or two with the same split and seed."
-    top, rows = repo_root()/Path(folder).expanduser(), []
+    top, rows = repo_root() / Path(folder).expanduser(), []
     for run in found_below(top, "evaluate", "predictions.csv"):
-        info = read_yaml(run.stage("evaluate")/"params.yaml")
-        rows.append((str(info.get("split", ""))[:8], int(info.get("seed", 0)),
-                     *map(run.stage, ("evaluate", "train", "baseline", "prepare"))))
+        info = read_yaml(run.stage("evaluate") / "params.yaml")
+        rows.append(
+            (
+                str(info.get("split", ""))[:8],
+                int(info.get("seed", 0)),
+                *map(run.stage, ("evaluate", "train", "baseline", "prepare")),
+            )
+        )
     table = pd.DataFrame(rows, columns="split seed evaluate train baseline prepare".split())
     if table.empty:
-        raise LabError(f"{folder}: no evaluate/**/predictions.csv here; name the folder given to `cvlab train --out`")
+        raise LabError(
+            f"{folder}: no evaluate/**/predictions.csv here; name the folder given to `cvlab train --out`"
+        )
     if (twice := table.duplicated(["split", "seed"], keep=False)).any():
         a, b = table.evaluate[twice].iloc[:2]
-        raise LabError(f"{folder}: {a.relative_to(top)} and {b.relative_to(top)} have the same split and seed; "
-                       "name one experiment, such as runs/evaluate/default")
+        raise LabError(
+            f"{folder}: {a.relative_to(top)} and {b.relative_to(top)} have the same split and seed; "
+            "name one experiment, such as runs/evaluate/default"
+        )
     return table
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #0bfaf3dd
 def recipe_of(
-    runs:pd.DataFrame, # see `runs_below`
-    baseline:str="" # histogram, majority or probe: that baseline instead of the model
-) -> dict: # {(split, seed): predictions table}, as in `cvlab.evaluation.compare`
+    runs: pd.DataFrame,  # see `runs_below`
+    baseline: str = "",  # histogram, majority or probe: that baseline instead of the model
+) -> dict:  # {(split, seed): predictions table}, as in `cvlab.evaluation.compare`
     "The predictions of one model, by split and seed."
     folder, name = ("baseline", baseline) if baseline else ("evaluate", "predictions")
-    return {(s, n): read_predictions(f/f"{name}.csv")
-            for s, n, f in zip(runs.split, runs.seed, runs[folder])}
+    return {
+        (s, n): read_predictions(f / f"{name}.csv")
+        for s, n, f in zip(runs.split, runs.seed, runs[folder])
+    }
+
 
 def sizes_of(
-    runs:pd.DataFrame # see `runs_below`
-) -> dict: # subset: number of images, of the first run's split
+    runs: pd.DataFrame,  # see `runs_below`
+) -> dict:  # subset: number of images, of the first run's split
     "Number of training, validation and test images."
-    return pd.read_csv(runs.prepare.iloc[0]/"split.csv", usecols=["subset"]).subset.value_counts().to_dict()
+    return (
+        pd.read_csv(runs.prepare.iloc[0] / "split.csv", usecols=["subset"])
+        .subset.value_counts()
+        .to_dict()
+    )
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #6207742c
 def _crossed(tables, subset, values):
@@ -103,41 +119,60 @@ def _crossed(tables, subset, values):
     counts = redraw(n, 2000, np.random.default_rng(0))
     return crossed_error(values, np.stack([metric_under(r, counts) for r in rows], axis=1), n)
 
+
 def interval_of(
-    recipe:dict, # {(split, seed): predictions table}
-    subset:str="test", # val or test
-    train:int|None=None # training images per split; needed for several splits
-) -> dict: # runs, splits, n (images of a split), accuracy, low, high (95 %)
+    recipe: dict,  # {(split, seed): predictions table}
+    subset: str = "test",  # val or test
+    train: int | None = None,  # training images per split; needed for several splits
+) -> dict:  # runs, splits, n (images of a split), accuracy, low, high (95 %)
     "Mean accuracy over the runs of one model with its interval."
     tables, splits = list(recipe.values()), {s for s, _ in recipe}
-    if not tables: raise LabError("interval_of: no runs; see `runs_below`")
-    values, n = np.array([metric_whole(p, "accuracy", subset) for p in tables]), len(rows_of(tables[0], subset))
+    if not tables:
+        raise LabError("interval_of: no runs; see `runs_below`")
+    values, n = (
+        np.array([metric_whole(p, "accuracy", subset) for p in tables]),
+        len(rows_of(tables[0], subset)),
+    )
     mean, row = float(values.mean()), dict(runs=len(tables), splits=len(splits), n=n)
-    low, high = wilson_interval(round(mean*n), n)
+    low, high = wilson_interval(round(mean * n), n)
     if len(tables) > 1:
         if len(splits) > 1 and not train:
-            raise LabError("interval_of: several splits share images; give train=, the number of training images")
-        se, df = _crossed(tables, subset, values) if len(splits) == 1 else split_error(values, n, train)
-        half = float(student_t.ppf(.975, df)*se)
-        if se > 0: low, high = max(0., mean - half), min(1., mean + half)
+            raise LabError(
+                "interval_of: several splits share images; give train=, the number of training images"
+            )
+        se, df = (
+            _crossed(tables, subset, values) if len(splits) == 1 else split_error(values, n, train)
+        )
+        half = float(student_t.ppf(0.975, df) * se)
+        if se > 0:
+            low, high = max(0.0, mean - half), min(1.0, mean + half)
     return row | dict(accuracy=mean, low=low, high=high)
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #994a3b47
 def clocked(
-    forwards:dict, # name: function without arguments, one image through one model
-    rounds:int=15 # rounds per model
-) -> pd.DataFrame: # name (index), ms of the best quiet round, others (load), machine
+    forwards: dict,  # name: function without arguments, one image through one model
+    rounds: int = 15,  # rounds per model
+) -> pd.DataFrame:  # name (index), ms of the best quiet round, others (load), machine
     "Time forward passes in turns, with the facts needed for a comparison."
-    turns = quiet_turns(take_turns(forwards, rounds)).sort_values("seconds").groupby("variant", sort=False).first()
+    turns = (
+        quiet_turns(take_turns(forwards, rounds))
+        .sort_values("seconds")
+        .groupby("variant", sort=False)
+        .first()
+    )
     turns = turns.loc[list(forwards)]
-    return pd.DataFrame(dict(ms=1000*turns.seconds, others=turns.others)).round(3).rename_axis("name").assign(
-        **{k: machine()[k] for k in ("threads", "processor", "torch")})
+    return (
+        pd.DataFrame(dict(ms=1000 * turns.seconds, others=turns.others))
+        .round(3)
+        .rename_axis("name")
+        .assign(**{k: machine()[k] for k in ("threads", "processor", "torch")})
+    )
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #abf2a625
 def pareto(
-    cost, # (n,), less is better; nan is never on the front
-    gain # (n,), more is better
-) -> np.ndarray: # bool (n,)
+    cost,  # (n,), less is better; nan is never on the front
+    gain,  # (n,), more is better
+) -> np.ndarray:  # bool (n,)
     "Mask of the points that no other point dominates."
     c, g = (np.asarray(x, dtype=np.float64) for x in (cost, gain))
     # row dominates column
@@ -146,33 +181,43 @@ def pareto(
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #24217aa6
 def apart(
-    wanted, # (n,), in any order
-    gap:float, # minimum distance
-    low:float=-np.inf, high:float=np.inf # allowed range, if there is room
-) -> np.ndarray: # (n,)
+    wanted,  # (n,), in any order
+    gap: float,  # minimum distance
+    low: float = -np.inf,
+    high: float = np.inf,  # allowed range, if there is room
+) -> np.ndarray:  # (n,)
     "Positions at least `gap` apart, in the order of `wanted` and as close to it as possible."
     wanted = np.asarray(wanted, dtype=np.float64)
-    if not len(wanted): return wanted
-    order, steps = np.argsort(wanted, kind="stable"), gap*np.arange(len(wanted))
-    fit = np.clip(isotonic_regression(wanted[order] - steps).x, low, max(low, high - steps[-1])) + steps
+    if not len(wanted):
+        return wanted
+    order, steps = np.argsort(wanted, kind="stable"), gap * np.arange(len(wanted))
+    fit = (
+        np.clip(isotonic_regression(wanted[order] - steps).x, low, max(low, high - steps[-1]))
+        + steps
+    )
     out = np.empty_like(fit)
     out[order] = fit
     return out
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #6d4b6ce4
-COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds per image",
-         "ms": "milliseconds per image"}
-_MARKS = "os^Dv<>Ph*X" # combined with the colours of the palette
+COSTS = {
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds per image",
+    "ms": "milliseconds per image",
+}
+_MARKS = "os^Dv<>Ph*X"  # combined with the colours of the palette
+
 
 def _dodge(fig, cost, points=7):
     "Sideways shift in points for marks of about the same cost."
     x = np.log(cost)
     rank = x.argsort(kind="stable")
     shift = np.zeros(len(x))
-    near = max(.05*np.ptp(x), .02) if len(x) else 0
+    near = max(0.05 * np.ptp(x), 0.02) if len(x) else 0
     for group in np.split(rank, np.flatnonzero(np.diff(x[rank]) > near) + 1):
-        shift[group] = points*(np.arange(len(group)) - (len(group) - 1)/2)
-    return [ScaledTranslation(s/72, 0, fig.dpi_scale_trans) for s in shift]
+        shift[group] = points * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return [ScaledTranslation(s / 72, 0, fig.dpi_scale_trans) for s in shift]
+
 
 def _front_line(ax, rows, col):
     "Steps along the front: the best accuracy at each cost."
@@ -187,68 +232,98 @@ def _cost_panel(fig, ax, rows, col, looks):
         ax.axhline(y, color=GREY, ls=(0, (1, 1)), lw=1.2)
     have = rows[rows[col].notna()]
     if have.empty:
-        return ax.text(.5, .5, "not measured", transform=ax.transAxes, ha="center",
-                       va="center", color=GREY)
+        return ax.text(
+            0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", color=GREY
+        )
     _front_line(ax, have, col)
     moves = _dodge(fig, have[col].to_numpy(float))
     for r, front, move in zip(have.itertuples(), pareto(have[col], have.accuracy), moves):
         (colour, mark), x, at = looks[r.model], getattr(r, col), ax.transData + move
-        ax.plot([x, x], [r.low, r.high], color=colour, lw=1.6, alpha=.6, transform=at,
-                solid_capstyle="butt")
-        for end, sign, beyond in zip(ax.get_ylim(), "v^",
-                                     (r.low < ax.get_ylim()[0], r.high > ax.get_ylim()[1])):
-            if beyond: ax.plot(x, end, sign, color=colour, ms=5, transform=at, clip_on=False)
+        ax.plot(
+            [x, x],
+            [r.low, r.high],
+            color=colour,
+            lw=1.6,
+            alpha=0.6,
+            transform=at,
+            solid_capstyle="butt",
+        )
+        for end, sign, beyond in zip(
+            ax.get_ylim(), "v^", (r.low < ax.get_ylim()[0], r.high > ax.get_ylim()[1])
+        ):
+            if beyond:
+                ax.plot(x, end, sign, color=colour, ms=5, transform=at, clip_on=False)
         face = colour if front else "white"
-        ax.plot(x, r.accuracy, mark, color=colour, ms=7, mfc=face, mew=1.4, transform=at,
-                zorder=3)
+        ax.plot(x, r.accuracy, mark, color=colour, ms=7, mfc=face, mew=1.4, transform=at, zorder=3)
+
 
 def _cost_names(ax, rows, looks, inches):
     "The names at the right end, ordered by accuracy, with marks and connecting lines."
     low, high = ax.get_ylim()
-    at = ((rows.accuracy - low)/(high - low)).clip(0, 1)
-    for r, start, y in zip(rows.itertuples(), at, apart(at, .17/inches, .04, .98)):
+    at = ((rows.accuracy - low) / (high - low)).clip(0, 1)
+    for r, start, y in zip(rows.itertuples(), at, apart(at, 0.17 / inches, 0.04, 0.98)):
         colour, mark = looks.get(r.model, (GREY, ""))
-        ax.annotate("", (1, start), (1.07, y), "axes fraction", "axes fraction",
-                    arrowprops=dict(arrowstyle="-", color=colour, lw=.7, shrinkA=0, shrinkB=0))
+        ax.annotate(
+            "",
+            (1, start),
+            (1.07, y),
+            "axes fraction",
+            "axes fraction",
+            arrowprops=dict(arrowstyle="-", color=colour, lw=0.7, shrinkA=0, shrinkB=0),
+        )
         ax.plot(1.1, y, mark or "_", color=colour, ms=6, transform=ax.transAxes, clip_on=False)
-        text = f"{short_name(r.model, 34)}  {r.accuracy:.3f}" + " (beyond the axis)"*(not low < r.accuracy < high)
+        text = f"{short_name(r.model, 34)}  {r.accuracy:.3f}" + " (beyond the axis)" * (
+            not low < r.accuracy < high
+        )
         ax.text(1.14, y, text, transform=ax.transAxes, va="center", fontsize=8)
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #78b1f78e
 def _cost_limits(values):
     "Limits of a logarithmic axis: at least a decade, with a margin."
-    low, high = values.min()/2, values.max()*2
-    wide = max(1, math.sqrt(10/(high/low)))
-    return low/wide, high*wide
+    low, high = values.min() / 2, values.max() * 2
+    wide = max(1, math.sqrt(10 / (high / low)))
+    return low / wide, high * wide
+
 
 def _accuracy_limits(rows):
     "Accuracy limits that include the intervals but keep the models apart."
     models = rows[rows[[*COSTS]].notna().any(axis=1)]
     models = models if len(models) else rows
-    spread = max(np.ptp(models.accuracy), .05)
-    low, high = max(models.low.min(), models.accuracy.min() - spread), min(models.high.max(),
-                                                                       models.accuracy.max() + spread)
-    return low - .08*(high - low), high + .08*(high - low)
+    spread = max(np.ptp(models.accuracy), 0.05)
+    low, high = (
+        max(models.low.min(), models.accuracy.min() - spread),
+        min(models.high.max(), models.accuracy.max() + spread),
+    )
+    return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #54bcbe02
 def plot_cost(
-    table:pd.DataFrame, # data, model, accuracy, low, high, n, COSTS (nan: unknown)
-    machine:str="" # machine that was timed
-) -> Figure: # a row of three panels per data set
+    table: pd.DataFrame,  # data, model, accuracy, low, high, n, COSTS (nan: unknown)
+    machine: str = "",  # machine that was timed
+) -> Figure:  # a row of three panels per data set
     "Accuracy against parameters, multiply-adds and milliseconds."
     if lost := {"data", "model", "accuracy", "low", "high", "n", *COSTS} - set(table):
         raise LabError(f"plot_cost: no column {', '.join(sorted(lost))}")
-    if table.empty: raise LabError("plot_cost: no model in the table")
+    if table.empty:
+        raise LabError("plot_cost: no model in the table")
     sets = dict(list(table.groupby("data", sort=False)))
-    inches = [max(1.8, .5 + .2*len(rows)) for rows in sets.values()]
-    fig, axes = new_figure(11, .9 + sum(inches), len(sets), 3, squeeze=False, sharex="col",
-                        sharey="row",
-                        height_ratios=inches)
+    inches = [max(1.8, 0.5 + 0.2 * len(rows)) for rows in sets.values()]
+    fig, axes = new_figure(
+        11,
+        0.9 + sum(inches),
+        len(sets),
+        3,
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        height_ratios=inches,
+    )
     for row, (d, rows), tall in zip(axes, sets.items(), inches):
-        _cost_row(fig, row, d, rows, .78*tall)
+        _cost_row(fig, row, d, rows, 0.78 * tall)
     for ax, (col, name) in zip(axes[-1], COSTS.items()):
         _cost_axis(ax, table[col].dropna(), name)
-    if machine: axes[-1, 2].set_xlabel(f"{COSTS['ms']}\n{machine}")
+    if machine:
+        axes[-1, 2].set_xlabel(f"{COSTS['ms']}\n{machine}")
     fig.supylabel("test accuracy (bar: 95 % confidence interval)", fontsize=9)
     figure_title(fig, _cost_finding(table))
     return fig
@@ -257,23 +332,26 @@ def plot_cost(
 def _cost_row(fig, axes, name, rows, inches):
     "One data set."
     named = rows[rows[[*COSTS]].notna().any(axis=1)].model
-    looks = {n: (PALETTE[i % len(PALETTE)], _MARKS[i % len(_MARKS)])
-             for i, n in enumerate(named)}
+    looks = {n: (PALETTE[i % len(PALETTE)], _MARKS[i % len(_MARKS)]) for i, n in enumerate(named)}
     axes[0].set_ylim(*_accuracy_limits(rows))
-    for ax, col in zip(axes, COSTS): _cost_panel(fig, ax, rows, col, looks)
+    for ax, col in zip(axes, COSTS):
+        _cost_panel(fig, ax, rows, col, looks)
     _cost_names(axes[2], rows, looks, inches)
     axes[0].set_ylabel(f"{short_name(name, 20)}\n{int(rows.n.iloc[0])} images")
     axes[0].yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
 
+
 def _cost_axis(ax, values, name):
     ax.set_xlabel(name)
-    if not len(values): return ax.set_xticks([])
+    if not len(values):
+        return ax.set_xticks([])
     ax.set_xscale("log")
     ax.set_xlim(*_cost_limits(values))
-    wide = values.max()/values.min() > 30
+    wide = values.max() / values.min() > 30
     ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
 
 def _cost_finding(table):
     "Number of models per data set that are on a front of any cost."
@@ -286,172 +364,247 @@ def _cost_finding(table):
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #21244bc0
 def cheapest(
-    recipes:dict[str, dict], # model: {(split, seed): predictions table}
-    cost:dict[str, float], # model: its cost, in one unit
-    train:int|None=None # training images per split; needed for several splits
-) -> pd.DataFrame: # model (index), cost, val_accuracy, runs, best, difference, low, high, may_lose, compared, ships
+    recipes: dict[str, dict],  # model: {(split, seed): predictions table}
+    cost: dict[str, float],  # model: its cost, in one unit
+    train: int | None = None,  # training images per split; needed for several splits
+) -> pd.DataFrame:  # model (index), cost, val_accuracy, runs, best, difference, low, high, may_lose, compared, ships
     "Select a model on the validation set, with the comparison behind the choice."
     if lost := [n for n in recipes if not np.isfinite(cost.get(n, np.nan))]:
         raise LabError(f"cheapest: no cost for {', '.join(lost)}")
-    val = {n: np.mean([metric_whole(p, "accuracy", "val") for p in r.values()])
-           for n, r in recipes.items()}
-    t = pd.DataFrame({n: dict(cost=cost[n], val_accuracy=val[n], runs=len(r)) for n, r in recipes.items()}).T
-    best = t[t.runs == t.runs.max()].sort_values(["val_accuracy", "cost"], ascending=[False, True]).index[0]
+    val = {
+        n: np.mean([metric_whole(p, "accuracy", "val") for p in r.values()])
+        for n, r in recipes.items()
+    }
+    t = pd.DataFrame(
+        {n: dict(cost=cost[n], val_accuracy=val[n], runs=len(r)) for n, r in recipes.items()}
+    ).T
+    best = (
+        t[t.runs == t.runs.max()]
+        .sort_values(["val_accuracy", "cost"], ascending=[False, True])
+        .index[0]
+    )
     keys = recipes[best].keys()
-    paired = {n: {k: r[k] for k in keys}
-              for n, r in recipes.items() if n != best and keys <= r.keys()}
+    paired = {
+        n: {k: r[k] for k in keys} for n, r in recipes.items() if n != best and keys <= r.keys()
+    }
     e = effects_table(recipes[best], paired, subset="val", train=train).set_index("experiment")
-    t = t.join(e[["effect", "low", "high"]].rename(columns=dict(effect="difference"))).assign(best=t.index == best)
-    t.loc[best, ["difference", "low", "high"]] = 0.
+    t = t.join(e[["effect", "low", "high"]].rename(columns=dict(effect="difference"))).assign(
+        best=t.index == best
+    )
+    t.loc[best, ["difference", "low", "high"]] = 0.0
     t["may_lose"], t["compared"] = 0 - t.low.clip(upper=0), t.difference.notna()
-    able = t[t.compared & (t.high >= 0)].sort_values(["cost", "val_accuracy"],
-                                                  ascending=[True, False])
+    able = t[t.compared & (t.high >= 0)].sort_values(
+        ["cost", "val_accuracy"], ascending=[True, False]
+    )
     return t.assign(runs=t.runs.astype(int), ships=t.index == able.index[0])
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #661d29d1
 def carriers(
-    preds:pd.DataFrame, # predictions table
-    subset:str="test", # val or test
-    share:float=.5 # of the loss
-) -> int: # images
+    preds: pd.DataFrame,  # predictions table
+    subset: str = "test",  # val or test
+    share: float = 0.5,  # of the loss
+) -> int:  # images
     "The smallest number of images that account for this share of the loss."
     each = np.sort(losses(rows_of(preds, subset)))[::-1].cumsum()
-    return int(np.searchsorted(each, share*each[-1])) + 1
+    return int(np.searchsorted(each, share * each[-1])) + 1
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #94625a0d
 def plot_losses(
-    runs:dict, # name: predictions table
-    subset:str="test" # val or test
-) -> Figure: # two panels
+    runs: dict,  # name: predictions table
+    subset: str = "test",  # val or test
+) -> Figure:  # two panels
     "Losses of single images in decreasing order, and their cumulative share."
     fig, (left, right) = new_figure(9.5, 3.3, 1, 2)
-    for (name, preds), colour, ls in zip(runs.items(), PALETTE, ["-", "--", "-.", ":"]*3):
+    for (name, preds), colour, ls in zip(runs.items(), PALETTE, ["-", "--", "-.", ":"] * 3):
         rows = rows_of(preds, subset)
         loss = losses(rows)
         order = loss.argsort(kind="stable")[::-1]
         wrong, loss = (predicted(rows) != rows.label.to_numpy())[order], loss[order]
         rank = np.arange(1, len(loss) + 1)
-        left.plot(rank, loss.clip(1e-6), color=colour, ls=ls, lw=1.3,
-                  label=f"{name} ({wrong.sum()} wrong)")
+        left.plot(
+            rank,
+            loss.clip(1e-6),
+            color=colour,
+            ls=ls,
+            lw=1.3,
+            label=f"{name} ({wrong.sum()} wrong)",
+        )
         left.plot(rank[wrong], loss[wrong], "x", color=colour, ms=6, mew=1.4)
-        right.plot(100*rank/len(rank), np.cumsum(loss)/loss.sum(), color=colour, ls=ls, lw=1.3)
+        right.plot(
+            100 * rank / len(rank), np.cumsum(loss) / loss.sum(), color=colour, ls=ls, lw=1.3
+        )
     left.axhline(math.log(len(classes_of(preds))), color=GREY, ls=(0, (1, 1)), lw=1.2)
-    left.set(yscale="log", xlabel=f"{subset} images, largest loss first (cross: wrong prediction)",
-             ylabel="loss per image (nats; dotted: chance)")
+    left.set(
+        yscale="log",
+        xlabel=f"{subset} images, largest loss first (cross: wrong prediction)",
+        ylabel="loss per image (nats; dotted: chance)",
+    )
     right.plot([0, 100], [0, 1], color=GREY, ls=(0, (1, 1)), lw=1.2)
-    right.set(xlabel=f"share of the {subset} images, largest loss first (%)",
-              ylabel="share of the loss (dotted: equal losses)", ylim=(0, 1.03), xlim=(0, 100))
+    right.set(
+        xlabel=f"share of the {subset} images, largest loss first (%)",
+        ylabel="share of the loss (dotted: equal losses)",
+        ylim=(0, 1.03),
+        xlim=(0, 100),
+    )
     right.yaxis.set_major_formatter(PercentFormatter(1))
     legend_above(left, ncols=2)
     half = [carriers(p, subset) for p in runs.values()]
-    figure_title(fig, f"Half of the loss comes from {_from_to(half)} of {len(rank)} {subset} images")
+    figure_title(
+        fig, f"Half of the loss comes from {_from_to(half)} of {len(rank)} {subset} images"
+    )
     return fig
+
 
 def _from_to(values):
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #2a6571fa
 def plot_gap(
-    histories:dict, # name: results table (epoch, train_loss, val_loss)
-    monitor:str="val_loss" # column that selected the kept epoch
+    histories: dict,  # name: results table (epoch, train_loss, val_loss)
+    monitor: str = "val_loss",  # column that selected the kept epoch
 ) -> Figure:
     "Generalisation gap of one run or of several seeds."
     fig, ax = new_figure(6.5, 3)
     at_end = []
-    for (name, h), colour, ls in zip(histories.items(), PALETTE, ["-", "--", "-.", ":"]*3):
+    for (name, h), colour, ls in zip(histories.items(), PALETTE, ["-", "--", "-.", ":"] * 3):
         h = h.replace([np.inf, -np.inf], np.nan)
         gap = h.val_loss - h.train_loss
-        ax.plot(h.epoch, gap, color=colour, ls=ls, label=name,
-                marker="o" if len(h) < 3 else None, ms=3)
+        ax.plot(
+            h.epoch, gap, color=colour, ls=ls, label=name, marker="o" if len(h) < 3 else None, ms=3
+        )
         if (k := kept_row(h, monitor)) is not None:
             at_end.append(k.val_loss - k.train_loss)
             ax.plot(k.epoch, at_end[-1], "o", color=colour, ms=7, mec="white")
-    ax.axhline(0, color="#222222", lw=.8)
-    ax.set_yscale("symlog", linthresh=.1, linscale=1)
+    ax.axhline(0, color="#222222", lw=0.8)
+    ax.set_yscale("symlog", linthresh=0.1, linscale=1)
     _epochs(ax, "val minus train loss (nats)")
     legend_above(ax, ncols=4)
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    figure_title(fig, f"Gap at the kept epoch: {min(at_end):+.3f} to {max(at_end):+.3f} nats"
-           if at_end else
-           "No finite loss: training diverged")
+    figure_title(
+        fig,
+        f"Gap at the kept epoch: {min(at_end):+.3f} to {max(at_end):+.3f} nats"
+        if at_end
+        else "No finite loss: training diverged",
+    )
     return fig
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #e2233006
 def plot_rates(
-    runs:dict, # experiment: {run: results table (epoch, lr, val_loss)}
-    interval:tuple[float, float]|None=None, # from the rate finder
-    n_classes:int=2 # for the chance loss
+    runs: dict,  # experiment: {run: results table (epoch, lr, val_loss)}
+    interval: tuple[float, float] | None = None,  # from the rate finder
+    n_classes: int = 2,  # for the chance loss
 ) -> Figure:
     "Validation loss against learning rate, one path per run."
     fig, ax = new_figure(6.8, 3.6)
     if interval:
-        ax.axvspan(*interval, color=GREEN, alpha=.16, lw=0,
-                   label="interval of the rate finder")
-    looks = zip([BLUE, RED, ORANGE, *PALETTE[4:]], ["-", "--", "-.", ":"]*3, "os^D"*3)
+        ax.axvspan(*interval, color=GREEN, alpha=0.16, lw=0, label="interval of the rate finder")
+    looks = zip([BLUE, RED, ORANGE, *PALETTE[4:]], ["-", "--", "-.", ":"] * 3, "os^D" * 3)
     for (name, hs), (colour, ls, mark) in zip(runs.items(), looks):
-        look = dict(color=colour, ls=ls, lw=1, marker=mark, ms=3, alpha=.8)
+        look = dict(color=colour, ls=ls, lw=1, marker=mark, ms=3, alpha=0.8)
         for i, h in enumerate(hs.values()):
             h = h[(h.lr > 0) & np.isfinite(h.val_loss)]
             ax.plot(h.lr, h.val_loss, label=f"{name} ({len(hs)})" if not i else None, **look)
             if len(h):
-                ax.plot(h.lr.iloc[0], h.val_loss.iloc[0], "o", color=colour, ms=9, mfc="none",
-                        mew=1.4)
-    ax.axhline(math.log(n_classes), color=GREY, ls=(0, (1, 1)), lw=1.2,
-               label="chance")
-    ax.set(xscale="log", yscale="log",
-           xlabel="learning rate at the end of the epoch (ring: the first epoch)",
-           ylabel="validation loss (mean per image, nats)")
+                ax.plot(
+                    h.lr.iloc[0], h.val_loss.iloc[0], "o", color=colour, ms=9, mfc="none", mew=1.4
+                )
+    ax.axhline(math.log(n_classes), color=GREY, ls=(0, (1, 1)), lw=1.2, label="chance")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="learning rate at the end of the epoch (ring: the first epoch)",
+        ylabel="validation loss (mean per image, nats)",
+    )
     legend_above(ax, ncols=4)
     peaks = {n: max(h.lr.max() for h in hs.values()) for n, hs in runs.items()}
-    figure_title(fig, "Largest rate: "
-           + "; ".join(f"{n} {p:.2g}{_where(p, interval)}" for n, p in peaks.items()))
+    figure_title(
+        fig,
+        "Largest rate: " + "; ".join(f"{n} {p:.2g}{_where(p, interval)}" for n, p in peaks.items()),
+    )
     return fig
 
+
 def _where(rate, interval):
-    if not interval: return ""
+    if not interval:
+        return ""
     side = "above" if rate > interval[1] else "below" if rate < interval[0] else "inside"
     return f", {side} the interval"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #f7bf821e
-OUTCOMES = {"both": ("both correct", GREY, "o"), "only_a": ("only {a} correct", BLUE, "s"),
-            "only_b": ("only {b} correct", ORANGE, "^"),
-            "neither": ("both wrong", "#222222", "X")}
+OUTCOMES = {
+    "both": ("both correct", GREY, "o"),
+    "only_a": ("only {a} correct", BLUE, "s"),
+    "only_b": ("only {b} correct", ORANGE, "^"),
+    "neither": ("both wrong", "#222222", "X"),
+}
+
 
 def outcomes(
-    a:pd.DataFrame, b:pd.DataFrame, # predictions tables of the same images
-    subset:str="test"
-) -> pd.DataFrame: # by id: label, pred_a, pred_b, p_a, p_b, outcome
+    a: pd.DataFrame,
+    b: pd.DataFrame,  # predictions tables of the same images
+    subset: str = "test",
+) -> pd.DataFrame:  # by id: label, pred_a, pred_b, p_a, p_b, outcome
     "Predictions of two models, image by image; `LabError` if their images differ."
     x, y = rows_of(a, subset), rows_of(b, subset)
     if x[["id", "label"]].to_numpy().tolist() != y[["id", "label"]].to_numpy().tolist():
-        raise LabError(f"outcomes: the tables have different {subset} images; compare runs of one split")
-    t = pd.DataFrame(dict(label=x.label.to_numpy(), pred_a=predicted(x), pred_b=predicted(y),
-                          p_a=true_probability(x),
-                          p_b=true_probability(y)), index=x.id)
-    wrong = 2*(t.pred_a != t.label) + (t.pred_b != t.label)
+        raise LabError(
+            f"outcomes: the tables have different {subset} images; compare runs of one split"
+        )
+    t = pd.DataFrame(
+        dict(
+            label=x.label.to_numpy(),
+            pred_a=predicted(x),
+            pred_b=predicted(y),
+            p_a=true_probability(x),
+            p_b=true_probability(y),
+        ),
+        index=x.id,
+    )
+    wrong = 2 * (t.pred_a != t.label) + (t.pred_b != t.label)
     return t.assign(outcome=np.array(["both", "only_a", "only_b", "neither"])[wrong])
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #b09eca9c
 def plot_disagreement(
-    table:pd.DataFrame, # see `outcomes`; several runs may be stacked
-    a:str="a", b:str="b" # names of the two
+    table: pd.DataFrame,  # see `outcomes`; several runs may be stacked
+    a: str = "a",
+    b: str = "b",  # names of the two
 ) -> Figure:
     "Probability of the true class, model against model."
     fig, ax = new_figure(7.4, 4.4)
-    def odds(p): return np.log(np.clip(p, 1e-4, 1 - 1e-4)/(1 - np.clip(p, 1e-4, 1 - 1e-4)))
-    ax.plot([-10, 10], [-10, 10], color=GREY, lw=.8, ls=(0, (1, 1)), zorder=1)
+
+    def odds(p):
+        return np.log(np.clip(p, 1e-4, 1 - 1e-4) / (1 - np.clip(p, 1e-4, 1 - 1e-4)))
+
+    ax.plot([-10, 10], [-10, 10], color=GREY, lw=0.8, ls=(0, (1, 1)), zorder=1)
     for key, (name, colour, mark) in OUTCOMES.items():
         t = table[table.outcome == key]
-        look = dict(s=12, alpha=.55, zorder=2) if key == "both" else dict(s=28, alpha=.9, zorder=3)
-        ax.scatter(odds(t.p_a), odds(t.p_b), color=colour, marker=mark, ec="white", lw=.4,
-                   clip_on=False,
-                   label=f"{name.format(a=a, b=b)} ({len(t)})", **look)
-    ticks = np.array([.0001, .01, .1, .5, .9, .99, .9999])
-    for axis in (ax.xaxis, ax.yaxis): axis.set_ticks(odds(ticks), [f"{t:g}" for t in ticks])
-    ax.set(xlim=(-9.4, 9.4), ylim=(-9.4, 9.4), box_aspect=1,
-           xlabel=f"probability of the true class:\n{a}",
-           ylabel=f"probability of the true class:\n{b}")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=.3)
+        look = (
+            dict(s=12, alpha=0.55, zorder=2) if key == "both" else dict(s=28, alpha=0.9, zorder=3)
+        )
+        ax.scatter(
+            odds(t.p_a),
+            odds(t.p_b),
+            color=colour,
+            marker=mark,
+            ec="white",
+            lw=0.4,
+            clip_on=False,
+            label=f"{name.format(a=a, b=b)} ({len(t)})",
+            **look,
+        )
+    ticks = np.array([0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(odds(ticks), [f"{t:g}" for t in ticks])
+    ax.set(
+        xlim=(-9.4, 9.4),
+        ylim=(-9.4, 9.4),
+        box_aspect=1,
+        xlabel=f"probability of the true class:\n{a}",
+        ylabel=f"probability of the true class:\n{b}",
+    )
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.3)
     one = table.outcome.isin(["only_a", "only_b"]).sum()
-    figure_title(fig, f"{a} and {b}: {one} of {len(table)} predictions are correct in one model only")
+    figure_title(
+        fig, f"{a} and {b}: {one} of {len(table)} predictions are correct in one model only"
+    )
     return fig

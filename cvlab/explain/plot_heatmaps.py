@@ -19,85 +19,98 @@ def _boxes(ax, boxes):
     "White frames with a dark edge, visible on any background."
     for x0, y0, x1, y1 in boxes:
         for look in (dict(ec="black", lw=2.4), dict(ec="white", lw=1.1)):
-            ax.add_patch(plt.Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False,
-                                       **look))
+            ax.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, **look))
+
 
 def _overlay(im, heat):
     "The map in colour over the grey values of its image, as uint8."
     grey = np.asarray(im, dtype=np.float64).reshape(*heat.shape, -1).mean(-1, keepdims=True) / 255
     share = np.asarray(heat, dtype=np.float64) / max(heat.max(), 1e-12)
-    return (255 * (.35 * grey + .65 * plt.get_cmap("cividis")(share)[..., :3])).round().astype(np.uint8)
+    return (
+        (255 * (0.35 * grey + 0.65 * plt.get_cmap("cividis")(share)[..., :3]))
+        .round()
+        .astype(np.uint8)
+    )
+
 
 def _bare(ax):
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
+
 def _mark(ax, heat):
     "A ring at the maximum; a constant map has a note instead."
     if heat.max() == heat.min():
-        return ax.text(.5, .5, "flat", transform=ax.transAxes, color="white", ha="center",
-                       va="center")
+        return ax.text(
+            0.5, 0.5, "flat", transform=ax.transAxes, color="white", ha="center", va="center"
+        )
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     for ms, c in ((9, "black"), (7, "white")):
         ax.plot(x, y, "o", ms=ms, mfc="none", mec=c, mew=1.5)
 
 # %% ../../nbs/explain/02_plot_heatmaps.ipynb #37de80f7
 def plot_heatmaps(
-    images, # images, uint8 (n, h, w, 3) or (n, h, w)
-    heats:dict, # row name: maps (n, h, w), non-negative
-    titles=None, # one text per image
-    boxes=None, # known boxes of each image: lists of (x0, y0, x1, y1), pixels
-    right=None, # one bool per image: blue frame if right, dashed orange-red if wrong
-    note:str="" # title of the figure
-) -> Figure: # one column per image
+    images,  # images, uint8 (n, h, w, 3) or (n, h, w)
+    heats: dict,  # row name: maps (n, h, w), non-negative
+    titles=None,  # one text per image
+    boxes=None,  # known boxes of each image: lists of (x0, y0, x1, y1), pixels
+    right=None,  # one bool per image: blue frame if right, dashed orange-red if wrong
+    note: str = "",  # title of the figure
+) -> Figure:  # one column per image
     "Images, and below them the maps of each kind."
     n, boxes = len(images), boxes or [[]] * len(images)
-    titles = ["\n".join(short_name(part, 18) for part in str(t).split("\n"))
-              for t in titles or [""] * n]
+    titles = [
+        "\n".join(short_name(part, 18) for part in str(t).split("\n")) for t in titles or [""] * n
+    ]
     lines = max(t.count("\n") + 1 for t in titles)
     rows = 1 + len(heats)
-    fig, axes = new_figure(.35 + 1.3 * n, .3 * bool(note) + .17 * lines + 1.36 * rows, rows, n,
-                        squeeze=False)
+    fig, axes = new_figure(
+        0.35 + 1.3 * n, 0.3 * bool(note) + 0.17 * lines + 1.36 * rows, rows, n, squeeze=False
+    )
     for i, col in enumerate(axes.T):
         _draw(col[0], images[i], titles[i])
-        if right is not None: _frame(col[0], right[i])
+        if right is not None:
+            _frame(col[0], right[i])
         for ax, maps in zip(col[1:], heats.values()):
             ax.imshow(_overlay(images[i], maps[i]))
             _mark(ax, maps[i])
         for ax in col:
             _boxes(ax, boxes[i])
             _bare(ax)
-    for ax, name in zip(axes[1:, 0], heats): ax.set_ylabel(short_name(name, 16), fontsize=8)
-    if note: figure_title(fig, note)
+    for ax, name in zip(axes[1:, 0], heats):
+        ax.set_ylabel(short_name(name, 16), fontsize=8)
+    if note:
+        figure_title(fig, note)
     return fig
 
 # %% ../../nbs/explain/02_plot_heatmaps.ipynb #2ac8918f
-_KINDS = {"trained": ("trained", BLUE, "o", True),
-          "random": ("random weights", ORANGE, "s", False),
-          "none": ("no model", GREY, "^", False)}
-_MAPS = {"gradcam": "Grad-CAM", "yellow": "yellowest pixel",
-         "integrated": "integrated gradients"}
+_KINDS = {
+    "trained": ("trained", BLUE, "o", True),
+    "random": ("random weights", ORANGE, "s", False),
+    "none": ("no model", GREY, "^", False),
+}
+_MAPS = {"gradcam": "Grad-CAM", "yellow": "yellowest pixel", "integrated": "integrated gradients"}
+
 
 def _pointing_row(ax, y, rows, look):
     "Seeds of one kind, one below the other, with intervals."
     name, colour, marker, filled = look
     for k, r in enumerate(rows.itertuples()):
-        at = y + .17 * (k - (len(rows) - 1) / 2)
-        ax.plot([r.low, r.high], [at, at], color=colour, lw=1.6, alpha=.6,
-                solid_capstyle="butt")
-        ax.plot(r.rate, at, marker, color=colour, ms=5, mfc=colour if filled else "white",
-                mew=1.3)
+        at = y + 0.17 * (k - (len(rows) - 1) / 2)
+        ax.plot([r.low, r.high], [at, at], color=colour, lw=1.6, alpha=0.6, solid_capstyle="butt")
+        ax.plot(r.rate, at, marker, color=colour, ms=5, mfc=colour if filled else "white", mew=1.3)
+
 
 def _others_row(ax, y, rows):
     "Scores with other images' boxes; means over all, without an interval."
-    at = y + .17 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
+    at = y + 0.17 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
     ax.plot(rows.others, at, "D", color=GREEN, ms=4.5, mfc="white", mew=1.3)
 
 # %% ../../nbs/explain/02_plot_heatmaps.ipynb #a2d1d93e
 def plot_pointing(
-    table:pd.DataFrame # from `pointing_table`; empty when no boxes are known
-) -> Figure: # hit rate, one row per method and kind of weights
+    table: pd.DataFrame,  # from `pointing_table`; empty when no boxes are known
+) -> Figure:  # hit rate, one row per method and kind of weights
     "Pointing-game scores of trained models and of all controls."
     names, draw = [], []
     for m in dict.fromkeys(table.get("method", ())):
@@ -107,26 +120,35 @@ def plot_pointing(
             if w == "trained":
                 names.append("the same, boxes of other images")
                 draw.append((_others_row, rows))
-    fig, ax = new_figure(7, 1.5 + .5 * len(draw))
+    fig, ax = new_figure(7, 1.5 + 0.5 * len(draw))
     if not draw:
         figure_title(fig, "No boxes are known for these images: nothing is scored")
         ax.axis("off")
         return fig
-    for y, (f, *args) in enumerate(draw): f(ax, y, *args)
+    for y, (f, *args) in enumerate(draw):
+        f(ax, y, *args)
     n, chance = int(table.n.max()), table.area.mean()
     ax.axvline(chance, color=GREY, ls=(0, (1, 1)), lw=1.3)
     ax.set_yticks(range(len(names)), names)
     ax.grid(axis="y", visible=False)
-    ax.set(xlim=(-.02, 1.02), ylim=(len(draw) - .5, -.5))
-    ax.set_xlabel(f"share of {n} images whose map points into a box\n"
-                  f"mark: a seed, line: 95 % interval, dotted: chance ({chance:.3f})")
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(draw) - 0.5, -0.5))
+    ax.set_xlabel(
+        f"share of {n} images whose map points into a box\n"
+        f"mark: a seed, line: 95 % interval, dotted: chance ({chance:.3f})"
+    )
     figure_title(fig, _pointing_finding(table))
     return fig
 
+
 def _pointing_finding(table):
     "Lowest trained score against the highest control score, by method."
-    top = {m: (r[r.weights == "trained"].rate.min(), r[r.weights == "random"].rate.max())
-           for m, r in table.groupby("method", sort=False) if (r.weights == "trained").any()}
-    scores = [f"{_MAPS.get(m, m)}: trained at least {a:.2f}, random at most {b:.2f}"
-              for m, (a, b) in top.items()]
+    top = {
+        m: (r[r.weights == "trained"].rate.min(), r[r.weights == "random"].rate.max())
+        for m, r in table.groupby("method", sort=False)
+        if (r.weights == "trained").any()
+    }
+    scores = [
+        f"{_MAPS.get(m, m)}: trained at least {a:.2f}, random at most {b:.2f}"
+        for m, (a, b) in top.items()
+    ]
     return "; ".join(scores)

@@ -38,6 +38,7 @@ from ..tasks.tables import kept_row, measured
 def _span(values):
     return f"{values.min()} to {values.max()}" if values.min() < values.max() else str(values.min())
 
+
 def _finish_counts(fig, ax, table):
     "Numbers at the ends of the bars, axes, legend and title."
     for i, row in enumerate(table.to_numpy()):
@@ -51,18 +52,19 @@ def _finish_counts(fig, ax, table):
 
 # %% ../../nbs/explain/00_plots.ipynb #65027b93
 def plot_counts(
-    samples:pd.DataFrame # columns label and subset
-) -> Figure: # one bar per class, divided by subset
+    samples: pd.DataFrame,  # columns label and subset
+) -> Figure:  # one bar per class, divided by subset
     "Images per class and subset."
     table = pd.crosstab(samples.label, samples.subset)
-    table = table[[p for p in SUBSET_COLOURS if p in table]
-                  + [p for p in table if p not in SUBSET_COLOURS]]
-    fig, ax = new_figure(7, 1.3 + .3 * len(table))
+    table = table[
+        [p for p in SUBSET_COLOURS if p in table] + [p for p in table if p not in SUBSET_COLOURS]
+    ]
+    fig, ax = new_figure(7, 1.3 + 0.3 * len(table))
     left = np.zeros(len(table))
     names = [short_name(c, 30) for c in table.index]
     for subset in table:
         colour, label = SUBSET_COLOURS.get(subset, GREY), f"{subset} ({table[subset].sum()})"
-        ax.barh(names, table[subset], left=left, color=colour, label=label, height=.72)
+        ax.barh(names, table[subset], left=left, color=colour, label=label, height=0.72)
         left += table[subset].to_numpy()
     _finish_counts(fig, ax, table)
     return fig
@@ -70,57 +72,77 @@ def plot_counts(
 # %% ../../nbs/explain/00_plots.ipynb #e49327fd
 def _petal(ax, i, n):
     "Shift data coordinates by a few points, to place n dots around one position."
-    angle, r = 2 * math.pi * i / n, 0 if n == 1 else (2 + .4 * n) / 72
-    return ax.transData + ScaledTranslation(r * math.cos(angle), r * math.sin(angle),
-                                            ax.figure.dpi_scale_trans)
+    angle, r = 2 * math.pi * i / n, 0 if n == 1 else (2 + 0.4 * n) / 72
+    return ax.transData + ScaledTranslation(
+        r * math.cos(angle), r * math.sin(angle), ax.figure.dpi_scale_trans
+    )
+
 
 def _finish_sizes(fig, ax, samples):
     "Axes from zero, legend beside the dots, title."
     top = samples[["width", "height"]].max() * 1.08
-    ax.set(xlabel="width (pixels)", ylabel="height (pixels)", xlim=(0, top.width),
-           ylim=(0, top.height))
+    ax.set(
+        xlabel="width (pixels)", ylabel="height (pixels)", xlim=(0, top.width), ylim=(0, top.height)
+    )
     legend = ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    for h in legend.legend_handles: h.set_sizes([30])
+    for h in legend.legend_handles:
+        h.set_sizes([30])
     short = samples[["width", "height"]].min(axis=1)
-    span = f"{_span(short)} pixels" + (f" (median {short.median():.0f})"
-                                       if short.nunique() > 1 else "")
+    span = f"{_span(short)} pixels" + (
+        f" (median {short.median():.0f})" if short.nunique() > 1 else ""
+    )
     figure_title(fig, f"{len(samples)} images, shorter side {span}")
 
 # %% ../../nbs/explain/00_plots.ipynb #35be79b2
 def plot_sizes(
-    samples:pd.DataFrame # columns width and height in pixels, and label
-) -> Figure: # width against height, one colour per class (a single one above ten)
+    samples: pd.DataFrame,  # columns width and height in pixels, and label
+) -> Figure:  # width against height, one colour per class (a single one above ten)
     "Sizes of the image files."
     fig, ax = new_figure(6.5, 4.2)
     classes = sorted(set(samples.label))
     groups = samples.groupby("label") if len(classes) <= 10 else [("all classes", samples)]
     for i, ((name, rows), colour) in enumerate(zip(groups, PALETTE)):
         size = rows.groupby(["width", "height"]).size().reset_index(name="n")
-        ax.scatter(size.width, size.height, s=10 + 30 * size.n / len(samples) ** .5,
-                   color=colour, alpha=.8, lw=.4,
-                   ec="white", label=f"{short_name(name)} ({len(rows)})",
-                   transform=_petal(ax, i, len(groups)))
+        ax.scatter(
+            size.width,
+            size.height,
+            s=10 + 30 * size.n / len(samples) ** 0.5,
+            color=colour,
+            alpha=0.8,
+            lw=0.4,
+            ec="white",
+            label=f"{short_name(name)} ({len(rows)})",
+            transform=_petal(ax, i, len(groups)),
+        )
     _finish_sizes(fig, ax, samples)
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #d4707d79
 def plot_mean_colours(
-    colours:np.ndarray, # mean colour of each image, (n, 3), 0..255
-    labels # class of each image, (n,)
-) -> Figure: # one row of stripes per class
+    colours: np.ndarray,  # mean colour of each image, (n, 3), 0..255
+    labels,  # class of each image, (n,)
+) -> Figure:  # one row of stripes per class
     "The mean colour of every image, by class."
     colours, labels = np.asarray(colours, dtype=np.float64), np.asarray(labels)
     classes = sorted(set(labels))
-    fig, ax = new_figure(7, 1 + .38 * len(classes))
+    fig, ax = new_figure(7, 1 + 0.38 * len(classes))
     for i, c in enumerate(classes):
         own = colours[labels == c]
-        own = own[np.argsort(own @ [.299, .587, .114], kind="stable")]  # Rec. 601 luma
-        ax.imshow(own[None] / 255, extent=(0, 100, i + .4, i - .4), aspect="auto",
-                  interpolation="nearest")
-    ax.set(xlabel="images of the class, dark to light (%)", xlim=(0, 100),
-           ylim=(len(classes) - .5, -.5))
-    ax.set_yticks(range(len(classes)),
-                  [f"{short_name(c, 30)} ({(labels == c).sum()})" for c in classes])
+        own = own[np.argsort(own @ [0.299, 0.587, 0.114], kind="stable")]  # Rec. 601 luma
+        ax.imshow(
+            own[None] / 255,
+            extent=(0, 100, i + 0.4, i - 0.4),
+            aspect="auto",
+            interpolation="nearest",
+        )
+    ax.set(
+        xlabel="images of the class, dark to light (%)",
+        xlim=(0, 100),
+        ylim=(len(classes) - 0.5, -0.5),
+    )
+    ax.set_yticks(
+        range(len(classes)), [f"{short_name(c, 30)} ({(labels == c).sum()})" for c in classes]
+    )
     ax.grid(False)
     figure_title(fig, f"Mean colour of {len(labels)} images")
     return fig
@@ -128,24 +150,29 @@ def plot_mean_colours(
 # %% ../../nbs/explain/00_plots.ipynb #52ff3f8d
 def _draw(ax, im, title):
     "One image and its title; grey values are not rescaled."
-    limits = {} if np.ndim(im) == 3 else dict(vmin=0, vmax=255
-                                              if np.asarray(im).dtype == np.uint8 else 1)
+    limits = (
+        {}
+        if np.ndim(im) == 3
+        else dict(vmin=0, vmax=255 if np.asarray(im).dtype == np.uint8 else 1)
+    )
     ax.imshow(im, cmap="gray", interpolation="nearest", **limits)
     ax.set_title(title, fontsize=8, pad=4)
+
 
 def _frame(ax, right):
     "A frame that shows right or wrong by colour and line style."
     look = dict(ec=BLUE, ls="-") if right else dict(ec=RED, ls=(0, (2, 1)))
-    ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, clip_on=False,
-                               lw=3, **look))
+    ax.add_patch(
+        plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, clip_on=False, lw=3, **look)
+    )
 
 # %% ../../nbs/explain/00_plots.ipynb #7776aed0
 def show_images(
-    images, # images: uint8 (h, w, 3) or (h, w), or floats 0..1
-    titles=None, # one text per image, `\n` between a name and a number
-    ncols:int=6, # images per row
-    right=None # one bool per image: blue frame if right, dashed orange-red if wrong
-) -> Figure: # a grid of images
+    images,  # images: uint8 (h, w, 3) or (h, w), or floats 0..1
+    titles=None,  # one text per image, `\n` between a name and a number
+    ncols: int = 6,  # images per row
+    right=None,  # one bool per image: blue frame if right, dashed orange-red if wrong
+) -> Figure:  # a grid of images
     "Images in a grid."
     images, titles = list(images), [""] * len(images) if titles is None else titles
     titles = ["\n".join(short_name(part, 18) for part in str(t).split("\n")) for t in titles]
@@ -153,22 +180,33 @@ def show_images(
     ncols = max(1, min(ncols, len(images)))
     nrows = max(1, math.ceil(len(images) / ncols))
     tall = max((np.shape(im)[0] / np.shape(im)[1] for im in images), default=1)
-    fig, axes = new_figure(1.45 * ncols, nrows * (1.45 * min(tall, 2) + .17 * lines), nrows,
-                        ncols, squeeze=False)
-    for ax in axes.flat: ax.axis("off")
-    for ax, im, title in zip(axes.flat, images, titles): _draw(ax, im, title)
-    for ax, ok in zip(axes.flat, [] if right is None else right): _frame(ax, ok)
+    fig, axes = new_figure(
+        1.45 * ncols, nrows * (1.45 * min(tall, 2) + 0.17 * lines), nrows, ncols, squeeze=False
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, im, title in zip(axes.flat, images, titles):
+        _draw(ax, im, title)
+    for ax, ok in zip(axes.flat, [] if right is None else right):
+        _frame(ax, ok)
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #69360e0a
 def _lines(ax, runs, col, colour, label, ls="-"):
     "Thin line per run, thick mean over the common epochs; a single run is thick."
-    look, thin = dict(color=colour, ls=ls, marker="o" if max(map(len, runs)) < 3 else None, ms=4), len(runs) > 1
+    look, thin = (
+        dict(color=colour, ls=ls, marker="o" if max(map(len, runs)) < 3 else None, ms=4),
+        len(runs) > 1,
+    )
     for r in runs:
-        ax.plot(r.epoch, r[col], lw=.7 if thin else 1.8, alpha=.7 if thin else 1, **look)
-    if not thin: return ax.lines[-1].set_label(label)
-    mean = pd.concat([r.set_index("epoch")[col] for r in runs], axis=1, join="inner").mean(axis=1, skipna=False)
+        ax.plot(r.epoch, r[col], lw=0.7 if thin else 1.8, alpha=0.7 if thin else 1, **look)
+    if not thin:
+        return ax.lines[-1].set_label(label)
+    mean = pd.concat([r.set_index("epoch")[col] for r in runs], axis=1, join="inner").mean(
+        axis=1, skipna=False
+    )
     ax.plot(mean.index, mean, lw=2.4, label=f"{label}, mean", **look)
+
 
 def _epochs(ax, ylabel):
     ax.set(xlabel="epoch", ylabel=ylabel)
@@ -179,15 +217,22 @@ def _best_epoch(runs, monitor):
     "The title: what the kept epoch measured on the validation set, and its number."
     column = measured(runs[0])
     what = column.replace("_", " ")
-    best = [r for r in (kept_row(run, monitor) for run in runs) if r is not None
-            and np.isfinite(r[column])]
-    if not best: return f"No finite {what}: training diverged"
+    best = [
+        r
+        for r in (kept_row(run, monitor) for run in runs)
+        if r is not None and np.isfinite(r[column])
+    ]
+    if not best:
+        return f"No finite {what}: training diverged"
     top, b, last = [b[column] for b in best], best[0], runs[0].epoch.max()
     if len(runs) == 1:
         return f"Kept epoch {b.epoch:.0f} of {last:.0f} by {monitor}: {what} {top[0]:.3f}"
     lost = f", {len(runs) - len(best)} diverged" if len(best) < len(runs) else ""
-    return (f"{what.capitalize()} of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, "
-            f"mean {np.mean(top):.3f}{lost}")
+    return (
+        f"{what.capitalize()} of the kept epochs of {len(runs)} runs: {min(top):.3f} to {max(top):.3f}, "
+        f"mean {np.mean(top):.3f}{lost}"
+    )
+
 
 def _markkept_row(ax, run, monitor):
     "A dot at the kept epoch."
@@ -196,10 +241,10 @@ def _markkept_row(ax, run, monitor):
 
 # %% ../../nbs/explain/00_plots.ipynb #87402a1f
 def plot_history(
-    results, # results table, see `cvlab.tasks.tables`, or a dict of them by run name
-    monitor:str="val_loss", # the column that selected the kept epoch
-    n:int|None=None # validation images, for the title
-) -> Figure: # three panels: loss, what the task measures, learning rate
+    results,  # results table, see `cvlab.tasks.tables`, or a dict of them by run name
+    monitor: str = "val_loss",  # the column that selected the kept epoch
+    n: int | None = None,  # validation images, for the title
+) -> Figure:  # three panels: loss, what the task measures, learning rate
     "Training curves of one run, or of several seeds overlaid."
     runs = list(results.values()) if isinstance(results, dict) else [results]
     runs = [r.replace([np.inf, -np.inf], np.nan) for r in runs]
@@ -210,82 +255,126 @@ def plot_history(
     _lines(axes[2], runs, "lr", GREY, "learning rate")
     units = {"val_accuracy": " (share right)"}.get(measured(runs[0]), "")
     names = "loss (mean an image)", measured(runs[0]).replace("_", " ") + units, "learning rate"
-    for ax, name in zip(axes, names): _epochs(ax, name)
+    for ax, name in zip(axes, names):
+        _epochs(ax, name)
     losses = pd.concat([r[["train_loss", "val_loss"]].stack() for r in runs])
     if losses.max() > 50 * losses.median():
-        axes[0].set_yscale("log") # keeps a diverged training readable
+        axes[0].set_yscale("log")  # keeps a diverged training readable
     legend_above(axes[0], ncols=2)
-    if len(runs) == 1: _markkept_row(axes[1], runs[0], monitor)
+    if len(runs) == 1:
+        _markkept_row(axes[1], runs[0], monitor)
     figure_title(fig, _best_epoch(runs, monitor) + (f" (n = {n})" if n else ""))
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #9be04bd4
 def _finish_lr(fig, ax, median, interval, chosen):
     "Log axis, clipped at the exploding end, legend and title."
-    low, start = median.min(), median.iloc[:max(1, len(median) // 10)].median()
+    low, start = median.min(), median.iloc[: max(1, len(median) // 10)].median()
     fall = max(start - low, 1e-3)
-    ax.set(xscale="log", ylim=(low - .1 * fall, start + .6 * fall))
+    ax.set(xscale="log", ylim=(low - 0.1 * fall, start + 0.6 * fall))
     ax.set(xlabel="learning rate (log scale)", ylabel="loss (mean an image)")
     legend_above(ax, ncols=2)
-    if not (interval and chosen): return figure_title(fig, "Learning-rate finder")
-    where = "inside" if interval[0] <= chosen <= interval[1] else "below" if chosen < interval[0] else "above"
+    if not (interval and chosen):
+        return figure_title(fig, "Learning-rate finder")
+    where = (
+        "inside"
+        if interval[0] <= chosen <= interval[1]
+        else "below"
+        if chosen < interval[0]
+        else "above"
+    )
     figure_title(fig, f"The chosen learning rate {chosen:.1e} lies {where} the interval")
 
 # %% ../../nbs/explain/00_plots.ipynb #f2f01a13
 def plot_lr_finder(
-    curves:pd.DataFrame, # columns repeat, lr, loss
-    suggestion:float|None=None, # the finder's suggestion
-    interval:tuple[float,float]|None=None, # range of the suggestions over the repeats
-    chosen:float|None=None # the rate in params.yaml
-) -> Figure: # loss against learning rate, logarithmic
+    curves: pd.DataFrame,  # columns repeat, lr, loss
+    suggestion: float | None = None,  # the finder's suggestion
+    interval: tuple[float, float] | None = None,  # range of the suggestions over the repeats
+    chosen: float | None = None,  # the rate in params.yaml
+) -> Figure:  # loss against learning rate, logarithmic
     "Learning-rate finder: repeats, median, band of the interval, line at the chosen rate."
     curves = curves[np.isfinite(curves.loss)]
     fig, ax = new_figure(6.5, 3.6)
-    for _, c in curves.groupby("repeat"): ax.plot(c.lr, c.loss, color=BLUE, lw=.7, alpha=.6)
+    for _, c in curves.groupby("repeat"):
+        ax.plot(c.lr, c.loss, color=BLUE, lw=0.7, alpha=0.6)
     median = curves.groupby("lr").loss.median()
     n = curves.repeat.nunique()
-    ax.plot(median.index, median, color=BLUE, lw=2.4,
-            label=f"median of {n} repeats" if n > 1 else "one sweep")
+    ax.plot(
+        median.index,
+        median,
+        color=BLUE,
+        lw=2.4,
+        label=f"median of {n} repeats" if n > 1 else "one sweep",
+    )
     if interval:
-        ax.axvspan(*interval, color=GREEN, alpha=.2, lw=0,
-                   label="interval {:.1e} to {:.1e}".format(*interval))
+        ax.axvspan(
+            *interval,
+            color=GREEN,
+            alpha=0.2,
+            lw=0,
+            label="interval {:.1e} to {:.1e}".format(*interval),
+        )
     if suggestion:
-        ax.axvline(suggestion, color=GREEN, ls=(0, (4, 2)),
-                   label=f"suggestion {suggestion:.1e}")
-    if chosen: ax.axvline(chosen, color=RED, label=f"chosen {chosen:.1e}")
+        ax.axvline(suggestion, color=GREEN, ls=(0, (4, 2)), label=f"suggestion {suggestion:.1e}")
+    if chosen:
+        ax.axvline(chosen, color=RED, label=f"chosen {chosen:.1e}")
     _finish_lr(fig, ax, median, interval, chosen)
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #17618661
-def _text_size(k): return float(np.clip(13 - .45 * k, 5, 12))
+def _text_size(k):
+    return float(np.clip(13 - 0.45 * k, 5, 12))
 
-def _matrix_side(k): return max(1.4, .46 * k if k <= 20 else .3 * k)  # inches for k classes
+
+def _matrix_side(k):
+    return max(1.4, 0.46 * k if k <= 20 else 0.3 * k)  # inches for k classes
+
 
 def _cells(ax, shares, texts):
     "Shaded cells with contrasting text."
-    ax.imshow(shares, cmap=LinearSegmentedColormap.from_list("lab", ["white", BLUE]), vmin=0,
-              vmax=1)
+    ax.imshow(
+        shares, cmap=LinearSegmentedColormap.from_list("lab", ["white", BLUE]), vmin=0, vmax=1
+    )
     size = _text_size(len(shares))
     for (i, j), t in np.ndenumerate(texts):
-        ax.text(j, i, t, ha="center", va="center", fontsize=size,
-                color="white" if shares[i, j] > .55 else "#222222")
+        ax.text(
+            j,
+            i,
+            t,
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if shares[i, j] > 0.55 else "#222222",
+        )
 
-def _many(classes): return len(classes) > 12
+
+def _many(classes):
+    return len(classes) > 12
+
 
 def _tick_names(classes):
     "Class names for an axis, on one line if there are many."
-    if not _many(classes): return [short_name(c) for c in classes]
+    if not _many(classes):
+        return [short_name(c) for c in classes]
     return [textwrap.shorten(str(c).replace("_", " "), 24, placeholder="…") for c in classes]
+
 
 def _room_below(classes):
     "Height in inches of the class names and the axis label below a matrix."
-    return 1.5 + .09*max(map(len, _tick_names(classes))) if _many(classes) else 2.1
+    return 1.5 + 0.09 * max(map(len, _tick_names(classes))) if _many(classes) else 2.1
+
 
 def _class_ticks(ax, classes, counts):
     "Names on both axes: horizontal if short, vertical if many."
-    flat, many = max(len(str(c)) for c in classes) <= (11 if len(classes) < 3 else 5), _many(classes)
-    turn = {} if flat and not many else dict(rotation=90 if many else 45, ha="right",
-                                             va="center" if many else "top")
+    flat, many = (
+        max(len(str(c)) for c in classes) <= (11 if len(classes) < 3 else 5),
+        _many(classes),
+    )
+    turn = (
+        {}
+        if flat and not many
+        else dict(rotation=90 if many else 45, ha="right", va="center" if many else "top")
+    )
     names = _tick_names(classes)
     ax.set_xticks(range(len(names)), names, rotation_mode="anchor", **turn)
     ax.set_yticks(range(len(names)), [f"{c} ({n})" for c, n in zip(names, counts)])
@@ -303,14 +392,16 @@ def _matrix(ax, m, classes, normalise):
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
-def _right(matrix): return f"{np.trace(matrix)} of {np.sum(matrix)} right"
+
+def _right(matrix):
+    return f"{np.trace(matrix)} of {np.sum(matrix)} right"
 
 # %% ../../nbs/explain/00_plots.ipynb #ff3cd61a
 def plot_confusion(
-    matrix, # counts, (classes, classes), rows are truth
-    classes, # class names
-    normalise:bool=False # show per cent of each row instead of counts
-) -> Figure: # one matrix
+    matrix,  # counts, (classes, classes), rows are truth
+    classes,  # class names
+    normalise: bool = False,  # show per cent of each row instead of counts
+) -> Figure:  # one matrix
     "Confusion matrix, as counts or as percentages of the true class."
     cells = _matrix_side(len(classes))
     fig, ax = new_figure(cells + 2.3, cells + _room_below(classes))
@@ -320,32 +411,32 @@ def plot_confusion(
 
 # %% ../../nbs/explain/00_plots.ipynb #23e6355d
 def plot_confusion_pair(
-    matrix, # counts, (classes, classes), rows are truth
-    classes # class names
-) -> Figure: # counts on the left, per cent of the row on the right
+    matrix,  # counts, (classes, classes), rows are truth
+    classes,  # class names
+) -> Figure:  # counts on the left, per cent of the row on the right
     "Confusion matrix as counts and percentages, side by side."
     cells = _matrix_side(len(classes))
     fig, axes = new_figure(2 * cells + 2.6, cells + _room_below(classes), 1, 2, sharey=True)
-    for ax, normalise in zip(axes, (False, True)): _matrix(ax, matrix, classes, normalise)
+    for ax, normalise in zip(axes, (False, True)):
+        _matrix(ax, matrix, classes, normalise)
     axes[1].set_ylabel("")
     figure_title(fig, _right(matrix))
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #970c0138
 def plot_probabilities(
-    preds:pd.DataFrame, # predictions table
-    subset:str="test" # subset to show: val or test
-) -> Figure: # stacked histogram, right and wrong
+    preds: pd.DataFrame,  # predictions table
+    subset: str = "test",  # subset to show: val or test
+) -> Figure:  # stacked histogram, right and wrong
     "Histogram of the predicted probability of the true class."
     rows = preds[preds.subset == subset]
     p = true_probability(rows)
     right = predicted(rows) == rows.label.to_numpy()
     fig, ax = new_figure(6, 3.2)
     names = [f"right ({right.sum()})", f"wrong ({(~right).sum()})"]
-    look = dict(stacked=True, color=[BLUE, RED], ec="white", lw=.5, label=names)
+    look = dict(stacked=True, color=[BLUE, RED], ec="white", lw=0.5, label=names)
     ax.hist([p[right], p[~right]], bins=np.linspace(0, 1, 21), **look)
-    ax.set(xlabel="predicted probability of the true class", ylabel=f"{subset} images",
-           xlim=(0, 1))
+    ax.set(xlabel="predicted probability of the true class", ylabel=f"{subset} images", xlim=(0, 1))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, steps=[1, 2, 5, 10]))
     legend_above(ax, ncols=2)
     finding = f", median probability of the true class {np.median(p):.2f}" if len(p) else ""
@@ -356,121 +447,146 @@ def plot_probabilities(
 def _experiment_row(ax, y, values, baseline, s):
     "Dots, mean and interval of one experiment; a baseline gets a diamond and a dotted line."
     colour = GREY if baseline else BLUE
-    if baseline: ax.axvline(s["mean"], color=GREY, ls=(0, (1, 1)), lw=1.3, zorder=1)
+    if baseline:
+        ax.axvline(s["mean"], color=GREY, ls=(0, (1, 1)), lw=1.3, zorder=1)
     if s["low"] is not None:
-        ax.plot([s["low"], s["high"]], [y, y], color=colour, lw=2, alpha=.5,
-                solid_capstyle="butt")
-    if s["n"] > 1: ax.plot([s["mean"]] * 2, [y - .25, y + .25], color=colour, lw=2)
+        ax.plot([s["low"], s["high"]], [y, y], color=colour, lw=2, alpha=0.5, solid_capstyle="butt")
+    if s["n"] > 1:
+        ax.plot([s["mean"]] * 2, [y - 0.25, y + 0.25], color=colour, lw=2)
     marker = "D" if baseline else "o"
-    ax.scatter(values, [y] * len(values), s=26, color=colour, marker=marker, ec="white", lw=.6,
-               zorder=3)
+    ax.scatter(
+        values, [y] * len(values), s=26, color=colour, marker=marker, ec="white", lw=0.6, zorder=3
+    )
+
 
 def _limits(values):
     "Axis limits with a margin around everything drawn."
     low, high = values.min(), values.max()
-    room = .08 * max(high - low, .02)
+    room = 0.08 * max(high - low, 0.02)
     share = 0 <= low and high <= 1
-    return (max(low - room, -.02), min(high + room, 1.02)) if share else (low - room, high + room)
+    return (max(low - room, -0.02), min(high + room, 1.02)) if share else (low - room, high + room)
 
 # %% ../../nbs/explain/00_plots.ipynb #4546624b
 def plot_comparison(
-    table:pd.DataFrame, # one row per run: experiment, seed, metric, optionally baseline (bool)
-    metric:str="accuracy", # column to compare, larger is better
-    label:str="test accuracy (share of images)", # text of the axis, with its unit
-    bounds:tuple[float, float]=(0, 1) # range of the metric; clips the intervals
-) -> Figure: # one row per experiment
+    table: pd.DataFrame,  # one row per run: experiment, seed, metric, optionally baseline (bool)
+    metric: str = "accuracy",  # column to compare, larger is better
+    label: str = "test accuracy (share of images)",  # text of the axis, with its unit
+    bounds: tuple[float, float] = (0, 1),  # range of the metric; clips the intervals
+) -> Figure:  # one row per experiment
     "Experiments and baselines: dot per seed, mean and 95 % interval."
     base = table.assign(baseline=table.get("baseline", False)).groupby("experiment").baseline.any()
-    order = table.groupby("experiment")[metric].mean().sort_values(ascending=False, kind="stable").index
-    fig, ax = new_figure(7, 1.3 + .42 * len(order))
+    order = (
+        table.groupby("experiment")[metric].mean().sort_values(ascending=False, kind="stable").index
+    )
+    fig, ax = new_figure(7, 1.3 + 0.42 * len(order))
     values = {n: table.loc[table.experiment == n, metric].to_numpy() for n in order}
     over = {n: over_seeds(values[n], bounds=bounds) for n in order}
     for i, name in enumerate(order):
         _experiment_row(ax, i, values[name], base[name], over[name])
     ends = [e for s in over.values() for e in (s["low"], s["high"]) if e is not None]
     ax.set_yticks(range(len(order)), [f"{short_name(n, 30)} ({len(values[n])})" for n in order])
-    ax.set(ylabel="experiment (runs)", ylim=(len(order) - .5, -.5),
-           xlim=_limits(np.array([*table[metric], *ends])))
+    ax.set(
+        ylabel="experiment (runs)",
+        ylim=(len(order) - 0.5, -0.5),
+        xlim=_limits(np.array([*table[metric], *ends])),
+    )
     ax.set_xlabel(f"{label}\ndot: a run, tick: mean, line: its 95 % interval, diamond: baseline")
     ax.grid(axis="y", visible=False)
     best = over[order[0]]
-    figure_title(fig,
-           f"Highest mean: {order[0]}, {fmt_interval(best['mean'], best['low'], best['high'])}")
+    figure_title(
+        fig, f"Highest mean: {order[0]}, {fmt_interval(best['mean'], best['low'], best['high'])}"
+    )
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #f4cdd1f6
 def _forest_limits(table):
     "Axis limits including zero; clipped beyond four times the median reach."
     reach = table[["low", "high"]].abs().max(axis=1).dropna()
-    if not len(reach): return -1, 1
-    most = max(1.25 * min(reach.max(), 4 * reach.sort_values().iloc[(len(reach) - 1)//2]),
-               1e-3)
+    if not len(reach):
+        return -1, 1
+    most = max(1.25 * min(reach.max(), 4 * reach.sort_values().iloc[(len(reach) - 1) // 2]), 1e-3)
     low, high = max(table.low.min(), -most), min(table.high.max(), most)
-    return min(low, -.15*most) - .06*most, max(high, .15*most) + .06*most
+    return min(low, -0.15 * most) - 0.06 * most, max(high, 0.15 * most) + 0.06 * most
+
 
 def _forest_row(ax, y, r, limits):
     "Effect and interval of one experiment; an arrow if it is beyond the axis."
     colour = BLUE if r.words.startswith("better") else RED if r.words.startswith("worse") else GREY
     if pd.notna(r.effect):
-        ax.plot(np.clip([r.low, r.high], *limits), [y, y], color=colour, lw=2,
-                solid_capstyle="butt")
+        ax.plot(
+            np.clip([r.low, r.high], *limits), [y, y], color=colour, lw=2, solid_capstyle="butt"
+        )
         dot = [r.effect] if limits[0] < r.effect < limits[1] else []
-        ax.scatter(dot, [y]*len(dot), s=34, color=colour, ec="white", lw=.6, zorder=3)
-        for end, marker, beyond in ((limits[0], "<", r.low < limits[0]),
-                                    (limits[1], ">", r.high > limits[1])):
+        ax.scatter(dot, [y] * len(dot), s=34, color=colour, ec="white", lw=0.6, zorder=3)
+        for end, marker, beyond in (
+            (limits[0], "<", r.low < limits[0]),
+            (limits[1], ">", r.high > limits[1]),
+        ):
             if beyond:
-                ax.scatter([end], [y], s=40, color=colour, marker=marker, clip_on=False,
-                           zorder=4)
+                ax.scatter([end], [y], s=40, color=colour, marker=marker, clip_on=False, zorder=4)
     text = textwrap.fill(r.words, 42)
-    ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8,
-            color="#222222")
+    ax.text(
+        1.03, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8, color="#222222"
+    )
 
 # %% ../../nbs/explain/00_plots.ipynb #9b9e7ebb
 def _forest_label(r):
     "Name and sample size."
-    seeds = f"{r.seeds} seed" + "s"*(r.seeds != 1)
-    return f"{short_name(r.experiment, 30)}\n{seeds}" + (f" × {r.n} images" if pd.notna(r.n)
-                                                     else "")
+    seeds = f"{r.seeds} seed" + "s" * (r.seeds != 1)
+    return f"{short_name(r.experiment, 30)}\n{seeds}" + (
+        f" × {r.n} images" if pd.notna(r.n) else ""
+    )
+
 
 def plot_effects(
-    table:pd.DataFrame, # from `effects_table`: experiment, seeds, n, effect, low, high, words
-    label:str="effect on test accuracy (percentage points)", # text of the axis, with its unit
-    scale:float=100, # axis scale: 100 for percentage points, 1 for a loss
-    reference:str="the reference" # its name
-) -> Figure: # one row per experiment
+    table: pd.DataFrame,  # from `effects_table`: experiment, seeds, n, effect, low, high, words
+    label: str = "effect on test accuracy (percentage points)",  # text of the axis, with its unit
+    scale: float = 100,  # axis scale: 100 for percentage points, 1 for a loss
+    reference: str = "the reference",  # its name
+) -> Figure:  # one row per experiment
     "Forest plot: effect against the reference with its 95 % interval, and the verdict."
-    table = table.assign(**{c: scale*table[c] for c in ("effect", "low", "high")})
-    fig, ax = new_figure(8, 1.2 + .5*len(table))
+    table = table.assign(**{c: scale * table[c] for c in ("effect", "low", "high")})
+    fig, ax = new_figure(8, 1.2 + 0.5 * len(table))
     limits = _forest_limits(table)
     ax.axvline(0, color="#222222", lw=1)
-    for y, r in enumerate(table.itertuples()): _forest_row(ax, y, r, limits)
+    for y, r in enumerate(table.itertuples()):
+        _forest_row(ax, y, r, limits)
     ax.set_yticks(range(len(table)), [_forest_label(r) for r in table.itertuples()])
-    ax.set(ylim=(len(table) - .5, -.5), xlim=limits)
-    ax.set_xlabel(f"{label}\nagainst {reference}; dot: mean, line: its 95 % interval, arrow: beyond the axis")
+    ax.set(ylim=(len(table) - 0.5, -0.5), xlim=limits)
+    ax.set_xlabel(
+        f"{label}\nagainst {reference}; dot: mean, line: its 95 % interval, arrow: beyond the axis"
+    )
     ax.grid(axis="y", visible=False)
     count = [table.words.str.startswith(w).sum() for w in ("better", "worse", "no", "failed")]
-    text = [f"{k} {w}"
-            for k, w in zip(count, ("better", "worse", "without a detectable effect", "failed")) if k]
+    text = [
+        f"{k} {w}"
+        for k, w in zip(count, ("better", "worse", "without a detectable effect", "failed"))
+        if k
+    ]
     figure_title(fig, f"Against {reference}: " + ", ".join(text))
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #4e5f2168
 def _reliability_axes(fig, axes, c, e, low):
     "Diagonal, axes, legend and title."
-    axes[0].plot([0, 1], [0, 1], color="#222222", lw=1, ls=(0, (4, 2)),
-                 label="as often right as it says")
-    axes[0].set(ylabel="accuracy (share right)", ylim=(-.03, 1.03), xlim=(low, 1.01))
+    axes[0].plot(
+        [0, 1], [0, 1], color="#222222", lw=1, ls=(0, (4, 2)), label="as often right as it says"
+    )
+    axes[0].set(ylabel="accuracy (share right)", ylim=(-0.03, 1.03), xlim=(low, 1.01))
     axes[1].set(ylabel="images", xlabel="confidence (probability of the answer)")
     axes[1].yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     legend_above(axes[0], ncols=2)
-    figure_title(fig,
-           f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['subset']} images; "
-                f"a calibrated model would show {e['ece_if_calibrated']:.3f}")
+    figure_title(
+        fig,
+        f"ECE {fmt_interval(e['ece'], e['ece_low'], e['ece_high'])} on {c['n']} {c['subset']} images; "
+        f"a calibrated model would show {e['ece_if_calibrated']:.3f}",
+    )
+
 
 def plot_reliability(
-    calibration:dict, # from `cvlab.evaluation.compare.calibration`
-    mass:bool=False # bins of equal mass rather than equal width
-) -> Figure: # reliability diagram above, images per bin below
+    calibration: dict,  # from `cvlab.evaluation.compare.calibration`
+    mass: bool = False,  # bins of equal mass rather than equal width
+) -> Figure:  # reliability diagram above, images per bin below
     "Accuracy against confidence with Wilson's interval per bin, and images per bin."
     e = calibration["mass" if mass else "width"]
     t = pd.DataFrame(e["table"])
@@ -478,11 +594,12 @@ def plot_reliability(
     bars = np.abs(t[["accuracy_low", "accuracy_high"]].to_numpy().T - t.accuracy.to_numpy())
     look = dict(fmt="o", color=BLUE, ms=5, lw=1.4, label="a bin and its 95 % interval")
     axes[0].errorbar(t.confidence, t.accuracy, bars, **look)
-    width = (t.high - t.low).clip(lower=.004)
-    axes[1].bar(t.low, t.n, width=width, align="edge", color=BLUE, ec="white", lw=.5)
-    top, low = t.n.max(), min(.5, t.low.min()) - .02
-    for x, w, n in zip(t.low, width, t.n): # a narrow bar has no room for its number
-        if w > .03*(1 - low): axes[1].text(x + w/2, n, n, ha="center", va="bottom", fontsize=7)
-    axes[1].set_ylim(0, 1.25*top)
+    width = (t.high - t.low).clip(lower=0.004)
+    axes[1].bar(t.low, t.n, width=width, align="edge", color=BLUE, ec="white", lw=0.5)
+    top, low = t.n.max(), min(0.5, t.low.min()) - 0.02
+    for x, w, n in zip(t.low, width, t.n):  # a narrow bar has no room for its number
+        if w > 0.03 * (1 - low):
+            axes[1].text(x + w / 2, n, n, ha="center", va="bottom", fontsize=7)
+    axes[1].set_ylim(0, 1.25 * top)
     _reliability_axes(fig, axes, calibration, e, low)
     return fig

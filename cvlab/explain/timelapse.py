@@ -31,53 +31,73 @@ from ..runs.paths import RunPaths
 # %% ../../nbs/explain/05_timelapse.ipynb #e5e122d7
 DRAWN = ["epoch", "train_loss", "val_accuracy", "lr"]
 
+
 def read_history(
-    path:str|Path # results.csv of a run
-) -> pd.DataFrame: # DRAWN as numbers, sorted by epoch
+    path: str | Path,  # results.csv of a run
+) -> pd.DataFrame:  # DRAWN as numbers, sorted by epoch
     "Read one run's history; `LabError` names the problem."
-    try: h = pd.read_csv(path)
-    except FileNotFoundError: raise LabError(f"{path}: no such file; train first") from None
+    try:
+        h = pd.read_csv(path)
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such file; train first") from None
     except (ValueError, UnicodeDecodeError):
         raise LabError(f"{path}: no table; train again") from None
     if missing := [c for c in DRAWN if c not in h]:
         raise LabError(f"{path}: no column {', '.join(missing)}")
     h = h[DRAWN].apply(pd.to_numeric, errors="coerce").sort_values("epoch", ignore_index=True)
     if not len(h) or not np.isfinite(h.epoch).all() or h.epoch.duplicated().any():
-        raise LabError(f"{path}: epochs have to be different numbers, one at least; is this the table of one training?")
+        raise LabError(
+            f"{path}: epochs have to be different numbers, one at least; is this the table of one training?"
+        )
     return h
 
 # %% ../../nbs/explain/05_timelapse.ipynb #dfe2d72e
 def read_histories(
-    root:str|Path, # folder with `train/<experiment>/seed-<n>`
-    experiments:list[str] # in the order of the colours
-) -> dict[str, list[pd.DataFrame]]: # experiment -> one history per seed
+    root: str | Path,  # folder with `train/<experiment>/seed-<n>`
+    experiments: list[str],  # in the order of the colours
+) -> dict[str, list[pd.DataFrame]]:  # experiment -> one history per seed
     "The histories of all seeds of some experiments."
     found = {e: [r.history for r in RunPaths(Path(root), e).seeds()] for e in experiments}
     if empty := [e for e, paths in found.items() if not paths]:
-        raise LabError(f"{RunPaths(Path(root), empty[0]).stage('train').parent}: no seed-*/results.csv; "
-                       f"train {empty[0]}, or leave it out")
+        raise LabError(
+            f"{RunPaths(Path(root), empty[0]).stage('train').parent}: no seed-*/results.csv; "
+            f"train {empty[0]}, or leave it out"
+        )
     return {e: [read_history(p) for p in paths] for e, paths in found.items()}
 
 # %% ../../nbs/explain/05_timelapse.ipynb #4cd6ae95
-_LOOKS = [dict(color=c, ls=ls, marker=m) for c, ls, m in zip(
-    PALETTE, 3*["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))], "os^Dv<>Pp*")]
+_LOOKS = [
+    dict(color=c, ls=ls, marker=m)
+    for c, ls, m in zip(
+        PALETTE, 3 * ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))], "os^Dv<>Pp*"
+    )
+]
+
 
 def _axes(histories, n_classes):
     "Figure and three empty panels with fixed limits, legend and chance level."
-    whole = pd.concat([h for hs in histories.values() for h in hs]).replace([np.inf, -np.inf], np.nan)
+    whole = pd.concat([h for hs in histories.values() for h in hs]).replace(
+        [np.inf, -np.inf], np.nan
+    )
     fig, axes = new_figure(9.6, 3.5, 1, 3)
     fig.set_dpi(100)
     loss = whole.train_loss[whole.train_loss > 0].dropna()
     peaks = [h.lr.max() for hs in histories.values() for h in hs if h.lr.max() > 0]
-    for ax, name, ends in zip(axes,
-                              ["training loss (log scale)", "validation accuracy", "learning rate (log scale)"], [
-      (loss.min()/1.5, loss.max()*1.5) if len(loss) else (.1, 10), (-.03, 1.03),
-      (min(peaks)/30, max(peaks)*2) if peaks else (.1, 10)]):
+    for ax, name, ends in zip(
+        axes,
+        ["training loss (log scale)", "validation accuracy", "learning rate (log scale)"],
+        [
+            (loss.min() / 1.5, loss.max() * 1.5) if len(loss) else (0.1, 10),
+            (-0.03, 1.03),
+            (min(peaks) / 30, max(peaks) * 2) if peaks else (0.1, 10),
+        ],
+    ):
         _epochs(ax, name)
-        ax.set(xlim=(.5, max(whole.epoch.max(), 2) + .5), ylim=ends)
-    for ax, chance in zip(axes, (np.log(n_classes), 1/n_classes)):
+        ax.set(xlim=(0.5, max(whole.epoch.max(), 2) + 0.5), ylim=ends)
+    for ax, chance in zip(axes, (np.log(n_classes), 1 / n_classes)):
         ax.axhline(chance, color=GREY, ls=(0, (1, 2)), lw=1.2)
-    for ax in (axes[0], axes[2]): ax.set_yscale("log")
+    for ax in (axes[0], axes[2]):
+        ax.set_yscale("log")
     return fig, axes
 
 # %% ../../nbs/explain/05_timelapse.ipynb #64790eae
@@ -87,31 +107,36 @@ def _lines(axes, histories):
     for (name, hs), look in zip(histories.items(), _LOOKS):
         for h in hs:
             for ax, column in zip(axes, DRAWN[1:]):
-                line, = ax.plot(h.epoch, h[column], lw=1.5, ms=4.5, **look)
+                (line,) = ax.plot(h.epoch, h[column], lw=1.5, ms=4.5, **look)
                 lines.append((h, column, line))
         line.set_label(f"{name} (largest rate {max(h.lr.max() for h in hs):.2g}, seeds: {len(hs)})")
     handles, names = axes[2].get_legend_handles_labels()
-    axes[0].figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)),
-                          handlelength=3.4)
+    axes[0].figure.legend(
+        handles, names, loc="outside lower center", ncols=min(3, len(names)), handlelength=3.4
+    )
     return lines
+
 
 def _words(histories, epoch):
     "The accuracies at an epoch, as text."
     entries = []
     for name, hs in histories.items():
-        now = [h.val_accuracy[h.epoch <= epoch].iloc[-1]
-               for h in hs if (h.epoch <= epoch).any()]
+        now = [h.val_accuracy[h.epoch <= epoch].iloc[-1] for h in hs if (h.epoch <= epoch).any()]
         if now:
-            entries.append(f"{name} {min(now):.2f}"
-                           + (f" to {max(now):.2f}" if max(now) - min(now) >= .005 else ""))
+            entries.append(
+                f"{name} {min(now):.2f}"
+                + (f" to {max(now):.2f}" if max(now) - min(now) >= 0.005 else "")
+            )
     return "validation accuracy: " + ", ".join(entries)
 
 # %% ../../nbs/explain/05_timelapse.ipynb #140482e1
-FRAMES = 60 # maximum
+FRAMES = 60  # maximum
+
 
 def _shown(last):
     "The epochs that get a frame."
     return sorted({int(e) for e in np.linspace(1, last, min(FRAMES, last)).round()})
+
 
 def _grow(line, h, column, epoch):
     "A line up to an epoch, with a mark at its end."
@@ -120,23 +145,29 @@ def _grow(line, h, column, epoch):
     line.set_markevery([len(own) - 1] if len(own) else [])
     line.axes.draw_artist(line)
 
+
 def _frames(histories, n_classes):
     "One RGB image per epoch, in order, and the last epoch."
     fig, axes = _axes(histories, n_classes)
     canvas, lines = FigureCanvasAgg(fig), _lines(axes, histories)
     last = int(max(h.epoch.max() for hs in histories.values() for h in hs))
-    def words(e): return textwrap.fill(f"Epoch {e} of {last}; {_words(histories, e)}", 100)
-    title = fig.suptitle(words(last)) # room for the longest text
+
+    def words(e):
+        return textwrap.fill(f"Epoch {e} of {last}; {_words(histories, e)}", 100)
+
+    title = fig.suptitle(words(last))  # room for the longest text
     canvas.draw()
     fig.set_layout_engine("none")
-    for artist in (title, *(line for *_, line in lines)): artist.set_animated(True)
+    for artist in (title, *(line for *_, line in lines)):
+        artist.set_animated(True)
     canvas.draw()
     empty, images = canvas.copy_from_bbox(fig.bbox), []
     for epoch in _shown(last):
         canvas.restore_region(empty)
         title.set_text(words(epoch))
         fig.draw_artist(title)
-        for h, column, line in lines: _grow(line, h, column, epoch)
+        for h, column, line in lines:
+            _grow(line, h, column, epoch)
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     plt.close(fig)
     return images, last
@@ -146,25 +177,37 @@ def _colours(image):
     "The colours of an image (n, 3), their counts, and the index of each pixel."
     rgb = np.asarray(image).astype(np.int64) @ [1 << 16, 1 << 8, 1]
     found, which, counts = np.unique(rgb, return_inverse=True, return_counts=True)
-    return np.stack([found >> 16, found >> 8 & 255, found & 255], -1), counts, which.reshape(rgb.shape)
+    return (
+        np.stack([found >> 16, found >> 8 & 255, found & 255], -1),
+        counts,
+        which.reshape(rgb.shape),
+    )
+
 
 def _indexed(image, palette):
     "The image with each colour replaced by the nearest of a palette (n, 3)."
     colours, _, which = _colours(image)
-    nearest = ((colours[:, None] - palette)**2).sum(-1).argmin(1).astype(np.uint8)
+    nearest = ((colours[:, None] - palette) ** 2).sum(-1).argmin(1).astype(np.uint8)
     small = Image.fromarray(nearest[which])
     small.putpalette(palette.ravel().tolist())
     return small
 
+
 def _gif(images):
     "The bytes of the animation and of its last frame."
     colours, counts, _ = _colours(images[-1])
-    palette = colours[np.argsort(-counts, kind="stable")[:16]] # the most frequent
+    palette = colours[np.argsort(-counts, kind="stable")[:16]]  # the most frequent
     frames = [_indexed(p, palette) for p in images]
     film, still = io.BytesIO(), io.BytesIO()
-    frames[0].save(film, "GIF", save_all=True, append_images=frames[1:],
-                   duration=[330]*(len(frames) - 1) + [4000],
-                   disposal=1, optimize=True)
+    frames[0].save(
+        film,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[330] * (len(frames) - 1) + [4000],
+        disposal=1,
+        optimize=True,
+    )
     frames[-1].save(still, "PNG", optimize=True)
     return film.getvalue(), still.getvalue()
 
@@ -172,60 +215,80 @@ def _gif(images):
 @dataclass(frozen=True)
 class Timelapse:
     "An animation of training curves."
-    gif: bytes # plays once, stops at its last frame
-    still: bytes # the last frame, PNG
-    alt: str # text description
 
-    def save(self, path:str|Path) -> Path: # `path`
+    gif: bytes  # plays once, stops at its last frame
+    still: bytes  # the last frame, PNG
+    alt: str  # text description
+
+    def save(self, path: str | Path) -> Path:  # `path`
         "Write the animation and its still `.png`; `LabError` if the name has no .gif suffix."
         path = Path(path)
         if path.suffix != ".gif":
             raise LabError(f"{path}: a time-lapse is a GIF; give it a name that ends in .gif")
         for p, data in ((path, self.gif), (path.with_suffix(".png"), self.still)):
-            with atomic_write(p) as tmp: tmp.write_bytes(data)
+            with atomic_write(p) as tmp:
+                tmp.write_bytes(data)
         return path
 
     def _repr_html_(self):
-        film, still = (f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-                       for kind, data in (("gif", self.gif), ("png", self.still)))
-        return (f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
-                f'<img src="{film}" alt="{html.escape(self.alt)}"></picture>')
-    def __repr__(self): return f"Timelapse: {self.alt}"
+        film, still = (
+            f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            for kind, data in (("gif", self.gif), ("png", self.still))
+        )
+        return (
+            f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
+            f'<img src="{film}" alt="{html.escape(self.alt)}"></picture>'
+        )
+
+    def __repr__(self):
+        return f"Timelapse: {self.alt}"
 
 # %% ../../nbs/explain/05_timelapse.ipynb #9d3c461d
 def timelapse(
-    histories:dict[str, list[pd.DataFrame]], # experiment -> one history per seed
-    n_classes:int # for the chance level
-) -> Timelapse: # 960 pixels wide
+    histories: dict[str, list[pd.DataFrame]],  # experiment -> one history per seed
+    n_classes: int,  # for the chance level
+) -> Timelapse:  # 960 pixels wide
     "Animate the histories of several trainings; equal histories give equal bytes."
     if not histories or not all(histories.values()):
         raise LabError("timelapse: needs an experiment with a history")
     if len(histories) > len(_LOOKS):
         raise LabError(f"timelapse: {len(histories)} experiments; {len(_LOOKS)} can be told apart")
-    if n_classes < 2: raise LabError(f"timelapse: needs two or more classes, got {n_classes}")
+    if n_classes < 2:
+        raise LabError(f"timelapse: needs two or more classes, got {n_classes}")
     with matplotlib.rc_context():
         use_lab_style(100)
         images, last = _frames(histories, n_classes)
     peaks = ", ".join(f"{e} {max(h.lr.max() for h in hs):.2g}" for e, hs in histories.items())
-    alt = (f"Training loss, validation accuracy and learning rate of {sum(map(len, histories.values()))} trainings, "
-           f"growing over {last} epochs. At the end {_words(histories, last)}. Largest learning rate: {peaks}.")
+    alt = (
+        f"Training loss, validation accuracy and learning rate of {sum(map(len, histories.values()))} trainings, "
+        f"growing over {last} epochs. At the end {_words(histories, last)}. Largest learning rate: {peaks}."
+    )
     return Timelapse(*_gif(images), alt)
 
 # %% ../../nbs/explain/05_timelapse.ipynb #0be66a1c
 def film_of(
-    root:str|Path # top of the repository
-) -> Timelapse: # of all experiments and seeds of the pipeline
+    root: str | Path,  # top of the repository
+) -> Timelapse:  # of all experiments and seeds of the pipeline
     "Animate the experiments of params.yaml; `LabError` names an untrained one."
     root = Path(root)
-    n_classes = pd.read_csv(RunPaths(root/"runs").split).label.nunique()
-    return timelapse(read_histories(root/"runs", list(resolve(root/"params.yaml").experiments)), n_classes)
+    n_classes = pd.read_csv(RunPaths(root / "runs").split).label.nunique()
+    return timelapse(
+        read_histories(root / "runs", list(resolve(root / "params.yaml").experiments)), n_classes
+    )
 
 # %% ../../nbs/explain/05_timelapse.ipynb #4b7f0597
 def main():
     "`python -m cvlab.explain.timelapse film.gif`."
-    if len(sys.argv) != 2: sys.exit("cvlab: python -m cvlab.explain.timelapse film.gif")
-    try: out = film_of(repo_root()).save(sys.argv[1])
-    except LabError as e: sys.exit(f"cvlab: {e}")
-    print(f"{out}: {out.stat().st_size/1000:.0f} kB, and its last frame as {out.with_suffix('.png').name}")
+    if len(sys.argv) != 2:
+        sys.exit("cvlab: python -m cvlab.explain.timelapse film.gif")
+    try:
+        out = film_of(repo_root()).save(sys.argv[1])
+    except LabError as e:
+        sys.exit(f"cvlab: {e}")
+    print(
+        f"{out}: {out.stat().st_size / 1000:.0f} kB, and its last frame as {out.with_suffix('.png').name}"
+    )
 
-if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook has no __file__

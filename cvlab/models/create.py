@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'conv_block', 'SmallCNN', 'XrayCNN', 'register', 'origin', 'build', 'DeepHead', 'classifiers', 'last_layer',
-           'set_dropout', 'misfits', 'adapted', 'load_weights', 'pretrained_file', 'normalisation', 'deep_head',
-           'replace_head', 'create_model', 'stages', 'layer_groups', 'freeze', 'frozen_modules', 'rates',
-           'n_parameters', 'flops_of', 'layer_table', 'save_model', 'load_model']
+           'load_weights', 'normalisation', 'deep_head', 'replace_head', 'create_model', 'stages', 'layer_groups',
+           'freeze', 'frozen_modules', 'rates', 'n_parameters', 'flops_of', 'layer_table', 'save_model', 'load_model']
 
 # %% ../../nbs/models/00_create.ipynb #f0c1eee0
 import difflib
@@ -26,259 +25,371 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.io import LabError, read_json, write_json, write_tensors
 
 # %% ../../nbs/models/00_create.ipynb #ed398467
-def conv_block(ni: int, nf: int) -> nn.Sequential: # (bs, ni, h, w) -> (bs, nf, h/2, w/2)
+def conv_block(ni: int, nf: int) -> nn.Sequential:  # (bs, ni, h, w) -> (bs, nf, h/2, w/2)
     "3x3 convolution, batch norm, ReLU, 2x2 max pooling."
-    return nn.Sequential(nn.Conv2d(ni, nf, 3, padding=1, bias=False), nn.BatchNorm2d(nf),
-                         nn.ReLU(inplace=True),
-                         nn.MaxPool2d(2))
+    return nn.Sequential(
+        nn.Conv2d(ni, nf, 3, padding=1, bias=False),
+        nn.BatchNorm2d(nf),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
 
 # %% ../../nbs/models/00_create.ipynb #085ad004
 class SmallCNN(nn.Module):
     "Four convolution blocks, global average pooling, dropout, one linear layer."
-    def __init__(self, n_classes: int, dropout: float = .1, widths=(16, 32, 64, 128)):
+
+    def __init__(self, n_classes: int, dropout: float = 0.1, widths=(16, 32, 64, 128)):
         super().__init__()
         self.blocks = nn.Sequential(*[conv_block(a, b) for a, b in zip((3, *widths), widths)])
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout),
-                                  nn.Linear(widths[-1], n_classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(widths[-1], n_classes),
+        )
 
-    def forward(self, xb: Tensor) -> Tensor: # (bs, 3, h, w) -> (bs, n_classes)
+    def forward(self, xb: Tensor) -> Tensor:  # (bs, 3, h, w) -> (bs, n_classes)
         return self.head(self.blocks(xb))
 
 # %% ../../nbs/models/00_create.ipynb #e7209e61
 class XrayCNN(nn.Sequential):
     "Convolutions 16, 64, 128, 128 with pooling and growing dropout; dense 128, 64, n_classes."
-    def __init__(self, n_classes: int, size: int = 128): # pixels
+
+    def __init__(self, n_classes: int, size: int = 128):  # pixels
         def conv(ni, nf, padding, drop):
-            return [nn.Conv2d(ni, nf, 3, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
-                    nn.Dropout(drop)]
-        side = (size - 2)//16
-        super().__init__(*conv(3, 16, 0, 0.), *conv(16, 64, 1, .25), *conv(64, 128, 1, .3),
-                         *conv(128, 128, 1, .4),
-                         nn.Flatten(), nn.Linear(128*side**2, 128), nn.ReLU(), nn.Dropout(.25),
-                         nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, n_classes))
+            return [
+                nn.Conv2d(ni, nf, 3, padding=padding),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Dropout(drop),
+            ]
+
+        side = (size - 2) // 16
+        super().__init__(
+            *conv(3, 16, 0, 0.0),
+            *conv(16, 64, 1, 0.25),
+            *conv(64, 128, 1, 0.3),
+            *conv(128, 128, 1, 0.4),
+            nn.Flatten(),
+            nn.Linear(128 * side**2, 128),
+            nn.ReLU(),
+            nn.Dropout(0.25),
+            nn.Linear(128, 64),
+            nn.ReLU(),
+            nn.Linear(64, n_classes),
+        )
 
 # %% ../../nbs/models/00_create.ipynb #962821e0
-MODELS = {} # name: function of (n_classes, dropout, size)
+MODELS = {}  # name: function of (n_classes, dropout, size)
 
-def register(name: str # for params.yaml
-            ):
+
+def register(
+    name: str,  # for params.yaml
+):
     "Decorator: register `f(n_classes, dropout, size) -> nn.Module` for `create_model`."
+
     def put(f):
         MODELS[name] = f
         return f
+
     return put
 
+
 @register("small_cnn")
-def _small_cnn(n_classes, dropout, size): return SmallCNN(n_classes, dropout)
+def _small_cnn(n_classes, dropout, size):
+    return SmallCNN(n_classes, dropout)
+
+
 @register("xray_cnn")
-def _xray_cnn(n_classes, dropout, size): return XrayCNN(n_classes, size)
+def _xray_cnn(n_classes, dropout, size):
+    return XrayCNN(n_classes, size)
 
 # %% ../../nbs/models/00_create.ipynb #c85f3d01
-def origin(name: str) -> str: # lab | timm | torchvision
+def origin(name: str) -> str:  # lab | timm | torchvision
     "The library that a model name belongs to; raises `LabError` for an unknown name."
-    if name in MODELS: return "lab"
+    if name in MODELS:
+        return "lab"
     import timm
     import torchvision
-    if timm.is_model(name): return "timm"
+
+    if timm.is_model(name):
+        return "timm"
     theirs = torchvision.models.list_models(module=torchvision.models)
-    if name in theirs: return "torchvision"
-    near = difflib.get_close_matches(name, sorted({*MODELS, *timm.list_models(), *theirs}),
-                                     3, .5)
-    raise LabError(f"model.name: {name!r} is no model of the lab, of timm or of torchvision; "
-                   f"nearest: {', '.join(near) or 'none, see timm.list_models()'}")
+    if name in theirs:
+        return "torchvision"
+    near = difflib.get_close_matches(name, sorted({*MODELS, *timm.list_models(), *theirs}), 3, 0.5)
+    raise LabError(
+        f"model.name: {name!r} is no model of the lab, of timm or of torchvision; "
+        f"nearest: {', '.join(near) or 'none, see timm.list_models()'}"
+    )
 
 # %% ../../nbs/models/00_create.ipynb #faa0310f
 def build(name: str, n_classes: int, dropout: float, size: int) -> nn.Module:
-    "A model with random weights; torchvision's get their dropout from `set_dropout`."
+    "A model with random weights; torchvision's get their dropout from `_set_dropout`."
     whose = origin(name)
-    if whose == "lab": return MODELS[name](n_classes, dropout, size)
+    if whose == "lab":
+        return MODELS[name](n_classes, dropout, size)
     if whose == "timm":
         import timm
+
         # transformers are built for a fixed size
         fixed = timm.get_pretrained_cfg(name).fixed_input_size
         extra = {"img_size": size} if fixed else {}
         return timm.create_model(name, num_classes=n_classes, drop_rate=dropout, **extra)
     import torchvision
+
     extra = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    if name.startswith("vit_"): extra["image_size"] = size
+    if name.startswith("vit_"):
+        extra["image_size"] = size
     return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **extra)
 
 # %% ../../nbs/models/00_create.ipynb #f7b27ddd
 class DeepHead(nn.Sequential):
     "The head built by `deep_head`: several layers treated as the last one."
 
-def classifiers(model: nn.Module) -> list[str]: # such as ["head.fc"]; a distilled model has two
+
+def classifiers(model: nn.Module) -> list[str]:  # such as ["head.fc"]; a distilled model has two
     "Names of the layers that output the logits; from timm, a deep head, or the last layer."
     named = getattr(model, "pretrained_cfg", {}).get("classifier")
-    if named: return [named] if isinstance(named, str) else list(named)
+    if named:
+        return [named] if isinstance(named, str) else list(named)
     deep = [n for n, m in model.named_modules() if isinstance(m, DeepHead)]
-    return deep or [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
+    return (
+        deep or [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
+    )
 
-def last_layer(model: nn.Module) -> str: # such as "head.fc"
+
+def last_layer(model: nn.Module) -> str:  # such as "head.fc"
     "Name of the layer that outputs the logits, the first if there are several."
     return classifiers(model)[0]
 
 # %% ../../nbs/models/00_create.ipynb #f178cb8a
-def _drop(p, layer, args): return (nn.functional.dropout(args[0], p, layer.training),)
+def _drop(p, layer, args):
+    return (nn.functional.dropout(args[0], p, layer.training),)
 
-def set_dropout(model: nn.Module, p: float): # dropout rate
+
+def _set_dropout(model: nn.Module, p: float):  # dropout rate
     "Set the dropout before the last layer to `p`, or add one; no layer is renamed."
     last = last_layer(model)
     steps = [n for n, m in model.named_modules() if n == last or not list(m.children())]
     before = model.get_submodule(steps[steps.index(last) - 1])
-    if isinstance(before, nn.Dropout): before.p = p
-    elif p: model.get_submodule(last).register_forward_pre_hook(partial(_drop, p))
+    if isinstance(before, nn.Dropout):
+        before.p = p
+    elif p:
+        model.get_submodule(last).register_forward_pre_hook(partial(_drop, p))
 
 # %% ../../nbs/models/00_create.ipynb #402f1147
-def _shape(state, k): return "x".join(map(str, state[k].shape)) if k in state else "absent"
+def _shape(state, k):
+    return "x".join(map(str, state[k].shape)) if k in state else "absent"
 
-def misfits(own: dict[str, Tensor], state: dict[str, Tensor], head: tuple[str, ...]) -> list[str]:
+
+def _misfits(own: dict[str, Tensor], state: dict[str, Tensor], head: tuple[str, ...]) -> list[str]:
     "Names outside the head that are missing in one of two states or differ in shape."
-    return sorted(k for k in own.keys() | state.keys()
-                  if _shape(own, k) != _shape(state, k)
-                  and not k.startswith(tuple(f"{h}." for h in head)))
+    return sorted(
+        k
+        for k in own.keys() | state.keys()
+        if _shape(own, k) != _shape(state, k) and not k.startswith(tuple(f"{h}." for h in head))
+    )
 
-def adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+
+def _adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The state after timm's filter: position embeddings resampled, old names translated."
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    try: return fit(state, model) if fit else state
+    try:
+        return fit(state, model) if fit else state
     except Exception:
         # a filter can fail anywhere on another model's file; the caller rejects it
         return state
 
-def load_weights(model: nn.Module, path: str | Path, head: tuple[str, ...] # names of the last layers, which may differ
-                ) -> list[str]: # newly initialised tensors: last layers, if the classes differ
+
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    head: tuple[str, ...],  # names of the last layers, which may differ
+) -> list[str]:  # newly initialised tensors: last layers, if the classes differ
     "Load a safetensors file, strict except for head and input size; raises `LabError`."
-    try: state = load_file(path)
-    except FileNotFoundError: raise LabError(f"model.weights: {path}: no such file") from None
-    except (SafetensorError, OSError) as e: # a folder gives "No such device"
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise LabError(f"model.weights: {path}: no such file") from None
+    except (SafetensorError, OSError) as e:  # a folder gives "No such device"
         raise LabError(f"model.weights: {path} is no safetensors file ({e})") from None
     own = model.state_dict()
-    if misfits(own, state, head): state = adapted(model, state)
-    if bad := misfits(own, state, head):
+    if _misfits(own, state, head):
+        state = _adapted(model, state)
+    if bad := _misfits(own, state, head):
         k = bad[0]
-        raise LabError(f"model.weights: {path} does not fit this {type(model).__name__}: {len(bad)} of {len(own)} "
-                       f"tensors differ; {k} is {_shape(state, k)} in the file, {_shape(own, k)} in the model")
+        raise LabError(
+            f"model.weights: {path} does not fit this {type(model).__name__}: {len(bad)} of {len(own)} "
+            f"tensors differ; {k} is {_shape(state, k)} in the file, {_shape(own, k)} in the model"
+        )
     anew = [k for k in own if _shape(state, k) != _shape(own, k)]
     model.load_state_dict({k: v if k in anew else state[k] for k, v in own.items()})
     return anew
 
 # %% ../../nbs/models/00_create.ipynb #323a8bae
-def pretrained_file(name: str) -> str: # path of a safetensors file
+def _pretrained_file(name: str) -> str:  # path of a safetensors file
     "The published weights of a timm model; raises `LabError` if they are not available."
     if origin(name) != "timm":
-        raise LabError(f"model.weights: nobody publishes {name} as safetensors; name a file, or a model of timm's")
+        raise LabError(
+            f"model.weights: nobody publishes {name} as safetensors; name a file, or a model of timm's"
+        )
     import timm
     from huggingface_hub import hf_hub_download
+
     repo = timm.get_pretrained_cfg(name).hf_hub_id
     if not repo:
         raise LabError(f"model.weights: timm publishes no weights for {name}; name a file, or null")
-    try: return hf_hub_download(repo, "model.safetensors", etag_timeout=5)
-    except Exception as e: # the hub can fail in many ways
-        raise LabError(f"model.weights: pretrained: {repo} is not on this machine and the hub does not answer "
-                       f"({type(e).__name__}); name a safetensors file, or be online once") from None
+    try:
+        return hf_hub_download(repo, "model.safetensors", etag_timeout=5)
+    except Exception as e:  # the hub can fail in many ways
+        raise LabError(
+            f"model.weights: pretrained: {repo} is not on this machine and the hub does not answer "
+            f"({type(e).__name__}); name a safetensors file, or be online once"
+        ) from None
 
 # %% ../../nbs/models/00_create.ipynb #f02f7e10
-def normalisation(name: str, weights: str | None, asked: str = "auto", # auto, or a key of cvlab.data.loaders.STATS
-                  known: dict | None = None # STATS
-                 ) -> str: # a key of STATS
+def normalisation(
+    name: str,
+    weights: str | None,
+    asked: str = "auto",  # auto, or a key of cvlab.data.loaders.STATS
+    known: dict | None = None,  # STATS
+) -> str:  # a key of STATS
     "The input statistics that the weights were trained with."
-    if asked != "auto": return asked
-    if weights is None: return "half"
+    if asked != "auto":
+        return asked
+    if weights is None:
+        return "half"
     beside = Path(weights).with_suffix(".json")
-    if beside.exists() and "normalise" in (info := read_json(beside)): return info["normalise"]
+    if beside.exists() and "normalise" in (info := read_json(beside)):
+        return info["normalise"]
     # torchvision's are all ImageNet's
-    whose, stats = origin(name), ((.485, .456, .406), (.229, .224, .225))
+    whose, stats = origin(name), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if whose == "timm":
         import timm
+
         config = timm.get_pretrained_cfg(name)
         stats = tuple(config.mean), tuple(config.std)
     if whose != "lab" and (found := [k for k, v in (known or {}).items() if v == stats]):
         return found[0]
-    raise LabError(f"model.normalise: auto: nothing says which statistics {weights} needs; one of {', '.join(known or ())}")
+    raise LabError(
+        f"model.normalise: auto: nothing says which statistics {weights} needs; one of {', '.join(known or ())}"
+    )
 
 # %% ../../nbs/models/00_create.ipynb #fb6b486a
-def deep_head(ni: int, n_classes: int) -> nn.Sequential: # (bs, ni) -> (bs, n_classes)
+def deep_head(ni: int, n_classes: int) -> nn.Sequential:  # (bs, ni) -> (bs, n_classes)
     "dropout 0.5, 512, 128, n_classes; ReLU, batch norm and dropout 0.25 between."
+
     def dense(ni, no):
-        return [nn.Linear(ni, no), nn.ReLU(inplace=True), nn.BatchNorm1d(no), nn.Dropout(.25)]
-    return DeepHead(nn.Dropout(.5), *dense(ni, 512), *dense(512, 128),
-                    nn.Linear(128, n_classes))
+        return [nn.Linear(ni, no), nn.ReLU(inplace=True), nn.BatchNorm1d(no), nn.Dropout(0.25)]
+
+    return DeepHead(nn.Dropout(0.5), *dense(ni, 512), *dense(512, 128), nn.Linear(128, n_classes))
+
 
 def replace_head(model: nn.Module, n_classes: int):
     "Replace each last layer by a `deep_head`; raises `LabError` if it is not linear."
     for name in classifiers(model):
         if not isinstance(last := model.get_submodule(name), nn.Linear):
-            raise LabError(f"model.head: deep needs a linear last layer; {type(model).__name__} ends in "
-                           f"{type(last).__name__}")
+            raise LabError(
+                f"model.head: deep needs a linear last layer; {type(model).__name__} ends in "
+                f"{type(last).__name__}"
+            )
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, deep_head(last.in_features, n_classes))
 
 # %% ../../nbs/models/00_create.ipynb #2a59c5c7
-def create_model(name: str, # ours, timm's, torchvision's or registered
-                 n_classes: int,
-                 weights: str | Path | None = None, # file, "pretrained"; None: random
-                 dropout: float = 0., # before the last layer
-                 head: str = "linear", # linear | deep
-                 size: int = 224 # of the input, pixels; for models with a fixed input size
-                ) -> nn.Module: # (bs, 3, h, w) -> logits (bs, n_classes)
+def create_model(
+    name: str,  # ours, timm's, torchvision's or registered
+    n_classes: int,
+    weights: str | Path | None = None,  # file, "pretrained"; None: random
+    dropout: float = 0.0,  # before the last layer
+    head: str = "linear",  # linear | deep
+    size: int = 224,  # of the input, pixels; for models with a fixed input size
+) -> nn.Module:  # (bs, 3, h, w) -> logits (bs, n_classes)
     "Build a model; raises `LabError` for an unknown name and missing or unsuitable weights."
     model = build(name, n_classes, dropout, size)
-    if head == "deep": replace_head(model, n_classes)
-    if origin(name) == "torchvision": set_dropout(model, dropout)
-    if weights is None: return model
-    model.anew = load_weights(model,
-                              pretrained_file(name) if weights == "pretrained" else weights,
-                              tuple(classifiers(model)))
+    if head == "deep":
+        replace_head(model, n_classes)
+    if origin(name) == "torchvision":
+        _set_dropout(model, dropout)
+    if weights is None:
+        return model
+    model.anew = load_weights(
+        model,
+        _pretrained_file(name) if weights == "pretrained" else weights,
+        tuple(classifiers(model)),
+    )
     return model
 
 # %% ../../nbs/models/00_create.ipynb #94f7e153
-def stages(model: nn.Module) -> dict[str, int]: # parameter name: stage, counted from the input
+def stages(model: nn.Module) -> dict[str, int]:  # parameter name: stage, counted from the input
     "Stage of each parameter, from timm; elsewhere each layer with parameters is a stage."
     if hasattr(model, "group_matcher"):
         from timm.models import group_parameters
-        try: matcher = model.group_matcher(coarse=True)
+
+        try:
+            matcher = model.group_matcher(coarse=True)
         except AssertionError:
-            matcher = model.group_matcher(coarse=False) # rdnet has only fine groups
+            matcher = model.group_matcher(coarse=False)  # rdnet has only fine groups
         return group_parameters(model, matcher, reverse=True)
     layers = list(dict.fromkeys(n.rpartition(".")[0] for n, _ in model.named_parameters()))
     return {n: layers.index(n.rpartition(".")[0]) for n, _ in model.named_parameters()}
 
-def layer_groups(model: nn.Module) -> list[list[str]]: # names of parameters, from the input to the head, each once
+
+def layer_groups(
+    model: nn.Module,
+) -> list[list[str]]:  # names of parameters, from the input to the head, each once
     "Layer groups that are frozen together and share a learning rate; the last is the head."
     stage, heads = stages(model), tuple(f"{c}." for c in classifiers(model))
     # timm also puts unmatched parameters there
     top = {i for n, i in stage.items() if n.startswith(heads)}
     groups, here = {}, min(stage.values())
     for n, _ in model.named_parameters():
-        if n.startswith(heads): groups.setdefault(len(stage), []).append(n)
+        if n.startswith(heads):
+            groups.setdefault(len(stage), []).append(n)
         else:
-            if stage[n] not in top: here = stage[n]
+            if stage[n] not in top:
+                here = stage[n]
             groups.setdefault(here, []).append(n)
     return [g for _, g in sorted(groups.items())]
 
-def freeze(model: nn.Module, layers: str, # none | half | most | backbone
-           unfrozen: int = 0 # number of upper groups that are trainable again
-          ):
+
+def freeze(
+    model: nn.Module,
+    layers: str,  # none | half | most | backbone
+    unfrozen: int = 0,  # number of upper groups that are trainable again
+):
     "Freeze the backbone, most of it (all but the last stage), the lower half, or nothing."
     groups = layer_groups(model)
-    n = {"none": 0, "half": len(groups)//2, "most": max(len(groups) - 2, 0), "backbone": len(groups) - 1}[layers] - unfrozen
-    frozen = {name for g in groups[:max(n, 0)] for name in g}
-    for name, p in model.named_parameters(): p.requires_grad_(name not in frozen)
+    n = {
+        "none": 0,
+        "half": len(groups) // 2,
+        "most": max(len(groups) - 2, 0),
+        "backbone": len(groups) - 1,
+    }[layers] - unfrozen
+    frozen = {name for g in groups[: max(n, 0)] for name in g}
+    for name, p in model.named_parameters():
+        p.requires_grad_(name not in frozen)
+
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
     "Modules whose parameters are all frozen, with submodules; they stay in evaluation mode."
-    return [m for m in model.modules()
-            if list(m.parameters(recurse=False))
-            and not any(p.requires_grad for p in m.parameters())]
+    return [
+        m
+        for m in model.modules()
+        if list(m.parameters(recurse=False)) and not any(p.requires_grad for p in m.parameters())
+    ]
 
-def rates(model: nn.Module, lr: float, # of the head
-          decay: float = 1. # factor from a group to the next lower one
-         ) -> list[tuple[list[Tensor], float]]: # trainable parameters and their rate
+
+def rates(
+    model: nn.Module,
+    lr: float,  # of the head
+    decay: float = 1.0,  # factor from a group to the next lower one
+) -> list[tuple[list[Tensor], float]]:  # trainable parameters and their rate
     "Parameter groups for an optimiser, from the input to the head, without frozen ones."
     params, groups = dict(model.named_parameters()), layer_groups(model)
     learning = [[params[n] for n in g if params[n].requires_grad] for g in groups]
-    return [(g, lr*decay**(len(groups) - 1 - i)) for i, g in enumerate(learning) if g]
+    return [(g, lr * decay ** (len(groups) - 1 - i)) for i, g in enumerate(learning) if g]
 
 # %% ../../nbs/models/00_create.ipynb #bd4002e5
 def n_parameters(model: nn.Module) -> int:
@@ -292,70 +403,104 @@ def _countable():
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH): yield
-    finally: torch.backends.mha.set_fastpath_enabled(fused)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
-def flops_of(f # function without arguments
-            ) -> int:
+
+def flops_of(
+    f,  # function without arguments
+) -> int:
     "Floating-point operations of the matrix products and convolutions in a call, as torch counts them."
-    with FlopCounterMode(display=False) as counter: f()
+    with FlopCounterMode(display=False) as counter:
+        f()
     return counter.get_total_flops()
 
-def _run_noted(model, xb) -> dict[str, dict]: # module name: kind, output, multiply_adds; in the order of use
+
+def _run_noted(
+    model, xb
+) -> dict[str, dict]:  # module name: kind, output, multiply_adds; in the order of use
     "Run the model once and record each module's own operations."
     counter, rows, running, seen, hooks = FlopCounterMode(display=False), {}, [], 0, []
-    def credit(): # attribute new operations to the innermost running module
+
+    def credit():  # attribute new operations to the innermost running module
         nonlocal seen
         new, seen = counter.get_total_flops() - seen, counter.get_total_flops()
-        if running: rows[running[-1]]["multiply_adds"] += new//2
+        if running:
+            rows[running[-1]]["multiply_adds"] += new // 2
+
     def enter(name, m, args):
         credit()
         running.append(name)
-        rows.setdefault(name,
-                        dict(kind=type(m).__name__, output="", parameters=0, multiply_adds=0))
+        rows.setdefault(name, dict(kind=type(m).__name__, output="", parameters=0, multiply_adds=0))
+
     def leave(name, m, args, out):
         credit()
         running.pop()
-        while isinstance(out, (tuple, list)) and out: out = out[0]
-        if isinstance(out, Tensor): rows[name]["output"] = "x".join(map(str, out.shape[1:]))
+        while isinstance(out, (tuple, list)) and out:
+            out = out[0]
+        if isinstance(out, Tensor):
+            rows[name]["output"] = "x".join(map(str, out.shape[1:]))
+
     for name, m in model.named_modules():
-        hooks += [m.register_forward_pre_hook(partial(enter, name)),
-                  m.register_forward_hook(partial(leave, name))]
+        hooks += [
+            m.register_forward_pre_hook(partial(enter, name)),
+            m.register_forward_hook(partial(leave, name)),
+        ]
     try:
-        with torch.no_grad(), _countable(), counter: model(xb)
+        with torch.no_grad(), _countable(), counter:
+            model(xb)
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return rows
 
 # %% ../../nbs/models/00_create.ipynb #333dc13b
-def layer_table(model: nn.Module, size: int # of the input, pixels
-               ) -> pd.DataFrame: # layer, kind, output, parameters, multiply_adds, by use
+def layer_table(
+    model: nn.Module,
+    size: int,  # of the input, pixels
+) -> pd.DataFrame:  # layer, kind, output, parameters, multiply_adds, by use
     "One row per layer for one image, with parameters and the multiply-adds that torch counts."
     was, p = model.training, next(model.parameters())
-    rows = _run_noted(model.eval(),
-                      torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
+    rows = _run_noted(model.eval(), torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
     model.train(was)
     for name, p in model.named_parameters():
         owner = name.rpartition(".")[0]
-        while owner not in rows: owner = owner.rpartition(".")[0]
+        while owner not in rows:
+            owner = owner.rpartition(".")[0]
         rows[owner]["parameters"] += p.numel()
     inner = {n for n, m in model.named_modules() if not list(m.children())}
-    return pd.DataFrame([dict(layer=n, **r) for n, r in rows.items()
-                         if n in inner or r["parameters"] or r["multiply_adds"]])
+    return pd.DataFrame(
+        [
+            dict(layer=n, **r)
+            for n, r in rows.items()
+            if n in inner or r["parameters"] or r["multiply_adds"]
+        ]
+    )
 
 # %% ../../nbs/models/00_create.ipynb #4e9a1593
-def save_model(folder: str | Path, model: nn.Module,
-               info: dict, # name, classes or outputs (their number), size, normalise, head, and more
-               which: str = "best" # best | last | epoch-<n>
-              ):
+def save_model(
+    folder: str | Path,
+    model: nn.Module,
+    info: dict,  # name, classes or outputs (their number), size, normalise, head, and more
+    which: str = "best",  # best | last | epoch-<n>
+):
     "Write <which>.safetensors and <which>.json, each atomically."
-    write_tensors(Path(folder)/f"{which}.safetensors", model.state_dict())
-    write_json(Path(folder)/f"{which}.json", info)
+    write_tensors(Path(folder) / f"{which}.safetensors", model.state_dict())
+    write_json(Path(folder) / f"{which}.json", info)
 
-def load_model(folder: str | Path, which: str = "best") -> tuple[nn.Module, dict]: # in evaluation mode, and its info
+
+def load_model(
+    folder: str | Path, which: str = "best"
+) -> tuple[nn.Module, dict]:  # in evaluation mode, and its info
     "Load a model written by `save_model`."
-    info = read_json(Path(folder)/f"{which}.json")
-    model = create_model(info["name"], info.get("outputs") or len(info["classes"]), head=info["head"],
-                         size=info["size"])
-    load_weights(model, Path(folder)/f"{which}.safetensors", ())
+    info = read_json(Path(folder) / f"{which}.json")
+    model = create_model(
+        info["name"],
+        info.get("outputs") or len(info["classes"]),
+        head=info["head"],
+        size=info["size"],
+    )
+    load_weights(model, Path(folder) / f"{which}.safetensors", ())
     return model.eval(), info

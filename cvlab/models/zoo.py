@@ -24,47 +24,69 @@ FAMILIES = {
     "DenseNet": "densenet121 densenet161 densenet169 densenet201",
     "RegNet": "regnety_004 regnety_008 regnety_016 regnety_032 regnetx_004 regnetx_016",
     "VGG": "vgg11 vgg13 vgg16 vgg19 vgg16_bn",
-    "others": "squeezenet1_0 inception_v3 xception41"}
+    "others": "squeezenet1_0 inception_v3 xception41",
+}
 ARCHITECTURES = {name: family for family, names in FAMILIES.items() for name in names.split()}
 
 # %% ../../nbs/models/01_zoo.ipynb #82e2f8a6
-def published(name: str) -> dict: # input: pixels; weights: tag; licence
+def published(name: str) -> dict:  # input: pixels; weights: tag; licence
     "Input size, tag and licence of a model's published weights."
     whose = origin(name)
     if whose == "timm":
         import timm
+
         cfg = timm.get_pretrained_cfg(name)
         if not (cfg.hf_hub_id or cfg.url):
             return dict(input=cfg.input_size[-1], weights="none", licence="")
-        return dict(input=cfg.input_size[-1], weights=cfg.tag or "yes",
-                    licence=cfg.license or "not stated")
+        return dict(
+            input=cfg.input_size[-1], weights=cfg.tag or "yes", licence=cfg.license or "not stated"
+        )
     if whose == "torchvision":
         import torchvision
+
         weights = torchvision.models.get_model_weights(name).DEFAULT
-        return dict(input=weights.transforms().crop_size[0], weights=weights.name.lower(),
-                    licence="not stated")
+        return dict(
+            input=weights.transforms().crop_size[0],
+            weights=weights.name.lower(),
+            licence="not stated",
+        )
     return dict(input=64, weights="none", licence="")
+
 
 def multiply_adds(model: nn.Module, size: int) -> int:
     "Multiply-adds of the products and convolutions for one image, as torch counts them."
     one = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    with torch.no_grad(): return flops_of(lambda: model.eval()(one))//2
+    with torch.no_grad():
+        return flops_of(lambda: model.eval()(one)) // 2
 
-def describe(name: str, n_classes: int = 1000,
-             size: int | None = None # pixels; None: the size of the published weights
-            ) -> dict: # name, family, parameters, multiply_adds, MB, input, weights, licence
+
+def describe(
+    name: str,
+    n_classes: int = 1000,
+    size: int | None = None,  # pixels; None: the size of the published weights
+) -> dict:  # name, family, parameters, multiply_adds, MB, input, weights, licence
     "Describe a model in one row; raises `LabError` for an unknown name."
     info = published(name)
     size = size or info["input"]
-    with torch.device("meta"): model = build(name, n_classes, 0., size)
+    with torch.device("meta"):
+        model = build(name, n_classes, 0.0, size)
     n = n_parameters(model)
-    return dict(name=name, family=ARCHITECTURES.get(name, ""), parameters=n,
-                multiply_adds=multiply_adds(model, size), MB=n*4/1e6,
-                **info | dict(input=size))
+    return dict(
+        name=name,
+        family=ARCHITECTURES.get(name, ""),
+        parameters=n,
+        multiply_adds=multiply_adds(model, size),
+        MB=n * 4 / 1e6,
+        **info | dict(input=size),
+    )
 
 # %% ../../nbs/models/01_zoo.ipynb #852515a4
-def try_out(name: str, n_classes: int = 3, size: int = 64, # pixels
-            head: str = "linear") -> nn.Module:
+def try_out(
+    name: str,
+    n_classes: int = 3,
+    size: int = 64,  # pixels
+    head: str = "linear",
+) -> nn.Module:
     "One forward and backward pass; raises `AssertionError` if a parameter gets no gradient."
     model = create_model(name, n_classes, head=head, size=size).train()
     logits = model(torch.randn(2, 3, size, size))

@@ -13,96 +13,149 @@ from ..core.io import LabError
 from .stages import STAGES
 
 # %% ../../nbs/runs/01_paths.ipynb #c950d15e
-PER_SEED = (*(n for n, s in STAGES.items() if s.each), "weights", "cards") # folders per experiment and seed
+PER_SEED = (
+    *(n for n, s in STAGES.items() if s.each),
+    "weights",
+    "cards",
+)  # folders per experiment and seed
+
 
 @dataclass(frozen=True)
 class RunPaths:
     "The folders and files of one training."
-    root: Path # `runs`, or what `cvlab train --out` named
-    experiment: str = "" # "": none
+
+    root: Path  # `runs`, or what `cvlab train --out` named
+    experiment: str = ""  # "": none
     seed: int = 0
 
-    def stage(self, name: str # a stage, or weights or cards
-             ) -> Path:
+    def stage(
+        self,
+        name: str,  # a stage, or weights or cards
+    ) -> Path:
         "Folder of a stage."
-        folder = self.root/name
-        return folder/self.experiment/f"seed-{self.seed}" if name in PER_SEED else folder
+        folder = self.root / name
+        return folder / self.experiment / f"seed-{self.seed}" if name in PER_SEED else folder
 
     @property
-    def name(self) -> str: # such as default/seed-0
-        return (Path(self.experiment)/f"seed-{self.seed}").as_posix()
+    def name(self) -> str:  # such as default/seed-0
+        return (Path(self.experiment) / f"seed-{self.seed}").as_posix()
+
     @property
-    def split(self) -> Path: return self.stage("prepare")/"split.csv"
+    def split(self) -> Path:
+        return self.stage("prepare") / "split.csv"
+
     @property
-    def params(self) -> Path: return self.stage("train")/"params.yaml"
+    def params(self) -> Path:
+        return self.stage("train") / "params.yaml"
+
     @property
-    def history(self) -> Path: return self.stage("train")/"results.csv"
+    def history(self) -> Path:
+        return self.stage("train") / "results.csv"
+
     @property
-    def state(self) -> Path: # of an interrupted training
-        return self.stage("train")/"last.safetensors"
+    def state(self) -> Path:  # of an interrupted training
+        return self.stage("train") / "last.safetensors"
+
     @property
-    def environment(self) -> Path: return self.stage("train")/"environment.json"
+    def environment(self) -> Path:
+        return self.stage("train") / "environment.json"
+
     @property
-    def predictions(self) -> Path: return self.stage("evaluate")/"predictions.csv"
+    def predictions(self) -> Path:
+        return self.stage("evaluate") / "predictions.csv"
+
     @property
-    def metrics(self) -> Path: return self.stage("evaluate")/"metrics.json"
+    def metrics(self) -> Path:
+        return self.stage("evaluate") / "metrics.json"
+
     @property
-    def slices(self) -> Path: return self.stage("evaluate")/"slices.csv"
+    def slices(self) -> Path:
+        return self.stage("evaluate") / "slices.csv"
+
     @property
-    def weights(self) -> Path: return self.stage("weights")
+    def weights(self) -> Path:
+        return self.stage("weights")
+
     @property
-    def weights_root(self) -> Path: return self.root/"weights" # of all experiments, and of folds
+    def weights_root(self) -> Path:
+        return self.root / "weights"  # of all experiments, and of folds
+
     @property
-    def card(self) -> Path: return self.stage("cards")/"MODEL_CARD.md"
+    def card(self) -> Path:
+        return self.stage("cards") / "MODEL_CARD.md"
+
     @property
-    def ledger(self) -> Path: return self.root/"ledger.csv"
+    def ledger(self) -> Path:
+        return self.root / "ledger.csv"
+
     @property
-    def leakage_report(self) -> Path: return self.stage("leakage")/"leakage_report.json"
+    def leakage_report(self) -> Path:
+        return self.stage("leakage") / "leakage_report.json"
+
     @property
-    def out_of_fold(self) -> Path: return self.stage("crossval")/"oof.csv"
-    def baseline(self, name: str = "metrics") -> Path: # its predictions, or the metrics of all
+    def out_of_fold(self) -> Path:
+        return self.stage("crossval") / "oof.csv"
+
+    def baseline(self, name: str = "metrics") -> Path:  # its predictions, or the metrics of all
         "A file of the baseline stage."
-        return self.stage("baseline")/(f"{name}.csv" if name != "metrics" else "metrics.json")
+        return self.stage("baseline") / (f"{name}.csv" if name != "metrics" else "metrics.json")
 
     def seeds(self, stage: str = "train") -> list["RunPaths"]:
         "This experiment's runs, one per seed that has the stage."
         return [r for r in runs_in(self.root, stage) if r.experiment == self.experiment]
 
 # %% ../../nbs/runs/01_paths.ipynb #caed09cf
-def run_of(path: str | Path, # a folder of the stage, or a file in it
-           stage: str) -> RunPaths | None: # None: not below that stage
+def run_of(
+    path: str | Path,  # a folder of the stage, or a file in it
+    stage: str,
+) -> RunPaths | None:  # None: not below that stage
     "The run that a path of a stage belongs to."
     parts = Path(path).parts
-    if stage not in parts: return None
+    if stage not in parts:
+        return None
     at = len(parts) - 1 - parts[::-1].index(stage)
-    root, rest = Path(*parts[:at]), parts[at + 1:]
+    root, rest = Path(*parts[:at]), parts[at + 1 :]
     here = next((i for i, p in enumerate(rest) if p.startswith("seed-") and p[5:].isdigit()), None)
     return None if here is None else RunPaths(root, "/".join(rest[:here]), int(rest[here][5:]))
 
-def root_above(path: str | Path) -> Path | None: # None: there is none
+
+def root_above(path: str | Path) -> Path | None:  # None: there is none
     "The root of the runs that a path is in."
     return next((p for p in Path(path).parents if RunPaths(p).split.exists()), None)
 
-def runs_in(root: str | Path, stage: str = "train") -> list[RunPaths]: # by experiment and seed
+
+def runs_in(root: str | Path, stage: str = "train") -> list[RunPaths]:  # by experiment and seed
     "The runs below a root that have the folder of a stage."
     folders = (p for p in Path(root, stage).glob("**/seed-*") if p.is_dir())
     found = {r for p in folders if (r := run_of(p, stage)) and r.root == Path(root)}
     return sorted(found, key=lambda r: (r.experiment, r.seed))
 
-def runs_below(folder: str | Path, stage: str, file: str # that the stage wrote
-              ) -> list[RunPaths]:
+
+def runs_below(
+    folder: str | Path,
+    stage: str,
+    file: str,  # that the stage wrote
+) -> list[RunPaths]:
     "The runs anywhere below a folder that have a file of a stage."
     found = (run_of(f, stage) for f in sorted(Path(folder).rglob(file)))
     return list(dict.fromkeys(r for r in found if r))
 
+
 def orphans(root: str | Path, experiments, seeds) -> list[Path]:
     "Folders of experiments or seeds that are no longer in params.yaml."
-    return [r.stage(s) for s in PER_SEED for r in runs_in(root, s)
-            if r.experiment and (r.experiment not in experiments or r.seed not in seeds)]
+    return [
+        r.stage(s)
+        for s in PER_SEED
+        for r in runs_in(root, s)
+        if r.experiment and (r.experiment not in experiments or r.seed not in seeds)
+    ]
+
 
 def root_of(stage: str, out: str | Path) -> Path:
     "The path of `out` above the stage; `LabError` if the stage is no part of it."
     parts = Path(out).parts
     if stage not in parts:
-        raise LabError(f"out={out}: the folder of stage {stage!r} has to contain {stage!r}, such as runs/{stage}")
-    return Path(*parts[:len(parts) - 1 - parts[::-1].index(stage)])
+        raise LabError(
+            f"out={out}: the folder of stage {stage!r} has to contain {stage!r}, such as runs/{stage}"
+        )
+    return Path(*parts[: len(parts) - 1 - parts[::-1].index(stage)])

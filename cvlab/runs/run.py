@@ -40,74 +40,111 @@ from .stages import STAGES, check_task
 # %% ../../nbs/runs/05_run.ipynb #220984a5
 class Run:
     "An open run: its parameters, its folder, and access to the folders of other stages."
-    def __init__(self, stage: str, experiment: str, seed: int, params: Params, base: Params,
-                 folder: Path, root: Path,
-                 overrides: tuple = ()):
-        self.stage, self.experiment, self.seed, self.folder, self.root = stage, experiment, seed, folder, root
+
+    def __init__(
+        self,
+        stage: str,
+        experiment: str,
+        seed: int,
+        params: Params,
+        base: Params,
+        folder: Path,
+        root: Path,
+        overrides: tuple = (),
+    ):
+        self.stage, self.experiment, self.seed, self.folder, self.root = (
+            stage,
+            experiment,
+            seed,
+            folder,
+            root,
+        )
         self.overrides, self.paths = overrides, RunPaths(root, experiment, seed)
         self.params = SimpleNamespace(**{s: getattr(params, s) for s in STAGES[stage].sections})
-        self.requested = {k: v for k, v in params.model_dump(exclude={"experiments"}).items()
-                          if k in STAGES[stage].sections}
+        self.requested = {
+            k: v
+            for k, v in params.model_dump(exclude={"experiments"}).items()
+            if k in STAGES[stage].sections
+        }
         self.rows = params_rows(params, base, STAGES[stage].sections)
         self.lock = Lock(folder)
         atexit.register(self.lock.release)
 
     @property
-    def key(self) -> dict[str, str]: # parameters by name, as text
+    def key(self) -> dict[str, str]:  # parameters by name, as text
         "All parameters the stage may see; runs with equal keys compute the same."
-        return {k.rstrip("*"): v for k, v, _ in self.rows} | {"experiment": self.experiment,
-                                                              "seed": str(self.seed)}
+        return {k.rstrip("*"): v for k, v, _ in self.rows} | {
+            "experiment": self.experiment,
+            "seed": str(self.seed),
+        }
 
-    def params_of(self, experiment: str) -> Params: # for a stage that sees several experiments
+    def params_of(self, experiment: str) -> Params:  # for a stage that sees several experiments
         "The parameters of another experiment, with the overrides of this run."
-        return resolve(repo_root()/"params.yaml", experiment, self.overrides)
+        return resolve(repo_root() / "params.yaml", experiment, self.overrides)
 
-    def stage_folder(self, stage: str) -> Path: # same experiment and seed
+    def stage_folder(self, stage: str) -> Path:  # same experiment and seed
         "Folder of another stage."
         return self.paths.stage(stage)
 
-    def weights(self) -> dict[int, Path]: # seed: folder with best.safetensors
+    def weights(self) -> dict[int, Path]:  # seed: folder with best.safetensors
         "All trained models of the experiment."
         here = sorted(self.stage_folder("weights").parent.glob("seed-*/best.json"))
         if not here:
-            raise LabError(f"{self.stage_folder('weights').parent}: no weights here; run the train stage")
+            raise LabError(
+                f"{self.stage_folder('weights').parent}: no weights here; run the train stage"
+            )
         return dict(sorted((int(f.parent.name[5:]), f.parent) for f in here))
 
     def _repr_html_(self):
         "The resolved parameters for display; a star marks differences from the base."
         head = f"{self.stage} · experiment {self.experiment or 'base'} · seed {self.seed}"
         cell = '<td style="text-align: left">{}</td>'.format
-        rows = "".join(f"<tr>{cell(f'<code>{k}</code>')}{cell(f'<code>{html.escape(v)}</code>')}"
-                       f"{cell(html.escape(what))}</tr>" for k, v, what in self.rows)
+        rows = "".join(
+            f"<tr>{cell(f'<code>{k}</code>')}{cell(f'<code>{html.escape(v)}</code>')}"
+            f"{cell(html.escape(what))}</tr>"
+            for k, v, what in self.rows
+        )
         return f"<b>{head}</b><table>{rows}</table>"
 
 # %% ../../nbs/runs/05_run.ipynb #0049f0df
-def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]: # (root of the runs, overrides)
+def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]:  # (root of the runs, overrides)
     "Create a temporary lab: tiny data, its split, and overrides for small runs."
-    if STAGES[stage].again: return repo_root()/"runs", ()
+    if STAGES[stage].again:
+        return repo_root() / "runs", ()
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
-    write_split(RunPaths(root).split, split_samples(find_samples(tiny_folder(root/"data"))))
-    overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root/'data'}")
+    write_split(RunPaths(root).split, split_samples(find_samples(tiny_folder(root / "data"))))
+    overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root / 'data'}")
     if any("runs/weights" in r for r in STAGES[stage].reads):
         run_stage("train", RunPaths(root).stage("train"), overrides=overrides)
     return root, overrides
 
-def open_run(stage: str, # a key of STAGES
-             experiment: str = "", # "": the base
-             seed: int = 0,
-             out: str = "", # folder to write to; "": a temporary lab
-             overrides: list[str] | tuple = () # "section.key=value"
-            ) -> Run:
+
+def open_run(
+    stage: str,  # a key of STAGES
+    experiment: str = "",  # "": the base
+    seed: int = 0,
+    out: str = "",  # folder to write to; "": a temporary lab
+    overrides: list[str] | tuple = (),  # "section.key=value"
+) -> Run:
     "Resolve the parameters, find, lock and empty the folder, and record the request; an interrupted training keeps its files."
     top = repo_root()
     root, smoke = (root_of(stage, out), ()) if out else smoke_root(stage)
-    folder = top/out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
-    params = resolve(top/"params.yaml", experiment, [*smoke, *overrides])
+    folder = top / out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
+    params = resolve(top / "params.yaml", experiment, [*smoke, *overrides])
     check_task(stage, params)
-    run = Run(stage, experiment, seed, params, resolve(top/"params.yaml"), folder, top/root,
-              (*smoke, *overrides))
-    if not (folder/"last.safetensors").exists(): # the state of an interrupted training
-        for old in (f for o in STAGES[stage].outs for f in folder.glob(o)): old.unlink()
+    run = Run(
+        stage,
+        experiment,
+        seed,
+        params,
+        resolve(top / "params.yaml"),
+        folder,
+        top / root,
+        (*smoke, *overrides),
+    )
+    if not (folder / "last.safetensors").exists():  # the state of an interrupted training
+        for old in (f for o in STAGES[stage].outs for f in folder.glob(o)):
+            old.unlink()
     write_params(run)
     # same table format, whichever library imported pandas
     pd.set_option("display.max_columns", 20, "display.max_colwidth", 600)
@@ -120,33 +157,46 @@ def yaml_text(d: dict) -> str:
     YAML(typ="safe", pure=True).dump(d, text)
     return text.getvalue()
 
+
 def write_params(run: Run, **more):
     "The requested parameters as YAML; `finish` adds the effective ones."
-    write_text(run.folder/"params.yaml",
-               yaml_text({"experiment": run.experiment, "seed": run.seed,
-                          "requested": run.requested, **more}))
+    write_text(
+        run.folder / "params.yaml",
+        yaml_text(
+            {"experiment": run.experiment, "seed": run.seed, "requested": run.requested, **more}
+        ),
+    )
 
 # %% ../../nbs/runs/05_run.ipynb #a6b51196
-def data_source(run: Run) -> Path: # an absolute data.path is unchanged
-    return repo_root()/run.params.data.path
-def data_folder(run: Run) -> Path: # sample paths are relative to it
+def data_source(run: Run) -> Path:  # an absolute data.path is unchanged
+    return repo_root() / run.params.data.path
+
+
+def data_folder(run: Run) -> Path:  # sample paths are relative to it
     return images_root(data_source(run), cache_folder())
-def cache_folder() -> Path: return repo_root()/settings().cache # likewise
+
+
+def cache_folder() -> Path:
+    return repo_root() / settings().cache  # likewise
 
 # %% ../../nbs/runs/05_run.ipynb #ef44c8d8
 class Log:
     "Print a line and append it to a file, which starts empty."
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.write_text("")
+
     def __call__(self, line: str):
         print(line, flush=True)
-        with open(self.path, "a", encoding="utf-8") as f: f.write(line + "\n")
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(line + "\n")
 
 # %% ../../nbs/runs/05_run.ipynb #ad9f1c29
-def check_effective(requested: dict, # sections, as requested
-              effective_params: dict # dotted key -> value, read from the objects used
-             ) -> dict: # `requested`, updated with the measured values
+def check_effective(
+    requested: dict,  # sections, as requested
+    effective_params: dict,  # dotted key -> value, read from the objects used
+) -> dict:  # `requested`, updated with the measured values
     "The effective parameters; `LabError` names the first that differs from the request."
     done = {s: dict(v) if isinstance(v, dict) else v for s, v in requested.items()}
     for key, got in effective_params.items():
@@ -163,85 +213,153 @@ def write_table(path: str | Path, df: pd.DataFrame):
     with atomic_write(path) as tmp:
         df.to_csv(tmp, index=False, float_format="%.9g", lineterminator="\n")
 
-def finish(run: Run, device="cpu",
-           effective_params: dict | None = None # dotted key -> value, see `check_effective`
-          ):
+
+def finish(
+    run: Run,
+    device="cpu",
+    effective_params: dict | None = None,  # dotted key -> value, see `check_effective`
+):
     "Close the run: write effective parameters and environment, release the lock."
     path = run.paths.split
     split = read_split(path) if path.exists() else None
     hashes = {} if split is None else {"data": data_hash(split), "split": split_hash(split)}
     write_params(run, effective=check_effective(run.requested, effective_params or {}), **hashes)
-    how = {k: getattr(run.params.train, k) for k in ("threads", "precision")} if hasattr(run.params, "train") else {}
-    write_if_changed(run.folder, "environment.json",
-                     {**environment(), "device": str(device), **how},
-                     folder_digest(run.folder))
+    how = (
+        {k: getattr(run.params.train, k) for k in ("threads", "precision")}
+        if hasattr(run.params, "train")
+        else {}
+    )
+    write_if_changed(
+        run.folder,
+        "environment.json",
+        {**environment(), "device": str(device), **how},
+        folder_digest(run.folder),
+    )
     run.lock.release()
 
 # %% ../../nbs/runs/05_run.ipynb #2eedbefa
 def ledger_path(root: Path, split: pd.DataFrame) -> Path:
     "Ledger of the runs below `root`, or the lab's if the test sets share an image."
-    lab, own = RunPaths(repo_root()/"runs"), RunPaths(root)
-    if not lab.split.exists(): return own.ledger
+    lab, own = RunPaths(repo_root() / "runs"), RunPaths(root)
+    if not lab.split.exists():
+        return own.ledger
     ours = read_split(lab.split)
-    def ids(s): return set(s.id[s.subset == "test"])
+
+    def ids(s):
+        return set(s.id[s.subset == "test"])
+
     return (lab if ids(ours) & ids(split) else own).ledger
 
-def ask_test(run: Run, split: pd.DataFrame, why: str): # -> the recorder that `subset_of` calls
-    "Open the test set for a run, with a reason."
-    asked = plain(read_yaml(run.paths.params))["requested"] if run.stage == "evaluate" else run.requested
-    return reading(ledger_path(run.root, split), split, run.stage, run.experiment, run.seed,
-                   question(asked), why)
 
-def question(asked: dict # sections
-            ) -> dict:
+def ask_test(run: Run, split: pd.DataFrame, why: str):  # -> the recorder that `subset_of` calls
+    "Open the test set for a run, with a reason."
+    asked = (
+        plain(read_yaml(run.paths.params))["requested"]
+        if run.stage == "evaluate"
+        else run.requested
+    )
+    return reading(
+        ledger_path(run.root, split),
+        split,
+        run.stage,
+        run.experiment,
+        run.seed,
+        question(asked),
+        why,
+    )
+
+
+def question(
+    asked: dict,  # sections
+) -> dict:
     "What identifies a reading: no paths, no options that are off, not the default task, so new options add none."
-    def on(d, k): return d[k] and (k not in ONLY_WITH or d[ONLY_WITH[k][0]] == ONLY_WITH[k][1])
-    return {s: {k: v for k, v in d.items() if on(d, k)} if isinstance(d, dict) else d
-            for s, d in without_places(asked).items() if (s, d) != ("task", "classification")}
+
+    def on(d, k):
+        return d[k] and (k not in ONLY_WITH or d[ONLY_WITH[k][0]] == ONLY_WITH[k][1])
+
+    return {
+        s: {k: v for k, v in d.items() if on(d, k)} if isinstance(d, dict) else d
+        for s, d in without_places(asked).items()
+        if (s, d) != ("task", "classification")
+    }
+
 
 # no effect by themselves
 ONLY_WITH = {"magnitude": ("policy", "rand"), "beta": ("alpha", "effective")}
 
-def without_places(asked: dict # sections
-                  ) -> dict:
+
+def without_places(
+    asked: dict,  # sections
+) -> dict:
     "The same with only the names of the image folder and weights file, without their paths."
     out = {s: dict(v) if isinstance(v, dict) else v for s, v in asked.items()}
     for section, key in [("data", "path"), ("model", "weights")]:
-        if place := out.get(section, {}).get(key): out[section][key] = Path(place).name
+        if place := out.get(section, {}).get(key):
+            out[section][key] = Path(place).name
     return out
 
 # %% ../../nbs/runs/05_run.ipynb #daec758a
-LEAKAGE_FILES = ("leakage_report.json", "pairs.csv", "probes.csv", "probe_without.csv",
-             "accuracy.csv") # of the stage leaks
+LEAKAGE_FILES = (
+    "leakage_report.json",
+    "pairs.csv",
+    "probes.csv",
+    "probe_without.csv",
+    "accuracy.csv",
+)  # of the stage leaks
+
 
 def placeless(path: Path) -> dict:
     "A run's params.yaml without machine-specific paths."
     info = plain(read_yaml(path))
     return info | {k: without_places(info[k]) for k in ("requested", "effective") if k in info}
 
-def export_run(run: str | Path, # root folder of a `cvlab train`
-                  folder: str | Path # destination
-                 ) -> list[Path]: # written files
+
+def export_run(
+    run: str | Path,  # root folder of a `cvlab train`
+    folder: str | Path,  # destination
+) -> list[Path]:  # written files
     "Copy the tables of a run without images and paths; replaces the folder."
     run, folder = Path(run), Path(folder)
-    files = [f for name in ("split.csv", "predictions.csv", "results.csv", "params.yaml",
-                            "majority.csv",
-                            "histogram.csv", "probe.csv", "ledger.csv", *LEAKAGE_FILES)
-             for f in sorted(run.rglob(name))]
+    files = [
+        f
+        for name in (
+            "split.csv",
+            "predictions.csv",
+            "results.csv",
+            "params.yaml",
+            "majority.csv",
+            "histogram.csv",
+            "probe.csv",
+            "ledger.csv",
+            *LEAKAGE_FILES,
+        )
+        for f in sorted(run.rglob(name))
+    ]
     files += sorted(f for f in run.rglob("timing.json") if "train" in f.relative_to(run).parts)
     if not any(f.name in ("predictions.csv", "leakage_report.json") for f in files):
-        raise LabError(f"{run}: no predictions.csv here or below; name the folder that `cvlab train --out` named")
+        raise LabError(
+            f"{run}: no predictions.csv here or below; name the folder that `cvlab train --out` named"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     for f in files:
         text = f.read_text(encoding="utf-8")
-        write_text(folder/f.relative_to(run),
-                   yaml_text(placeless(f)) if f.name == "params.yaml" else text)
-    return [folder/f.relative_to(run) for f in files]
+        write_text(
+            folder / f.relative_to(run),
+            yaml_text(placeless(f)) if f.name == "params.yaml" else text,
+        )
+    return [folder / f.relative_to(run) for f in files]
 
 # %% ../../nbs/runs/05_run.ipynb #d2ba39ce
-def changes_of(experiments: dict # name -> sparse overrides
-              ) -> dict[str, str]: # name -> markdown
+def changes_of(
+    experiments: dict,  # name -> sparse overrides
+) -> dict[str, str]:  # name -> markdown
     "The overrides of each experiment, formatted as code."
-    def leaves(d, pre=""): return [x for k, v in d.items() for x in (
-        leaves(v, f"{pre}{k}.") if isinstance(v, dict) else [f"`{pre}{k}={v}`"])]
+
+    def leaves(d, pre=""):
+        return [
+            x
+            for k, v in d.items()
+            for x in (leaves(v, f"{pre}{k}.") if isinstance(v, dict) else [f"`{pre}{k}={v}`"])
+        ]
+
     return {e: ", ".join(leaves(over)) or "nothing" for e, over in experiments.items()}

@@ -20,24 +20,26 @@ from ..core.params import nearest
 @dataclass(frozen=True)
 class Stage:
     "A notebook of nbs/pipeline, and what it may see, read and write."
-    name: str # name of the notebook, and of its folder in runs/
-    sections: tuple[str, ...] # sections of params.yaml that it may see
-    outs: tuple[str, ...] # files in its folder besides the executed notebook and params.yaml
-    reads: tuple[str, ...] = () # files and folders it depends on besides its code
-    each: bool = False # runs once per experiment and seed
-    experiment: str = "" # experiment it runs with; "": the base
-    weights: str = "" # folder of weights that it writes; in DVC's cache, not in git
-    keeps_weights: bool = False # keep its weights on a rerun, to continue where it stopped
-    pages: tuple[str, ...] = () # files it writes outside its folder
-    test_set: bool = False # opens the test set, so the ledger has an entry
-    commands: tuple[str, ...] = () # commands that run it on a folder of images
-    smoke: tuple[str, ...] = () # parameters of its smoke run, besides the common ones
-    only: str = "" # the one task that it is written for; "": any
-    recomputed: str = "" # what `cvlab verify` recomputes from its files
-    rest: str = "everything: a run" # what checking the rest would take
-    again: bool = False # verified by running it again
+
+    name: str  # name of the notebook, and of its folder in runs/
+    sections: tuple[str, ...]  # sections of params.yaml that it may see
+    outs: tuple[str, ...]  # files in its folder besides the executed notebook and params.yaml
+    reads: tuple[str, ...] = ()  # files and folders it depends on besides its code
+    each: bool = False  # runs once per experiment and seed
+    experiment: str = ""  # experiment it runs with; "": the base
+    weights: str = ""  # folder of weights that it writes; in DVC's cache, not in git
+    keeps_weights: bool = False  # keep its weights on a rerun, to continue where it stopped
+    pages: tuple[str, ...] = ()  # files it writes outside its folder
+    test_set: bool = False  # opens the test set, so the ledger has an entry
+    commands: tuple[str, ...] = ()  # commands that run it on a folder of images
+    smoke: tuple[str, ...] = ()  # parameters of its smoke run, besides the common ones
+    only: str = ""  # the one task that it is written for; "": any
+    recomputed: str = ""  # what `cvlab verify` recomputes from its files
+    rest: str = "everything: a run"  # what checking the rest would take
+    again: bool = False  # verified by running it again
 
 # %% ../../nbs/runs/00_stages.ipynb #72c1c01d
+# fmt: off
 _TRAIN = ("task", "data", "augment", "model", "loss", "optim", "schedule", "train")
 _SPLIT = "runs/prepare/split.csv"
 
@@ -115,31 +117,40 @@ def stages_for(command: str) -> tuple[str, ...]:
     "The stages that a command runs on a folder of images, in order."
     first = {"train": ("prepare", "leakage"), "crossval": ("prepare", "leakage")}.get(command, ())
     return (*first, *(n for n, s in STAGES.items() if command in s.commands and n not in first))
+# fmt: on
 
 # %% ../../nbs/runs/00_stages.ipynb #add5042f
-def imported(source: str, package: str = "" # package of the module that holds the source
-            ) -> set[str]: # such as {"core.io", "data.loaders"}
+def imported(
+    source: str,
+    package: str = "",  # package of the module that holds the source
+) -> set[str]:  # such as {"core.io", "data.loaders"}
     "Library modules that a piece of code imports, anywhere in it."
     found = set()
     for node in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
             stem = {0: "", 1: f"cvlab.{package}.", 2: "cvlab."}[node.level] + (node.module or "")
             found |= {stem, *(f"{stem}.{a.name}" for a in node.names)}
     parts = (f.split(".") for f in found if f.startswith("cvlab."))
     return {".".join(p[1:3]) for p in parts if len(p) > 2}
 
-def packages_of(notebook: Path, library: Path # the folder cvlab
-               ) -> list[str]: # names of packages, sorted
+
+def packages_of(
+    notebook: Path,
+    library: Path,  # the folder cvlab
+) -> list[str]:  # names of packages, sorted
     "The packages that a notebook uses, directly or indirectly."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     todo, seen = set(), set()
     for c in cells:
-        if c["cell_type"] == "code": todo |= imported("".join(c["source"]))
+        if c["cell_type"] == "code":
+            todo |= imported("".join(c["source"]))
     while todo:
         package, name = todo.pop().split(".")
-        file = library/package/f"{name}.py"
-        if not file.exists() or f"{package}.{name}" in seen: continue
+        file = library / package / f"{name}.py"
+        if not file.exists() or f"{package}.{name}" in seen:
+            continue
         seen.add(f"{package}.{name}")
         todo |= imported(file.read_text(encoding="utf-8"), package)
     return sorted({m.split(".")[0] for m in seen})
@@ -151,39 +162,58 @@ _HEAD = """\
 stages:
 """
 
-def _entry(s: Stage, code: list[str]) -> str: # YAML
+
+def _entry(s: Stage, code: list[str]) -> str:  # YAML
     each = "${item.exp}/seed-${item.seed}"
     folder = f"runs/{s.name}/{each}" if s.each else f"runs/{s.name}"
-    given = {"experiment": "${item.exp}" if s.each else s.experiment,
-             "seed": "${item.seed}" if s.each else "", "out": folder}
+    given = {
+        "experiment": "${item.exp}" if s.each else s.experiment,
+        "seed": "${item.seed}" if s.each else "",
+        "out": folder,
+    }
     words = " ".join(f"-p {k} {v}" for k, v in given.items() if v)
     params = [*s.sections, *(["experiments.${item.exp}"] if s.each else [])]
     small = "{cache: false, persist: true}"
     lines = [f"  {s.name}:"]
-    if s.each: lines.append('    matrix: {exp: "${experiments}", seed: "${seeds}"}')
-    def listed(names): return ", ".join(f'"{n}"' if "$" in n else n for n in names)
-    lines += [f"    cmd: python -m cvlab.runs.engine nbs/pipeline/{s.name}.ipynb {folder}/{s.name}.ipynb {words}",
-              f"    deps: [nbs/pipeline/{s.name}.ipynb, {listed(f'cvlab/{p}' for p in code)},",
-              *textwrap.wrap(listed(r.replace("{each}", each) for r in s.reads) + "]", 110,
-                             initial_indent=" "*11, subsequent_indent=" "*11),
-              f"    params: [{listed(params)}]",
-              "    outs:"]
+    if s.each:
+        lines.append('    matrix: {exp: "${experiments}", seed: "${seeds}"}')
+
+    def listed(names):
+        return ", ".join(f'"{n}"' if "$" in n else n for n in names)
+
+    lines += [
+        f"    cmd: python -m cvlab.runs.engine nbs/pipeline/{s.name}.ipynb {folder}/{s.name}.ipynb {words}",
+        f"    deps: [nbs/pipeline/{s.name}.ipynb, {listed(f'cvlab/{p}' for p in code)},",
+        *textwrap.wrap(
+            listed(r.replace("{each}", each) for r in s.reads) + "]",
+            110,
+            initial_indent=" " * 11,
+            subsequent_indent=" " * 11,
+        ),
+        f"    params: [{listed(params)}]",
+        "    outs:",
+    ]
     if s.weights:
         kept = ": {persist: true}" if s.keeps_weights else ""
         lines.append(f"    - {s.weights.replace('{each}', each)}{kept}")
     lines += [f"    - {o}: {small}" for o in (folder, *s.pages)]
     return "\n".join(lines) + "\n"
 
-def dvc_yaml(root: str | Path, # top of the repository
-             stages: dict[str, Stage] | None = None # default: the register
-            ) -> str: # YAML
+
+def dvc_yaml(
+    root: str | Path,  # top of the repository
+    stages: dict[str, Stage] | None = None,  # default: the register
+) -> str:  # YAML
     "The pipeline in DVC's YAML."
     root = Path(root)
     used = stages or STAGES
-    entries = [_entry(s, packages_of(root/"nbs"/"pipeline"/f"{n}.ipynb", root/"cvlab"))
-               for n, s in used.items()]
+    entries = [
+        _entry(s, packages_of(root / "nbs" / "pipeline" / f"{n}.ipynb", root / "cvlab"))
+        for n, s in used.items()
+    ]
     return _HEAD + "".join(entries)
+
 
 def write_dvc_yaml(root: str | Path):
     "Write dvc.yaml."
-    write_text(Path(root)/"dvc.yaml", dvc_yaml(root))
+    write_text(Path(root) / "dvc.yaml", dvc_yaml(root))

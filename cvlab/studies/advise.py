@@ -20,30 +20,40 @@ from ..core.params import Params
 from ..models.create import create_model, freeze
 
 # %% ../../nbs/studies/01_advise.ipynb #2b915866
-TARGETS = "accuracy", "mobile", "demo", "cloud", "research" # purposes of the model
+TARGETS = "accuracy", "mobile", "demo", "cloud", "research"  # purposes of the model
+
 
 @dataclass(frozen=True)
 class Situation:
     "The numbers that the advice depends on."
-    counts: dict[str, int] # images per class, without the test set
-    side: int # median of the shorter sides, pixels
-    gpu: float = 0. # memory of the GPU, GB; 0: none
-    target: str = "accuracy" # one of TARGETS
+
+    counts: dict[str, int]  # images per class, without the test set
+    side: int  # median of the shorter sides, pixels
+    gpu: float = 0.0  # memory of the GPU, GB; 0: none
+    target: str = "accuracy"  # one of TARGETS
 
     @property
-    def n(self) -> int: return sum(self.counts.values())
+    def n(self) -> int:
+        return sum(self.counts.values())
+
     @property
-    def ratio(self) -> float: return max(self.counts.values())/min(self.counts.values())
+    def ratio(self) -> float:
+        return max(self.counts.values()) / min(self.counts.values())
+
     @property
-    def rarest(self) -> str: return min(self.counts, key=self.counts.get)
+    def rarest(self) -> str:
+        return min(self.counts, key=self.counts.get)
 
 # %% ../../nbs/studies/01_advise.ipynb #2063b366
-def situation(samples: pd.DataFrame, # label, subset, width, height
-              target: str = "accuracy") -> Situation:
+def situation(
+    samples: pd.DataFrame,  # label, subset, width, height
+    target: str = "accuracy",
+) -> Situation:
     "Read the numbers from a table of images and from this machine."
-    if target not in TARGETS: raise LabError(f"--target {target}: one of {', '.join(TARGETS)}")
+    if target not in TARGETS:
+        raise LabError(f"--target {target}: one of {', '.join(TARGETS)}")
     own = samples[samples.subset != "test"]
-    gpu = torch.cuda.mem_get_info()[1]/1e9 if torch.cuda.is_available() else 0.
+    gpu = torch.cuda.mem_get_info()[1] / 1e9 if torch.cuda.is_available() else 0.0
     side = int(own[["width", "height"]].min(axis=1).median())
     return Situation(own.label.value_counts().to_dict(), side, gpu, target)
 
@@ -51,23 +61,33 @@ def situation(samples: pd.DataFrame, # label, subset, width, height
 @dataclass(frozen=True)
 class Advice:
     "One suggested value with its reason."
-    key: str # of params.yaml
+
+    key: str  # of params.yaml
     value: object
     why: str
 
-def few(s: Situation) -> bool: return s.n < 1000
-def many(s: Situation) -> bool: return s.n > 100_000
 
-def _architecture(s: Situation) -> tuple[str, str]: # name, reason
+def few(s: Situation) -> bool:
+    return s.n < 1000
+
+
+def many(s: Situation) -> bool:
+    return s.n > 100_000
+
+
+def _architecture(s: Situation) -> tuple[str, str]:  # name, reason
     "The purpose decides first, then the number of images and the GPU."
-    if s.target == "mobile": return "mobilenetv3_large_100", "designed for phones"
-    if s.target == "demo": return "mobilenetv3_small_100", "low latency: users wait for the result"
+    if s.target == "mobile":
+        return "mobilenetv3_large_100", "designed for phones"
+    if s.target == "demo":
+        return "mobilenetv3_small_100", "low latency: users wait for the result"
     if s.target == "cloud":
         name = f"efficientnet_b{2 if s.gpu >= 4 else 0}"
         return name, "high accuracy per multiply-add, which a server pays for"
     if many(s) and s.gpu >= 12:
         return "vit_small_patch16_224", f"{s.n:,} images are enough for a transformer"
-    if few(s) and s.gpu: return "resnet18", f"{s.n} images: a simple model"
+    if few(s) and s.gpu:
+        return "resnet18", f"{s.n} images: a simple model"
     if s.gpu >= 4:
         name = "efficientnet_b3" if s.gpu >= 12 else "efficientnet_b0"
         return name, f"{s.n} images and {s.gpu:.0f} GB on the GPU: fine-tune an EfficientNet"
@@ -78,20 +98,34 @@ def _architecture(s: Situation) -> tuple[str, str]: # name, reason
 def choose_backbone(s: Situation) -> list[Advice]:
     "Architecture, weights, and the layers to train."
     name, why = _architecture(s)
-    weights = (f"with {s.n:,} images, training from scratch (null) works too, but takes longer"
-               if many(s) else
-               f"{s.n} images are too few to train from scratch; a .safetensors file works too")
+    weights = (
+        f"with {s.n:,} images, training from scratch (null) works too, but takes longer"
+        if many(s)
+        else f"{s.n} images are too few to train from scratch; a .safetensors file works too"
+    )
     out = [Advice("model.name", name, why), Advice("model.weights", "pretrained", weights)]
     if few(s) and not s.gpu:
-        out += [Advice("model.freeze", "backbone",
-                       f"{s.n} images, no GPU: only the head is trained"),
-                Advice("train.cache_features", True,
-                       "frozen layers are computed once: an epoch takes about a second"),
-                Advice("model.head", "deep",
-                       "only the head is trained: two hidden layers with batch norm and dropout")]
+        out += [
+            Advice("model.freeze", "backbone", f"{s.n} images, no GPU: only the head is trained"),
+            Advice(
+                "train.cache_features",
+                True,
+                "frozen layers are computed once: an epoch takes about a second",
+            ),
+            Advice(
+                "model.head",
+                "deep",
+                "only the head is trained: two hidden layers with batch norm and dropout",
+            ),
+        ]
     elif not many(s):
-        out.append(Advice("optim.layer_lr_decay", .5,
-                          "early layers are generic: half the learning rate per layer group"))
+        out.append(
+            Advice(
+                "optim.layer_lr_decay",
+                0.5,
+                "early layers are generic: half the learning rate per layer group",
+            )
+        )
     return out
 
 # %% ../../nbs/studies/01_advise.ipynb #ed07a02e
@@ -100,143 +134,211 @@ def input_size(s: Situation, name: str) -> list[Advice]:
     half = f"half of the images have a shorter side of {s.side} pixels or more"
     if s.side >= 224 or name.startswith("vit"):
         return [Advice("data.size", 224, f"as in pretraining; {half}")]
-    return [Advice("data.size", max(32, s.side//32*32), f"{half}: avoids upscaling")]
+    return [Advice("data.size", max(32, s.side // 32 * 32), f"{half}: avoids upscaling")]
 
-def augmentation(s: Situation, once: bool # frozen layers are computed once
-                ) -> list[Advice]:
+
+def augmentation(
+    s: Situation,
+    once: bool,  # frozen layers are computed once
+) -> list[Advice]:
     "The augmentation of training images."
-    out = [Advice("augment.hflip", .5,
-                  "0.0 if left and right differ in meaning (text, organs)")]
-    if once: return out # other augmentations cannot be cached
-    out.append(Advice("augment.random_crop", .2, "the class does not depend on the position"))
+    out = [Advice("augment.hflip", 0.5, "0.0 if left and right differ in meaning (text, organs)")]
+    if once:
+        return out  # other augmentations cannot be cached
+    out.append(Advice("augment.random_crop", 0.2, "the class does not depend on the position"))
     if few(s):
-        out += [Advice("augment.rotate", 15.,
-                       f"{s.n} images are easily overfitted: strong augmentation"),
-                Advice("augment.brightness", .2, "different lighting"),
-                Advice("augment.contrast", .2, "different cameras"),
-                Advice("augment.cutout", .25, "no reliance on a single region")]
+        out += [
+            Advice(
+                "augment.rotate", 15.0, f"{s.n} images are easily overfitted: strong augmentation"
+            ),
+            Advice("augment.brightness", 0.2, "different lighting"),
+            Advice("augment.contrast", 0.2, "different cameras"),
+            Advice("augment.cutout", 0.25, "no reliance on a single region"),
+        ]
     else:
-        out.append(Advice("augment.policy", "trivial",
-                          f"{s.n} images: standard augmentation without parameters"))
+        out.append(
+            Advice(
+                "augment.policy",
+                "trivial",
+                f"{s.n} images: standard augmentation without parameters",
+            )
+        )
     return out
+
 
 def imbalance(s: Situation) -> list[Advice]:
     "Monitor and loss for imbalanced classes."
     if s.ratio < 1.5:
-        return [Advice("train.monitor", "val_loss",
-                       f"the classes are about equal ({s.ratio:.1f} to 1)")]
-    out = [Advice("train.monitor", "val_macro_f1",
-                  f"{s.ratio:.0f} to 1: each class has the same weight")]
+        return [
+            Advice("train.monitor", "val_loss", f"the classes are about equal ({s.ratio:.1f} to 1)")
+        ]
+    out = [
+        Advice(
+            "train.monitor", "val_macro_f1", f"{s.ratio:.0f} to 1: each class has the same weight"
+        )
+    ]
     if s.ratio >= 5:
-        out.append(Advice("loss.tau", 1.,
-                          "logit adjustment: counteracts the bias towards frequent classes"))
+        out.append(
+            Advice(
+                "loss.tau", 1.0, "logit adjustment: counteracts the bias towards frequent classes"
+            )
+        )
     return out
 
 # %% ../../nbs/studies/01_advise.ipynb #ffbc0cf1
 def length(s: Situation, once: bool) -> list[Advice]:
     "Batch size, number of epochs, learning rate and precision."
     bs = 64 if s.gpu >= 8 and s.n >= 5000 else 32 if s.n >= 320 else 8 if s.n < 80 else 16
-    steps = max(1, int(.7*s.n)//bs)
+    steps = max(1, int(0.7 * s.n) // bs)
     want = 1500 if once else 3000
-    epochs = min(60 if once or few(s) else 40, max(5, math.ceil(want/steps)))
-    out = [Advice("train.batch_size", bs, f"{steps} steps per epoch"),
-           Advice("train.epochs", epochs, f"about {steps*epochs} steps"),
-           Advice("optim.lr", 3e-3 if once else 1e-3,
-                  "a head alone tolerates a higher rate" if once else
-                  "usual for pretrained weights")]
+    epochs = min(60 if once or few(s) else 40, max(5, math.ceil(want / steps)))
+    out = [
+        Advice("train.batch_size", bs, f"{steps} steps per epoch"),
+        Advice("train.epochs", epochs, f"about {steps * epochs} steps"),
+        Advice(
+            "optim.lr",
+            3e-3 if once else 1e-3,
+            "a head alone tolerates a higher rate" if once else "usual for pretrained weights",
+        ),
+    ]
     if s.gpu:
-        out.append(Advice("train.precision", "bf16",
-                          "half the memory; use fp16 on a GPU without bf16"))
+        out.append(
+            Advice("train.precision", "bf16", "half the memory; use fp16 on a GPU without bf16")
+        )
     return out
+
 
 def judgement(s: Situation) -> list[Advice]:
     "How to evaluate the model."
     smallest = min(s.counts.values())
     if s.n > 20_000:
-        return [Advice("split.val", .1, f"{s.n:,} images: a tenth is enough for validation")]
+        return [Advice("split.val", 0.1, f"{s.n:,} images: a tenth is enough for validation")]
     n = max(2, min(5, smallest))
-    return [Advice("crossval.folds", n,
-                   f"with {s.n} images one split is unreliable: use `cvlab crossval`"
-                   + (f"; {s.rarest} has only {smallest}" if n < 5 else ""))]
+    return [
+        Advice(
+            "crossval.folds",
+            n,
+            f"with {s.n} images one split is unreliable: use `cvlab crossval`"
+            + (f"; {s.rarest} has only {smallest}" if n < 5 else ""),
+        )
+    ]
 
 # %% ../../nbs/studies/01_advise.ipynb #5b2df6ba
 def advise(s: Situation) -> list[Advice]:
     "All suggested values with their reasons."
     if (least := min(s.counts.values())) < 2:
-        raise LabError(f"class {s.rarest!r} has {least} image outside the test set; it needs two, for training and "
-                       "evaluation")
+        raise LabError(
+            f"class {s.rarest!r} has {least} image outside the test set; it needs two, for training and "
+            "evaluation"
+        )
     model = choose_backbone(s)
     values = {a.key: a.value for a in model}
     once = values.get("train.cache_features", False)
-    return [*input_size(s, values["model.name"]), *augmentation(s, once), *model,
-            *imbalance(s), *length(s, once), *judgement(s)]
+    return [
+        *input_size(s, values["model.name"]),
+        *augmentation(s, once),
+        *model,
+        *imbalance(s),
+        *length(s, once),
+        *judgement(s),
+    ]
 
 # %% ../../nbs/studies/01_advise.ipynb #4f028706
-STUDY = {"resnet": "resnet18", "convnext": "convnext_atto"} # compared with the suggested model
+STUDY = {"resnet": "resnet18", "convnext": "convnext_atto"}  # compared with the suggested model
+
 
 def _yaml_value(v):
     return {True: "true", None: "null"}.get(v, v) if isinstance(v, (bool, type(None))) else v
 
+
 def _add_study(rows, has_crossval: bool):
     "Add the experiments of a study to the rows (text, reason) of a preset."
-    if not has_crossval: rows.append(("crossval:", ""))
+    if not has_crossval:
+        rows.append(("crossval:", ""))
     at = [left for left, _ in rows].index("crossval:") + 1
-    rows[at:at] = [(f"  experiments: [default, {', '.join(STUDY)}]",
-                    "three models with the same recipe and folds")]
+    rows[at:at] = [
+        (
+            f"  experiments: [default, {', '.join(STUDY)}]",
+            "three models with the same recipe and folds",
+        )
+    ]
     others = [f"  {e}: {{model: {{name: {n}}}}}" for e, n in STUDY.items()]
     rows += [(left, "") for left in ("experiments:", "  default: {}", *others)]
+
 
 def as_preset(s: Situation, advice: list[Advice], heading: str = "") -> str:
     "The text of the preset: one line per value, with its reason as a comment."
     sections = {}
-    for a in advice: sections.setdefault(a.key.split(".")[0], []).append(a)
-    rows = [r for section, group in sections.items() for r in
-            ((f"{section}:", ""),
-             *((f"  {a.key.split('.')[1]}: {_yaml_value(a.value)}", a.why) for a in group))]
-    if s.target == "research": _add_study(rows, "crossval" in sections)
+    for a in advice:
+        sections.setdefault(a.key.split(".")[0], []).append(a)
+    rows = [
+        r
+        for section, group in sections.items()
+        for r in (
+            (f"{section}:", ""),
+            *((f"  {a.key.split('.')[1]}: {_yaml_value(a.value)}", a.why) for a in group),
+        )
+    ]
+    if s.target == "research":
+        _add_study(rows, "crossval" in sections)
     w = max(len(left) for left, _ in rows)
     lines = [f"{left:{w}}  # {why}" if why else left for left, why in rows]
-    return "\n".join([f"# {heading}"]*bool(heading) + lines) + "\n"
+    return "\n".join([f"# {heading}"] * bool(heading) + lines) + "\n"
 
 # %% ../../nbs/studies/01_advise.ipynb #317da8a5
-def _step_timer(p: Params, n_train: int, n_classes: int, device): # -> function
+def _step_timer(p: Params, n_train: int, n_classes: int, device):  # -> function
     "A function that measures the seconds of a step, with or without the backward pass."
     m, size, bs = p.model, p.data.size, min(p.train.batch_size, n_train)
     model = create_model(m.name, n_classes, None, m.dropout, m.head, size).to(device).train()
     freeze(model, m.freeze)
     xb = torch.randn(bs, 3, size, size, device=device)
     yb = torch.zeros(bs, dtype=torch.long, device=device)
+
     def step(backward):
         with torch.set_grad_enabled(backward):
             loss = nn.functional.cross_entropy(model(xb), yb)
-            if backward: loss.backward()
-        return loss.item() # waits for a GPU
+            if backward:
+                loss.backward()
+        return loss.item()  # waits for a GPU
+
     def timed(backward):
         step(backward)
         start = time.perf_counter()
         step(backward)
         return time.perf_counter() - start
+
     return timed
 
-def seconds(p: Params, n_train: int, n_classes: int = 2, device="cpu"
-           ) -> tuple[float, float]: # before the first epoch, per epoch
+
+def seconds(
+    p: Params, n_train: int, n_classes: int = 2, device="cpu"
+) -> tuple[float, float]:  # before the first epoch, per epoch
     "Estimate the training time on this machine from single steps with random weights."
     bs, timed = min(p.train.batch_size, n_train), _step_timer(p, n_train, n_classes, device)
     # forward passes of the training and the validation images, per training image
-    forward = timed(False)/bs*(1 + p.split.val)
-    views = (1 + (p.augment.hflip > 0))*(1 + (p.augment.vflip > 0))
-    if p.train.cache_features: return forward*n_train*views, .1*forward*n_train
-    return 0., (timed(True)/bs + forward - timed(False)/bs)*n_train
+    forward = timed(False) / bs * (1 + p.split.val)
+    views = (1 + (p.augment.hflip > 0)) * (1 + (p.augment.vflip > 0))
+    if p.train.cache_features:
+        return forward * n_train * views, 0.1 * forward * n_train
+    return 0.0, (timed(True) / bs + forward - timed(False) / bs) * n_train
+
 
 def duration(s: float) -> str:
     "Seconds as text with a suitable unit."
-    return f"{max(1, round(s))} s" if s < 90 else f"{round(s/60)} min" if s < 5400 else f"{s/3600:.1f} h"
+    return (
+        f"{max(1, round(s))} s"
+        if s < 90
+        else f"{round(s / 60)} min"
+        if s < 5400
+        else f"{s / 3600:.1f} h"
+    )
 
 # %% ../../nbs/studies/01_advise.ipynb #43232ee7
 NEXT_STEPS = {
     "first": "compare augmentations and two or three models on the same folds (`cvlab crossval`, "
-             "crossval.experiments), and check where the model looks (`cvlab interpret`)",
+    "crossval.experiments), and check where the model looks (`cvlab interpret`)",
     "then": "predict with all models of the folds (`cvlab predict --run`); a demo page, an API, a container and an "
-            "experiment tracker are not part of this lab, but other tools can load the weights (safetensors)",
+    "experiment tracker are not part of this lab, but other tools can load the weights (safetensors)",
     "last": "distil the models into a smaller one (crossval.student), and run the tests on every push (.github); "
-            "hyperparameter search, gradual roll-out and drift monitoring are not part of this lab"}
+    "hyperparameter search, gradual roll-out and drift monitoring are not part of this lab",
+}

@@ -19,65 +19,85 @@ from ..data.samples import split_samples
 from .tables import Schema
 
 # %% ../../nbs/tasks/01_base.ipynb #a42d05a7
-SHOWN = 10 # classes in a notebook's table
+SHOWN = 10  # classes in a notebook's table
+
 
 @dataclass(frozen=True)
 class Prediction:
     "A model's prediction for one image."
-    label: str # the class; another answer as text
-    probability: float = float("nan") # of that class; nan where the answer is no class
-    probabilities: dict[str, float] = field(default_factory=dict, repr=False) # by class, the largest first
+
+    label: str  # the class; another answer as text
+    probability: float = float("nan")  # of that class; nan where the answer is no class
+    probabilities: dict[str, float] = field(
+        default_factory=dict, repr=False
+    )  # by class, the largest first
 
     def _repr_html_(self) -> str:
         "The most probable classes, each with a bar."
-        if not self.probabilities: return f"<b>{escape(self.label)}</b>"
+        if not self.probabilities:
+            return f"<b>{escape(self.label)}</b>"
         rows = "".join(map(_bar, *zip(*list(self.probabilities.items())[:SHOWN])))
         left = len(self.probabilities) - SHOWN
         more = f"<tr><td colspan=3>and {left} more</td></tr>" if left > 0 else ""
         return f"<table>{rows}{more}</table>"
 
-def _bar(name: str, probability: float) -> str: # a row of HTML
-    style = f"width:{120*probability:.0f}px;height:.7em;background:currentColor;opacity:.6"
-    return (f'<tr><td style="text-align:left">{escape(name)}</td><td>{probability:.1%}</td>'
-            f'<td><div style="{style}"></div></td></tr>')
+
+def _bar(name: str, probability: float) -> str:  # a row of HTML
+    style = f"width:{120 * probability:.0f}px;height:.7em;background:currentColor;opacity:.6"
+    return (
+        f'<tr><td style="text-align:left">{escape(name)}</td><td>{probability:.1%}</td>'
+        f'<td><div style="{style}"></div></td></tr>'
+    )
 
 # %% ../../nbs/tasks/01_base.ipynb #021a29fa
 class Meter:
     "Mean of a value over the images of an epoch; subclasses say which."
+
     name = ""
-    def __init__(self): self.total, self.n = 0, 0
-    def of(self, pred: Tensor, y: Tensor) -> Tensor: # sum over the batch
+
+    def __init__(self):
+        self.total, self.n = 0, 0
+
+    def of(self, pred: Tensor, y: Tensor) -> Tensor:  # sum over the batch
         raise NotImplementedError
+
     def add(self, pred: Tensor, y: Tensor):
         "Count a batch."
         self.total, self.n = self.total + self.of(pred, y), self.n + len(y)
-    def values(self) -> dict[str, float]: # name -> mean over the images
+
+    def values(self) -> dict[str, float]:  # name -> mean over the images
         "What was measured, the first for the column of the history."
-        return {self.name: float(self.total)/self.n}
+        return {self.name: float(self.total) / self.n}
 
 # %% ../../nbs/tasks/01_base.ipynb #089d4e4b
 class Task:
     "What differs between kinds of answer; an instance knows the training set."
-    name = "" # value of the parameter `task`
-    monitors = ("val_loss",) # columns of the history that may select the epoch
-    metrics: dict[str, str] = {} # named first: key in metrics.json -> words; of the first, larger is better
-    digits = ".3f" # format of the first
-    groups = "classes" # what `strata` are
-    interval = "bootstrap" # how the confidence intervals of the metrics are made
-    off: dict[str, dict] = {} # options that make no sense: section -> key -> value that is off
-    schema = Schema # of its predictions table
-    card = "" # template of its model card in nbs/pages; "": none
-    n_outputs = 1 # of the model
+
+    name = ""  # value of the parameter `task`
+    monitors = ("val_loss",)  # columns of the history that may select the epoch
+    # the metrics named first: key in metrics.json -> words; of the first, larger is better
+    metrics: dict[str, str] = {}
+    digits = ".3f"  # format of the first
+    groups = "classes"  # what `strata` are
+    interval = "bootstrap"  # how the confidence intervals of the metrics are made
+    off: dict[str, dict] = {}  # options that make no sense: section -> key -> value that is off
+    schema = Schema  # of its predictions table
+    card = ""  # template of its model card in nbs/pages; "": none
+    n_outputs = 1  # of the model
 
     @classmethod
-    def of(cls, split: pd.DataFrame # id, label, subset
-          ) -> "Task":
+    def of(
+        cls,
+        split: pd.DataFrame,  # id, label, subset
+    ) -> "Task":
         "The task on these images."
         raise NotImplementedError
 
     @classmethod
-    def load(cls, info: dict # of <which>.json
-            ) -> "Task":
+    def load(
+        cls,
+        info: dict,  # of <which>.json
+    ) -> "Task":
         "The task of a model; `LabError` for a missing or invalid key."
         raise NotImplementedError
 
@@ -95,43 +115,57 @@ class Task:
         "Raise a `LabError` for an option that makes no sense here."
         for section, keys in cls.off.items():
             for key, value in keys.items():
-                if (now := getattr(getattr(p, section), key)) == value: continue
-                raise LabError(f"{section}.{key}={now}: not with task={cls.name}; set it to "
-                               f"{'null' if value is None else value}")
+                if (now := getattr(getattr(p, section), key)) == value:
+                    continue
+                raise LabError(
+                    f"{section}.{key}={now}: not with task={cls.name}; set it to "
+                    f"{'null' if value is None else value}"
+                )
         if p.train.monitor not in cls.monitors:
-            raise LabError(f"train.monitor={p.train.monitor}: not with task={cls.name}; "
-                           f"choose one of {', '.join(cls.monitors)}")
+            raise LabError(
+                f"train.monitor={p.train.monitor}: not with task={cls.name}; "
+                f"choose one of {', '.join(cls.monitors)}"
+            )
 
     @classmethod
     def check_samples(cls, source, samples: pd.DataFrame):
         "Raise a `LabError` where the labels cannot be learned."
 
     @classmethod
-    def strata(cls, samples: pd.DataFrame) -> pd.Series: # of text
+    def strata(cls, samples: pd.DataFrame) -> pd.Series:  # of text
         "The group of each image that every subset gets its share of."
         return samples.label
 
     @classmethod
-    def split(cls, samples: pd.DataFrame, # id, path, label, group, subset (may be "")
-              val: float = .15, test: float = .15, seed: int = 0) -> pd.DataFrame:
+    def split(
+        cls,
+        samples: pd.DataFrame,  # id, path, label, group, subset (may be "")
+        val: float = 0.15,
+        test: float = 0.15,
+        seed: int = 0,
+    ) -> pd.DataFrame:
         "Samples with a subset, stratified by `strata`; see `split_samples`."
         out = split_samples(samples.assign(label=cls.strata(samples)), val, test, seed)
         return out.assign(label=samples.label)
 
-    def targets(self, rows: pd.DataFrame) -> np.ndarray: # (n, ...)
+    def targets(self, rows: pd.DataFrame) -> np.ndarray:  # (n, ...)
         "What the model should learn to give."
         raise NotImplementedError
 
-    def move(self, targets: Tensor, # of the images of a batch
-             places: Tensor, # int (bs, 4): top, left, vertical flip, horizontal flip
-             side: int # of the window that was cropped, pixels
-            ) -> Tensor:
+    def move(
+        self,
+        targets: Tensor,  # of the images of a batch
+        places: Tensor,  # int (bs, 4): top, left, vertical flip, horizontal flip
+        side: int,  # of the window that was cropped, pixels
+    ) -> Tensor:
         "The targets after the crops and flips of their images; a class or a number stays."
         return targets
 
-    def loss(self, section, # `loss` of params.yaml
-             targets: np.ndarray # of the training set
-            ) -> nn.Module: # of (outputs, targets)
+    def loss(
+        self,
+        section,  # `loss` of params.yaml
+        targets: np.ndarray,  # of the training set
+    ) -> nn.Module:  # of (outputs, targets)
         "The loss."
         raise NotImplementedError
 
@@ -139,27 +173,32 @@ class Task:
         "What the history measures besides the losses."
         raise NotImplementedError
 
-    def table(self, rows: pd.DataFrame, # of the split, in the order of the outputs
-              outputs: np.ndarray # (n, n_outputs)
-             ) -> pd.DataFrame: # id, subset, label, and the answer
+    def table(
+        self,
+        rows: pd.DataFrame,  # of the split, in the order of the outputs
+        outputs: np.ndarray,  # (n, n_outputs)
+    ) -> pd.DataFrame:  # id, subset, label, and the answer
         "The predictions table of one subset."
         raise NotImplementedError
 
-    def unknown(self, labels: pd.Series) -> str: # "" if there is none
+    def unknown(self, labels: pd.Series) -> str:  # "" if there is none
         "The first label that this model cannot give, in words."
         return ""
 
     @staticmethod
-    def mean(outputs: Tensor # (models or views, n, n_outputs)
-            ) -> Tensor: # (n, n_outputs)
+    def mean(
+        outputs: Tensor,  # (models or views, n, n_outputs)
+    ) -> Tensor:  # (n, n_outputs)
         "Several outputs for the same images as one."
         return outputs.mean(0)
 
-    def output(self, label: str) -> int: # index
+    def output(self, label: str) -> int:  # index
         "The output that a heat map of this answer explains."
         return 0
 
-    def prediction(self, outputs: np.ndarray # float32 (n_outputs,)
-                  ) -> Prediction:
+    def prediction(
+        self,
+        outputs: np.ndarray,  # float32 (n_outputs,)
+    ) -> Prediction:
         "Outputs of a model as a prediction."
         raise NotImplementedError

@@ -20,49 +20,66 @@ from .tables import FIXED, LOGIT, Logits
 # %% ../../nbs/tasks/03_classify.ipynb #ea540f31
 BY_CLASS = "val_balanced_accuracy", "val_macro_f1"
 
-def by_class(confusion: Tensor # (classes, classes), rows are true classes
-            ) -> dict[str, float]:
+
+def by_class(
+    confusion: Tensor,  # (classes, classes), rows are true classes
+) -> dict[str, float]:
     "Balanced accuracy and macro F1 over the classes that occur."
-    right, predicted, true = (t.double().cpu()
-                              for t in (confusion.diag(), confusion.sum(0), confusion.sum(1)))
+    right, predicted, true = (
+        t.double().cpu() for t in (confusion.diag(), confusion.sum(0), confusion.sum(1))
+    )
     here = true > 0
-    recall, f1 = right/true, 2*right/(predicted + true)
+    recall, f1 = right / true, 2 * right / (predicted + true)
     return dict(balanced_accuracy=recall[here].mean().item(), macro_f1=f1[here].mean().item())
+
 
 class Accuracy(Meter):
     "Share of images named right; of a mixed target, the class with the larger share counts."
+
     name = "accuracy"
-    def __init__(self, by_class: bool = False): # also measure `by_class`
+
+    def __init__(self, by_class: bool = False):  # also measure `by_class`
         super().__init__()
         self.by_class, self.confusion = by_class, None
+
     def of(self, pred, y):
         y, guess = y.argmax(1) if y.ndim == 2 else y, pred.argmax(1)
-        if self.by_class: self.count(y, guess, pred.shape[1])
+        if self.by_class:
+            self.count(y, guess, pred.shape[1])
         return (guess == y).sum()
+
     def count(self, y: Tensor, guess: Tensor, k: int):
         "Add a batch to the confusion matrix."
-        if self.confusion is None: self.confusion = torch.zeros(k, k, device=y.device)
-        self.confusion.view(-1).index_add_(0, y*k + guess, torch.ones_like(y, dtype=torch.float32))
+        if self.confusion is None:
+            self.confusion = torch.zeros(k, k, device=y.device)
+        self.confusion.view(-1).index_add_(
+            0, y * k + guess, torch.ones_like(y, dtype=torch.float32)
+        )
+
     def values(self):
         return super().values() | (by_class(self.confusion) if self.by_class else {})
 
 # %% ../../nbs/tasks/03_classify.ipynb #50a762e9
 class Classification(Task):
     "One of several classes."
+
     name, card = "classification", "card"
     monitors = "val_loss", "val_accuracy", *BY_CLASS
     metrics, digits, interval = {"accuracy": "accuracy"}, ".1%", "Wilson"
     schema = Logits
 
-    def __init__(self, classes: list[str] = ()): self.classes = list(classes)
+    def __init__(self, classes: list[str] = ()):
+        self.classes = list(classes)
 
     @classmethod
-    def of(cls, split): return cls(sorted(split.label.unique()))
+    def of(cls, split):
+        return cls(sorted(split.label.unique()))
 
     @classmethod
     def load(cls, info):
         classes = info.get("classes")
-        if "classes" not in info: raise LabError("no key 'classes'; it should be a list of names")
+        if "classes" not in info:
+            raise LabError("no key 'classes'; it should be a list of names")
         if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
             raise LabError(f"classes: should be a list of names, not {str(classes)[:40]!r}")
         return cls(classes)
@@ -72,19 +89,25 @@ class Classification(Task):
         return f"{len(self.classes)} classes: {few}"
 
     @property
-    def state(self): return {"classes": self.classes}
+    def state(self):
+        return {"classes": self.classes}
+
     @property
-    def n_outputs(self): return len(self.classes)
+    def n_outputs(self):
+        return len(self.classes)
 
     @classmethod
-    def check_samples(cls, source, samples): check_classes(source, samples)
+    def check_samples(cls, source, samples):
+        check_classes(source, samples)
 
-    def targets(self, rows): # int64 (n,)
+    def targets(self, rows):  # int64 (n,)
         return pd.Categorical(rows.label, self.classes).codes.astype(np.int64)
 
-    def loss(self, section, targets) -> CrossEntropy: return loss_of(section, targets, self.classes)
+    def loss(self, section, targets) -> CrossEntropy:
+        return loss_of(section, targets, self.classes)
 
-    def meter(self, monitor=""): return Accuracy(monitor in BY_CLASS)
+    def meter(self, monitor=""):
+        return Accuracy(monitor in BY_CLASS)
 
     def table(self, rows, outputs):
         logits = pd.DataFrame(outputs, columns=[LOGIT + c for c in self.classes])
@@ -99,7 +122,8 @@ class Classification(Task):
         "Logarithm of the mean of the probabilities."
         return outputs.log_softmax(2).double().exp().mean(0).clamp(min=1e-38).log().float()
 
-    def output(self, label): return self.classes.index(label)
+    def output(self, label):
+        return self.classes.index(label)
 
     def prediction(self, outputs):
         probs = torch.from_numpy(outputs).double().softmax(0)

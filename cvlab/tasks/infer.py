@@ -23,126 +23,172 @@ from .regress import Regression
 # %% ../../nbs/tasks/05_infer.ipynb #f5847d38
 TASKS: dict[str, type[Task]] = {t.name: t for t in (Classification, Regression)}
 
-def task_of(info: dict # of <which>.json
-           ) -> Task:
+
+def task_of(
+    info: dict,  # of <which>.json
+) -> Task:
     "What a model answers; `LabError` for an unknown task, or a missing or invalid key."
     return task_type(info).load(info)
 
-def task_type(params: dict # of params.yaml, or of <which>.json
-             ) -> type[Task]:
+
+def task_type(
+    params: dict,  # of params.yaml, or of <which>.json
+) -> type[Task]:
     "The kind of task; without the key it is classification. `LabError` for an unknown one."
     name = params.get("task", Classification.name)
-    if name in TASKS: return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
     raise LabError(f"task: should be one of {', '.join(TASKS)}, not {str(name)[:40]!r}")
 
 # %% ../../nbs/tasks/05_infer.ipynb #bcddcc04
 # per view: top, left (fractions of the margin), mirrored
-VIEWS = {None: [(.5, .5, 0)],
-         "flip": [(.5, .5, m) for m in (0, 1)],
-         "ten": [(t, left, m) for m in (0, 1)
-                 for t, left in ((.5, .5), (0, 0), (0, 1), (1, 0), (1, 1))]}
+VIEWS = {
+    None: [(0.5, 0.5, 0)],
+    "flip": [(0.5, 0.5, m) for m in (0, 1)],
+    "ten": [
+        (t, left, m) for m in (0, 1) for t, left in ((0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1))
+    ],
+}
+
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, # in evaluation mode
-              images, # uint8 (n, h, w, 3): an array, or rows of a cache
-              info: dict, # size, normalise: the model's input
-              device="cpu", bs: int = 64,
-              tta: str | None = None # test-time augmentation, a key of VIEWS
-             ) -> np.ndarray: # float32 (n, n_outputs)
+def logits_of(
+    model: nn.Module,  # in evaluation mode
+    images,  # uint8 (n, h, w, 3): an array, or rows of a cache
+    info: dict,  # size, normalise: the model's input
+    device="cpu",
+    bs: int = 64,
+    tta: str | None = None,  # test-time augmentation, a key of VIEWS
+) -> np.ndarray:  # float32 (n, n_outputs)
     "Outputs for the centre crop of each image, or the mean of several views; deterministic."
     model = model.to(device).eval()
-    batches = Batches(images, np.zeros(len(images)), bs, info["size"], info["normalise"],
-                      device)
+    batches = Batches(images, np.zeros(len(images)), bs, info["size"], info["normalise"], device)
+
     def look(top, left, mirrored):
         h, w = images.shape[1] - batches.side, images.shape[2] - batches.side
-        place = torch.tensor([int(h*top), int(w*left), 0, mirrored])
+        place = torch.tensor([int(h * top), int(w * left), 0, mirrored])
         batches.places = lambda n, gen: place.expand(n, 4)
         return torch.cat([model(xb).float().cpu() for xb, _ in batches])
+
     if tta == "ten" and batches.side == images.shape[1]:
-        raise LabError("tta: ten views are corners and the middle, and the model sees all of an image; "
-                       "set data.crop_margin")
+        raise LabError(
+            "tta: ten views are corners and the middle, and the model sees all of an image; "
+            "set data.crop_margin"
+        )
     looks = [look(*v) for v in VIEWS[tta]]
-    if len(looks) == 1: return looks[0].numpy()
+    if len(looks) == 1:
+        return looks[0].numpy()
     return task_type(info).mean(torch.stack(looks)).numpy()
 
 # %% ../../nbs/tasks/05_infer.ipynb #794fd7a4
-def features_of(model: nn.Module, images, info: dict, device="cpu", bs: int = 64) -> np.ndarray: # float32 (n, d)
+def features_of(
+    model: nn.Module, images, info: dict, device="cpu", bs: int = 64
+) -> np.ndarray:  # float32 (n, d)
     "The input of the last layer, for each image; arguments as for `logits_of`."
     seen = []
+
     def note(layer, args):
         seen.append(args[0].float().mean((2, 3)) if args[0].ndim == 4 else args[0].float())
+
     hook = model.get_submodule(last_layer(model)).register_forward_pre_hook(note)
-    try: logits_of(model, images, info, device, bs)
-    finally: hook.remove()
+    try:
+        logits_of(model, images, info, device, bs)
+    finally:
+        hook.remove()
     return torch.cat(seen).cpu().numpy()
 
 # %% ../../nbs/tasks/05_infer.ipynb #a8d0175d
-INFO = {"name": (lambda v: isinstance(v, str), "the name of a model"),
-        "head": (lambda v: v in ("linear", "deep"), "linear or deep"),
-        "size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
-        "side": (lambda v: type(v) is int and v > 0, "a number of pixels"),
-        "normalise": (lambda v: isinstance(v, str) and v in STATS,
-                      f"one of {', '.join(STATS)}")}
+INFO = {
+    "name": (lambda v: isinstance(v, str), "the name of a model"),
+    "head": (lambda v: v in ("linear", "deep"), "linear or deep"),
+    "size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
+    "side": (lambda v: type(v) is int and v > 0, "a number of pixels"),
+    "normalise": (lambda v: isinstance(v, str) and v in STATS, f"one of {', '.join(STATS)}"),
+}
 
-def check_info(path: str | Path): # of <which>.json
+
+def check_info(path: str | Path):  # of <which>.json
     "Raise a `LabError` that names the file and the first missing or invalid key."
     info = read_json(path)
     if not isinstance(info, dict):
         raise LabError(f"{path}: has to hold the keys {', '.join(INFO)}")
     for key, (good, what) in INFO.items():
-        if key not in info: raise LabError(f"{path}: no key {key!r}; it should be {what}")
+        if key not in info:
+            raise LabError(f"{path}: no key {key!r}; it should be {what}")
         if not good(info[key]):
             raise LabError(f"{path}: {key}: should be {what}, not {str(info[key])[:40]!r}")
-    try: task_of(info)
-    except LabError as e: raise LabError(f"{path}: {e}") from None
+    try:
+        task_of(info)
+    except LabError as e:
+        raise LabError(f"{path}: {e}") from None
     if info["side"] < info["size"]:
-        raise LabError(f"{path}: side: {info['side']} is less than size, {info['size']}; an image is no smaller than "
-                       "what the model sees of it")
+        raise LabError(
+            f"{path}: side: {info['side']} is less than size, {info['size']}; an image is no smaller than "
+            "what the model sees of it"
+        )
 
 # %% ../../nbs/tasks/05_infer.ipynb #c518c08a
-def find_weights(run: str | Path,
-                 folds: bool = False # also accept those of `cvlab crossval`
-                ) -> Path: # folder with best.json, or with an experiment's fold models
+def find_weights(
+    run: str | Path,
+    folds: bool = False,  # also accept those of `cvlab crossval`
+) -> Path:  # folder with best.json, or with an experiment's fold models
     "The weights of a run: the folder itself, or the only weights below it."
     run = Path(run)
-    found = [run] if (run/"best.json").exists() else sorted(f.parent
-                                                            for f in run.rglob("best.json"))
-    if folds and not found: found = sorted({f.parent for f in run.rglob("fold-*-*.json")})
-    if len(found) == 1: return found[0]
+    found = (
+        [run] if (run / "best.json").exists() else sorted(f.parent for f in run.rglob("best.json"))
+    )
+    if folds and not found:
+        found = sorted({f.parent for f in run.rglob("fold-*-*.json")})
+    if len(found) == 1:
+        return found[0]
     if not found:
-        raise LabError(f"{run}: no best.json here or below; name what `cvlab train --out` named, or a folder of "
-                       "weights")
+        raise LabError(
+            f"{run}: no best.json here or below; name what `cvlab train --out` named, or a folder of "
+            "weights"
+        )
     raise LabError(f"{run}: weights of {len(found)} runs; name one of them, such as {found[0]}")
 
 # %% ../../nbs/tasks/05_infer.ipynb #8c67d75e
-def models_in(weights: str | Path) -> list[str]: # names of files
+def models_in(weights: str | Path) -> list[str]:  # names of files
     "`best`, or the models of all folds if there is none."
-    return (["best"] if (Path(weights)/"best.json").exists() else
-            sorted(f.stem for f in Path(weights).glob("fold-*-*.json")))
+    return (
+        ["best"]
+        if (Path(weights) / "best.json").exists()
+        else sorted(f.stem for f in Path(weights).glob("fold-*-*.json"))
+    )
 
 # %% ../../nbs/tasks/05_infer.ipynb #f2ce579b
 class Ensemble(nn.Module):
     "Several models as one."
-    def __init__(self, nets: list[nn.Module],
-                 mean # function of outputs (models, bs, n_outputs), see `Task.mean`
-                ):
+
+    def __init__(
+        self,
+        nets: list[nn.Module],
+        mean,  # function of outputs (models, bs, n_outputs), see `Task.mean`
+    ):
         super().__init__()
         self.nets, self.mean = nn.ModuleList(nets), mean
-    def forward(self, xb): # (bs, 3, h, w) -> (bs, n_outputs)
+
+    def forward(self, xb):  # (bs, 3, h, w) -> (bs, n_outputs)
         return self.mean(torch.stack([net(xb).float() for net in self.nets]))
 
 # %% ../../nbs/tasks/05_infer.ipynb #085b2297
-SAME_IN_ALL = "size", "side", "normalise" # keys of <which>.json
+SAME_IN_ALL = "size", "side", "normalise"  # keys of <which>.json
 
-def load_together(folders: list[str | Path] # of weights, see `find_weights`
-                 ) -> tuple[nn.Module, dict]: # in evaluation mode, and the info of the first
+
+def load_together(
+    folders: list[str | Path],  # of weights, see `find_weights`
+) -> tuple[nn.Module, dict]:  # in evaluation mode, and the info of the first
     "Load the models of one or several folders as one model."
     files = [(Path(f), name) for f in folders for name in models_in(f) or ["best"]]
-    for f, name in files: check_info(f/f"{name}.json")
+    for f, name in files:
+        check_info(f / f"{name}.json")
     nets, infos = zip(*(load_model(f, name) for f, name in files))
     for (f, name), info in zip(files, infos):
         same = ("task", *task_of(infos[0]).state, *SAME_IN_ALL)
         if odd := [k for k in same if info.get(k) != infos[0].get(k)]:
-            raise LabError(f"{f}/{name}.json: {odd[0]}: not that of {files[0][0]}; the models of an ensemble "
-                           "need the same task and input")
+            raise LabError(
+                f"{f}/{name}.json: {odd[0]}: not that of {files[0][0]}; the models of an ensemble "
+                "need the same task and input"
+            )
     return (nets[0] if len(nets) == 1 else Ensemble(nets, task_of(infos[0]).mean).eval()), infos[0]

@@ -15,59 +15,79 @@ from ..core.io import LabError
 from ..core.params import nearest
 
 # %% ../../nbs/tasks/02_losses.ipynb #eb332a67
-def class_weights(alpha: str | dict[str, float] | None, # inverse | effective | a weight per class | None: equal
-                  counts: dict[str, int], # number of training images per class
-                  beta: float = .999 # effective
-                 ) -> Tensor | None: # (classes,), in the order of `counts`
+def class_weights(
+    alpha: str | dict[str, float] | None,  # inverse | effective | a weight per class | None: equal
+    counts: dict[str, int],  # number of training images per class
+    beta: float = 0.999,  # effective
+) -> Tensor | None:  # (classes,), in the order of `counts`
     "Loss weight of each class; `LabError` for a class without images or without a weight."
-    if alpha is None: return None
+    if alpha is None:
+        return None
     n = np.array(list(counts.values()), float)
     if isinstance(alpha, dict):
         for c in alpha:
             if c not in counts:
                 raise LabError(f"loss.alpha: there is no class {c!r}{nearest(c, counts)}")
         for c in counts:
-            if c not in alpha: raise LabError(f"loss.alpha: the list lacks class {c!r}")
+            if c not in alpha:
+                raise LabError(f"loss.alpha: the list lacks class {c!r}")
         return torch.tensor([float(alpha[c]) for c in counts])
     if not n.all():
-        raise LabError(f"loss.alpha: class {list(counts)[n.argmin()]!r} has no training image to be weighed by")
-    w = 1/n if alpha == "inverse" else (1 - beta)/(1 - beta**n)
-    return torch.tensor(w*n.sum()/(w*n).sum(), dtype=torch.float32)
+        raise LabError(
+            f"loss.alpha: class {list(counts)[n.argmin()]!r} has no training image to be weighed by"
+        )
+    w = 1 / n if alpha == "inverse" else (1 - beta) / (1 - beta**n)
+    return torch.tensor(w * n.sum() / (w * n).sum(), dtype=torch.float32)
 
 # %% ../../nbs/tasks/02_losses.ipynb #9dbcc74d
 class CrossEntropy(nn.Module):
     "Cross-entropy with optional class weights, focal term, smoothing and logit adjustment."
-    def __init__(self, weight: Tensor | None = None, # (classes,), see `class_weights`
-                 gamma: float = 0., # exponent of the focal term
-                 label_smoothing: float = 0., # fraction of the target spread over all classes
-                 tau: float = 0., # strength of the logit adjustment
-                 prior: Tensor | None = None): # (classes,), class frequencies, for tau
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,  # (classes,), see `class_weights`
+        gamma: float = 0.0,  # exponent of the focal term
+        label_smoothing: float = 0.0,  # fraction of the target spread over all classes
+        tau: float = 0.0,  # strength of the logit adjustment
+        prior: Tensor | None = None,
+    ):  # (classes,), class frequencies, for tau
         super().__init__()
         if tau and not (prior > 0).all():
             raise LabError("loss.tau: a class has no training image, so it has no share")
         self.gamma, self.label_smoothing, self.tau = gamma, label_smoothing, tau
         self.register_buffer("weight", weight)
-        self.register_buffer("shift", tau*prior.log() if tau else None)
-    def forward(self, logits: Tensor, # (bs, classes)
-                y: Tensor # (bs,) class indices, or (bs, classes) proportions
-               ) -> Tensor:
-        if self.shift is not None and self.training: logits = logits + self.shift
+        self.register_buffer("shift", tau * prior.log() if tau else None)
+
+    def forward(
+        self,
+        logits: Tensor,  # (bs, classes)
+        y: Tensor,  # (bs,) class indices, or (bs, classes) proportions
+    ) -> Tensor:
+        if self.shift is not None and self.training:
+            logits = logits + self.shift
         if not self.gamma and self.weight is None:
             return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         logp, k = F.log_softmax(logits, 1), logits.shape[1]
         share = y.to(logp.dtype) if y.ndim == 2 else F.one_hot(y, k).to(logp.dtype)
-        share = share*(1 - self.label_smoothing) + self.label_smoothing/k
-        if self.weight is not None: share = share*self.weight
-        if self.gamma: share = share*(1 - logp.exp()).clamp(min=1e-7)**self.gamma
-        return -(share*logp).sum(1).mean()
+        share = share * (1 - self.label_smoothing) + self.label_smoothing / k
+        if self.weight is not None:
+            share = share * self.weight
+        if self.gamma:
+            share = share * (1 - logp.exp()).clamp(min=1e-7) ** self.gamma
+        return -(share * logp).sum(1).mean()
 
 # %% ../../nbs/tasks/02_losses.ipynb #9dec34b8
-def loss_of(params, # section `loss` of params.yaml
-            targets: np.ndarray, # int (n,), class indices of the training set
-            classes: list[str]) -> CrossEntropy:
+def loss_of(
+    params,  # section `loss` of params.yaml
+    targets: np.ndarray,  # int (n,), class indices of the training set
+    classes: list[str],
+) -> CrossEntropy:
     "Create the loss described by the parameters."
     n = np.bincount(targets, minlength=len(classes))
-    return CrossEntropy(class_weights(params.alpha, dict(zip(classes, n.tolist())), params.beta),
-                params.gamma,
-                params.label_smoothing, params.tau,
-                torch.tensor(n/n.sum(), dtype=torch.float32))
+    return CrossEntropy(
+        class_weights(params.alpha, dict(zip(classes, n.tolist())), params.beta),
+        params.gamma,
+        params.label_smoothing,
+        params.tau,
+        torch.tensor(n / n.sum(), dtype=torch.float32),
+    )

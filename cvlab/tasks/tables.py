@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/tasks/00_tables.ipynb #9af23a1f
-FIXED = ["id", "subset", "label"] # of every predictions table
-SUBSETS = ("val", "test") # that a predictions table may hold
+FIXED = ["id", "subset", "label"]  # of every predictions table
+SUBSETS = ("val", "test")  # that a predictions table may hold
 
-def as_numbers(preds: pd.DataFrame, columns: list[str]) -> np.ndarray: # float32 (n, columns)
+
+def as_numbers(preds: pd.DataFrame, columns: list[str]) -> np.ndarray:  # float32 (n, columns)
     "Columns as numbers; what is none becomes nan."
     return preds[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
 
 # %% ../../nbs/tasks/00_tables.ipynb #7a465580
 class Schema:
     "The columns of a predictions table, and what is wrong with one."
-    needs = "" # the answer columns, in words
+
+    needs = ""  # the answer columns, in words
 
     @classmethod
     def answers(cls, preds: pd.DataFrame) -> list[str]:
@@ -29,49 +31,62 @@ class Schema:
         raise NotImplementedError
 
     @classmethod
-    def lacks(cls, columns: list[str]) -> str: # "" if nothing
+    def lacks(cls, columns: list[str]) -> str:  # "" if nothing
         "What is missing among the answer columns."
         return "" if columns else f"needs {cls.needs}"
 
     @classmethod
-    def wrong_label(cls, preds: pd.DataFrame) -> tuple[str, np.ndarray]: # reason, bool (n,)
+    def wrong_label(cls, preds: pd.DataFrame) -> tuple[str, np.ndarray]:  # reason, bool (n,)
         "Rows whose label cannot be judged."
         return "", np.zeros(len(preds), bool)
 
     @classmethod
     def problem(cls, preds: pd.DataFrame) -> str | None:
         "The first error in a predictions table, or None."
-        if missing := [c for c in FIXED if c not in preds]: return f"no column {', '.join(missing)}"
+        if missing := [c for c in FIXED if c not in preds]:
+            return f"no column {', '.join(missing)}"
         columns = cls.answers(preds)
-        if lacking := cls.lacks(columns): return lacking
+        if lacking := cls.lacks(columns):
+            return lacking
         if extra := [str(c) for c in preds.columns if c not in (*FIXED, *columns)]:
             return f"unknown column {', '.join(extra)}"
-        if not preds.columns.is_unique: return "a column name occurs twice"
+        if not preds.columns.is_unique:
+            return "a column name occurs twice"
         finite = np.isfinite(as_numbers(preds, columns)).all(axis=1)
-        bad = [("subset", "is none of " + ", ".join(SUBSETS), ~preds.subset.isin(SUBSETS)),
-               ("label", *cls.wrong_label(preds)),
-               ("id", "has an answer that is not a finite number", ~finite),
-               ("id", "occurs twice in one subset", preds.duplicated(["subset", "id"]))]
+        bad = [
+            ("subset", "is none of " + ", ".join(SUBSETS), ~preds.subset.isin(SUBSETS)),
+            ("label", *cls.wrong_label(preds)),
+            ("id", "has an answer that is not a finite number", ~finite),
+            ("id", "occurs twice in one subset", preds.duplicated(["subset", "id"])),
+        ]
         for column, what, rows in bad:
             if (rows := np.asarray(rows)).any():
                 return f"{column} {preds[column].iloc[rows.argmax()]!r} {what} ({rows.sum()} of {len(preds)} rows)"
 
 # %% ../../nbs/tasks/00_tables.ipynb #80631c38
-LOGIT = "logit_" # begins the name of an answer column
+LOGIT = "logit_"  # begins the name of an answer column
 
-def classes_of(preds: pd.DataFrame # predictions table
-              ) -> list[str]: # in the order of the logit columns
+
+def classes_of(
+    preds: pd.DataFrame,  # predictions table
+) -> list[str]:  # in the order of the logit columns
     "The classes of a predictions table."
     return [c.removeprefix(LOGIT) for c in preds.columns if str(c).startswith(LOGIT)]
 
+
 class Logits(Schema):
     "A logit per class; the label is one of the classes."
+
     needs = f"two or more {LOGIT}<class> columns"
+
     @classmethod
-    def answers(cls, preds): return [LOGIT + c for c in classes_of(preds)]
+    def answers(cls, preds):
+        return [LOGIT + c for c in classes_of(preds)]
+
     @classmethod
     def lacks(cls, columns):
         return f"needs {cls.needs}, has {len(columns)}" if len(columns) < 2 else ""
+
     @classmethod
     def wrong_label(cls, preds):
         return "is none of the logit classes", ~preds.label.isin(classes_of(preds))
@@ -79,27 +94,37 @@ class Logits(Schema):
 # %% ../../nbs/tasks/00_tables.ipynb #3c28a98f
 class Numbers(Schema):
     "A number; so is the label."
+
     needs = "a column prediction"
+
     @classmethod
-    def answers(cls, preds): return [c for c in preds.columns if c == "prediction"]
+    def answers(cls, preds):
+        return [c for c in preds.columns if c == "prediction"]
+
     @classmethod
     def wrong_label(cls, preds):
         return "is no number", ~np.isfinite(pd.to_numeric(preds.label, errors="coerce"))
 
 # %% ../../nbs/tasks/00_tables.ipynb #d7bbb631
-LOWER = ("loss", "mae", "error", "distance") # ends of the names of columns where lower is better
+LOWER = ("loss", "mae", "error", "distance")  # ends of the names of columns where lower is better
 
-def lower_is_better(column: str) -> bool: # such as val_loss
+
+def lower_is_better(column: str) -> bool:  # such as val_loss
     "The direction of a column of the history."
     return column.endswith(LOWER)
 
-def kept_row(history: pd.DataFrame, monitor: str # column that selects the epoch
-            ) -> pd.Series | None: # None if all values are NaN
+
+def kept_row(
+    history: pd.DataFrame,
+    monitor: str,  # column that selects the epoch
+) -> pd.Series | None:  # None if all values are NaN
     "The epoch whose weights are kept."
     values = history[monitor]
-    if not values.notna().any(): return None
+    if not values.notna().any():
+        return None
     return history.loc[values.idxmin() if lower_is_better(monitor) else values.idxmax()]
 
-def measured(history: pd.DataFrame) -> str: # such as val_accuracy
+
+def measured(history: pd.DataFrame) -> str:  # such as val_accuracy
     "The column that the task measures besides the losses."
     return next(c for c in history if c.startswith("val_") and c != "val_loss")

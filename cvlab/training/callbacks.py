@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PACKAGES', 'ProgressiveResize', 'Mix', 'accuracy_on', 'Distil', 'EarlyStoppingCallback', 'Ema', 'SaveModel',
-           'code_hash', 'read_state', 'Checkpoint', 'watched', 'Passing', 'LiveBar']
+           'code_hash', 'Checkpoint', 'watched', 'Passing', 'LiveBar']
 
 # %% ../../nbs/training/02_callbacks.ipynb #c666e740
 import copy
@@ -29,8 +29,11 @@ from ..models.create import save_model
 # %% ../../nbs/training/02_callbacks.ipynb #a1f98da4
 class ProgressiveResize(Callback):
     "Progressive resizing of `cvlab.data.loaders.Batches`, a function of the epoch alone."
-    def __init__(self, start: int): self.start = start # side length in the first epoch, pixels
-    def check(self): # called by `train` before it starts
+
+    def __init__(self, start: int):
+        self.start = start  # side length in the first epoch, pixels
+
+    def check(self):  # called by `train` before it starts
         dl, model = self.dls.train, self.learn.model
         if not hasattr(dl, "shown"):
             raise LabError("train.start_size: this loader cannot show its images smaller")
@@ -40,38 +43,57 @@ class ProgressiveResize(Callback):
             with torch.no_grad():
                 model.eval()(next(model.parameters()).new_zeros(2, 3, self.start, self.start))
         except (RuntimeError, AssertionError, ValueError):
-            raise LabError(f"train.start_size: this {type(model).__name__} takes no images of {self.start} "
-                           "pixels") from None
+            raise LabError(
+                f"train.start_size: this {type(model).__name__} takes no images of {self.start} "
+                "pixels"
+            ) from None
+
     def side(self, epoch: int, full: int) -> int:
         "Side length in this epoch, a multiple of 8."
-        grown = self.start + (full - self.start)*min(1, epoch/max(1, .75*self.n_epoch))
-        return full if grown >= full else max(self.start, int(grown)//8*8)
-    def before_epoch(self): self.dls.train.shown = self.side(self.epoch, self.dls.train.side)
-    def after_fit(self): self.dls.train.shown = None
+        grown = self.start + (full - self.start) * min(1, epoch / max(1, 0.75 * self.n_epoch))
+        return full if grown >= full else max(self.start, int(grown) // 8 * 8)
+
+    def before_epoch(self):
+        self.dls.train.shown = self.side(self.epoch, self.dls.train.side)
+
+    def after_fit(self):
+        self.dls.train.shown = None
 
 # %% ../../nbs/training/02_callbacks.ipynb #d1ed600e
 class Mix(Callback):
     "Mix the images of a training batch and their targets."
-    order = -20 # before the precision is set
-    def __init__(self, mixup: float, cutmix: float, # alpha of the Beta distribution
-                 n_classes: int):
+
+    order = -20  # before the precision is set
+
+    def __init__(
+        self,
+        mixup: float,
+        cutmix: float,  # alpha of the Beta distribution
+        n_classes: int,
+    ):
         self.mixup, self.cutmix, self.mix = mixup, cutmix, mixer(mixup, cutmix, n_classes)
+
     def before_batch(self):
-        if not self.training: return
+        if not self.training:
+            return
         x, y = self.mix(self.x, self.y)
         self.learn.xb, self.learn.yb = (x,), (y,)
+
     def after_train(self):
         self.history.more["mixed_accuracy"] = self.history.meters[True].values()["accuracy"]
         if dl := self.clean():
             self.history.more["clean_accuracy"] = accuracy_on(self.learn.model, dl)
+
     def clean(self):
         "A loader of unaugmented training images; None for a third-party loader."
         dl = copy.copy(self.dls.train)
-        if not hasattr(dl, "order"): return None
+        if not hasattr(dl, "order"):
+            return None
         dl.train, dl.n, dl.buffer = False, min(len(dl.images), len(self.dls.valid.dataset)), None
         # images are stored class by class
         dl.order = lambda gen: torch.linspace(0, len(dl.images) - 1, dl.n).long()
         return dl
+
 
 @torch.no_grad()
 def accuracy_on(model: nn.Module, dl) -> float:
@@ -85,35 +107,58 @@ def accuracy_on(model: nn.Module, dl) -> float:
 # %% ../../nbs/training/02_callbacks.ipynb #968c4f22
 class Distil(Callback):
     "Learn from a teacher's predictions along with the labels."
-    def __init__(self, teacher, # (n, classes): log-probabilities, in loader order
-                 share: float = .5, # weight of the teacher in the loss
-                 temperature: float = 2.):
-        self.teacher, self.share, self.temperature = torch.as_tensor(teacher, dtype=torch.float32), share, temperature
-    def check(self): # called by `train` before it starts
+
+    def __init__(
+        self,
+        teacher,  # (n, classes): log-probabilities, in loader order
+        share: float = 0.5,  # weight of the teacher in the loss
+        temperature: float = 2.0,
+    ):
+        self.teacher, self.share, self.temperature = (
+            torch.as_tensor(teacher, dtype=torch.float32),
+            share,
+            temperature,
+        )
+
+    def check(self):  # called by `train` before it starts
         n = len(getattr(self.dls.train, "images", ()))
         if n != len(self.teacher):
-            raise LabError(f"the teacher speaks of {len(self.teacher)} images; there are {n} to learn from")
+            raise LabError(
+                f"the teacher speaks of {len(self.teacher)} images; there are {n} to learn from"
+            )
         if hasattr(self.learn, "mix"):
-            raise LabError("the teacher predicts unmixed images; set augment.mixup and augment.cutmix to 0")
+            raise LabError(
+                "the teacher predicts unmixed images; set augment.mixup and augment.cutmix to 0"
+            )
+
     def after_loss(self):
-        if not self.training: return
+        if not self.training:
+            return
         t, teacher = self.temperature, self.teacher[self.dls.train.idx].to(self.pred.device)
-        soft = F.kl_div((self.pred.float()/t).log_softmax(1), (teacher/t).log_softmax(1),
-                        log_target=True,
-                        reduction="batchmean")
-        self.learn.loss_grad = (1 - self.share)*self.learn.loss_grad + self.share*t*t*soft
+        soft = F.kl_div(
+            (self.pred.float() / t).log_softmax(1),
+            (teacher / t).log_softmax(1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        self.learn.loss_grad = (1 - self.share) * self.learn.loss_grad + self.share * t * t * soft
         self.learn.loss = self.learn.loss_grad.clone()
 
 # %% ../../nbs/training/02_callbacks.ipynb #bccf557c
 class EarlyStoppingCallback(Callback):
     "Stop after `patience` epochs without improvement; `reason` then says so."
+
     # before Checkpoint: a resumed training must stop at the same epoch
     order, reason = 72, None
-    def __init__(self, patience: int): self.patience = patience
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
     def after_epoch(self):
         scores = self.history.scores(self.keep_best.monitor)
         since = len(scores) - 1 - scores.index(max(scores))
-        if since < self.patience: return
+        if since < self.patience:
+            return
         self.reason = f"no better {self.keep_best.monitor} for {self.patience} epochs"
         self.history.log(f"stopped early: {self.reason}")
         raise CancelFitException()
@@ -121,101 +166,146 @@ class EarlyStoppingCallback(Callback):
 # %% ../../nbs/training/02_callbacks.ipynb #1a2f1572
 class Ema(Callback):
     "Validate and keep an exponential moving average of the weights."
-    order = 70 # after History and KeepBest, which must see the average
-    def __init__(self, decay: float): # such as 0.999
+
+    order = 70  # after History and KeepBest, which must see the average
+
+    def __init__(self, decay: float):  # such as 0.999
         self.decay, self.average, self.n, self.judging = decay, None, 0, False
+
     def before_fit(self):
         from timm.utils import (
             ModelEmaV3,  # imported here: takes a second or two
         )
+
         if self.average is None:
             self.average = ModelEmaV3(self.learn.model, self.decay, use_warmup=True)
+
     def after_step(self):
         self.average.update(self.learn.model, self.n)
         self.n += 1
+
     def swap(self):
         self.learn.model, self.average.module = self.average.module, self.learn.model
         self.judging = not self.judging
+
     def before_validate(self):
         self.swap()
         self.learn.model.eval()
-    def after_epoch(self): self.swap()
-    def after_cancel_fit(self): # stopped during validation
-        if self.judging: self.swap()
+
+    def after_epoch(self):
+        self.swap()
+
+    def after_cancel_fit(self):  # stopped during validation
+        if self.judging:
+            self.swap()
 
 # %% ../../nbs/training/02_callbacks.ipynb #6010d902
 class SaveModel(Callback):
     "Save the model after every n-th epoch as `epoch-<n>`."
-    order = 66 # same weights as KeepBest
-    def __init__(self, every: int, folder: str | Path, info: dict): # as for cvlab.models.create.save_model
+
+    order = 66  # same weights as KeepBest
+
+    def __init__(
+        self, every: int, folder: str | Path, info: dict
+    ):  # as for cvlab.models.create.save_model
         self.every, self.folder, self.info = every, folder, info
+
     def after_epoch(self):
         n = self.epoch + 1
         if n % self.every == 0:
-            save_model(self.folder, self.learn.model, {**self.info, "epoch": n},
-                       f"epoch-{n:03}")
+            save_model(self.folder, self.learn.model, {**self.info, "epoch": n}, f"epoch-{n:03}")
 
 # %% ../../nbs/training/02_callbacks.ipynb #c21c1b65
-TRAIN_PACKAGES = "core", "data", "models", "tasks", "training" # they determine a training
+TRAIN_PACKAGES = "core", "data", "models", "tasks", "training"  # they determine a training
 
-def code_hash() -> str: # hex sha256
+
+def code_hash() -> str:  # hex sha256
     "Hash of the training source code and of the torch version."
     top = Path(__file__).parent.parent
-    files = [p for package in TRAIN_PACKAGES for p in sorted((top/package).rglob("*.py"))]
-    parts = [p.relative_to(top).as_posix().encode() + p.read_bytes() for p in files
-             if p.name != "fixtures.py"]
+    files = [p for package in TRAIN_PACKAGES for p in sorted((top / package).rglob("*.py"))]
+    parts = [
+        p.relative_to(top).as_posix().encode() + p.read_bytes()
+        for p in files
+        if p.name != "fixtures.py"
+    ]
     return hashlib.sha256(b"".join([torch.__version__.encode(), *parts])).hexdigest()
 
-def read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]: # JSON state, tensors
+
+def _read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSON state, tensors
     "Read the state of an interrupted training; `LabError` if it belongs to another."
     try:
         with safe_open(path, "pt") as f:
-            info, tensors = json.loads(f.metadata()["state"]), {k: f.get_tensor(k) for k in f.keys()}
+            info, tensors = (
+                json.loads(f.metadata()["state"]),
+                {k: f.get_tensor(k) for k in f.keys()},
+            )
     except (SafetensorError, TypeError, KeyError, ValueError):
-        raise LabError(f"{path} is no state of an interrupted training; remove it to train from the beginning"
-                      ) from None
+        raise LabError(
+            f"{path} is no state of an interrupted training; remove it to train from the beginning"
+        ) from None
     if odd := [k for k in {**info["key"], **key} if info["key"].get(k) != key.get(k)]:
         there, here = (str(d.get(odd[0]))[:20] for d in (info["key"], key))
-        raise LabError(f"{path} is of another training: {odd[0]} was {there} and is {here} now; "
-                       "remove it to train from the beginning, or go back to finish it")
+        raise LabError(
+            f"{path} is of another training: {odd[0]} was {there} and is {here} now; "
+            "remove it to train from the beginning, or go back to finish it"
+        )
     return info, tensors
 
 # %% ../../nbs/training/02_callbacks.ipynb #7e72f62a
 class Checkpoint(Callback):
     "Write the training state after every epoch, and resume from it."
-    order = 75 # after everything that changes the state
-    def __init__(self, path: str | Path, # .safetensors
-                 key: dict): # name: JSON value; what determines the result
+
+    order = 75  # after everything that changes the state
+
+    def __init__(
+        self,
+        path: str | Path,  # .safetensors
+        key: dict,
+    ):  # name: JSON value; what determines the result
         self.path, self.key = Path(path), key
 
     def tensors(self) -> dict[str, Tensor]:
         "All tensors of the state, by name."
-        parts = {"model": self.learn.model.state_dict(), "best": self.keep_best.state or {},
-                 "ema": self.ema.average.module.state_dict() if hasattr(self.learn, "ema")
-                 else {}}
-        moments = {f"opt.{i}.{k}": v for i, s in self.opt.opt.state_dict()["state"].items()
-                   for k, v in s.items()
-                   if isinstance(v, Tensor)}
+        parts = {
+            "model": self.learn.model.state_dict(),
+            "best": self.keep_best.state or {},
+            "ema": self.ema.average.module.state_dict() if hasattr(self.learn, "ema") else {},
+        }
+        moments = {
+            f"opt.{i}.{k}": v
+            for i, s in self.opt.opt.state_dict()["state"].items()
+            for k, v in s.items()
+            if isinstance(v, Tensor)
+        }
         return {**{f"{p}.{k}": v for p, d in parts.items() for k, v in d.items()}, **moments}
 
     def after_epoch(self):
         scaler = self.gradient_accumulation.scaler
-        rates = [{k: v for k, v in g.items() if k != "params"}
-                 for g in self.opt.opt.state_dict()["param_groups"]]
-        info = dict(key=self.key, rows=self.history.rows,
-                    epoch_of_best=self.keep_best.epoch_of_best, rates=rates,
-                    ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0),
-                    scaler=scaler and scaler.state_dict())
+        rates = [
+            {k: v for k, v in g.items() if k != "params"}
+            for g in self.opt.opt.state_dict()["param_groups"]
+        ]
+        info = dict(
+            key=self.key,
+            rows=self.history.rows,
+            epoch_of_best=self.keep_best.epoch_of_best,
+            rates=rates,
+            ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0),
+            scaler=scaler and scaler.state_dict(),
+        )
         write_tensors(self.path, self.tensors(), {"state": json.dumps(info)})
 
-    def resume(self) -> int: # completed epochs
+    def resume(self) -> int:  # completed epochs
         "Restore an interrupted training; 0 if there is none."
         for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            left.unlink() # left by a kill during a write
-        if not self.path.exists(): return 0
-        info, tensors = read_state(self.path, self.key)
+            left.unlink()  # left by a kill during a write
+        if not self.path.exists():
+            return 0
+        info, tensors = _read_state(self.path, self.key)
+
         def part(p):
-            return {k[len(p) + 1:]: v for k, v in tensors.items() if k.startswith(f"{p}.")}
+            return {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{p}.")}
+
         learn = self.learn
         learn.model.load_state_dict(part("model"))
         learn.create_opt()
@@ -223,45 +313,75 @@ class Checkpoint(Callback):
         for k, v in part("opt").items():
             moments.setdefault(int(k.split(".")[0]), {})[k.split(".")[1]] = v
         now = learn.opt.opt.state_dict()
-        rates = [{**g, **{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()}}
-                 for g, r in zip(now["param_groups"], info["rates"])]
+        rates = [
+            {**g, **{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()}}
+            for g, r in zip(now["param_groups"], info["rates"])
+        ]
         learn.opt.opt.load_state_dict(dict(param_groups=rates, state=moments))
-        learn.keep_best.state, learn.keep_best.epoch_of_best = part("best") or None, info["epoch_of_best"]
+        learn.keep_best.state, learn.keep_best.epoch_of_best = (
+            part("best") or None,
+            info["epoch_of_best"],
+        )
         learn.keep_best.last = part("ema") or part("model")
         if hasattr(learn, "ema"):
             learn.ema.before_fit()
             learn.ema.average.module.load_state_dict(part("ema"))
             learn.ema.n = info["ema_steps"]
-        if info["scaler"]: learn.gradient_accumulation.scaler.load_state_dict(info["scaler"])
-        for row in info["rows"]: learn.history.add(row)
+        if info["scaler"]:
+            learn.gradient_accumulation.scaler.load_state_dict(info["scaler"])
+        for row in info["rows"]:
+            learn.history.add(row)
         learn.start = len(info["rows"])
         return learn.start
 
-    def done(self): self.path.unlink(missing_ok=True)
+    def done(self):
+        self.path.unlink(missing_ok=True)
 
 # %% ../../nbs/training/02_callbacks.ipynb #6a4cb41a
 def watched() -> bool:
     "Is this process interactive?"
-    stage = os.environ.get("CVLAB_STAGE") # papermill's kernel: watched or unwatched
+    stage = os.environ.get("CVLAB_STAGE")  # papermill's kernel: watched or unwatched
     return stage == "watched" if stage else sys.stderr.isatty() or "ipykernel" in sys.modules
+
 
 class Passing:
     "A stream for tqdm that prints each update as a line that the next one overwrites."
+
     def write(self, text):
-        if text := text.strip(): sys.stdout.write(f"{text}\r")
-    def flush(self): sys.stdout.flush()
+        if text := text.strip():
+            sys.stdout.write(f"{text}\r")
+
+    def flush(self):
+        sys.stdout.flush()
+
 
 class LiveBar(Callback):
     "One progress bar over all batches of a training."
+
     order = 99
+
     def before_fit(self):
         n = len(self.dls.train)
-        how = dict(file=Passing(), ncols=80, mininterval=.25) if os.environ.get("CVLAB_STAGE") else {}
-        self.bar = (std_tqdm if how else tqdm)(total=self.n_epoch*n,
-                                               initial=self.learn.start*n, unit=" batches",
-                                               disable=not watched(), leave=False, **how)
+        how = (
+            dict(file=Passing(), ncols=80, mininterval=0.25)
+            if os.environ.get("CVLAB_STAGE")
+            else {}
+        )
+        self.bar = (std_tqdm if how else tqdm)(
+            total=self.n_epoch * n,
+            initial=self.learn.start * n,
+            unit=" batches",
+            disable=not watched(),
+            leave=False,
+            **how,
+        )
+
     def before_epoch(self):
         self.bar.set_description(f"epoch {self.epoch + 1} of {self.n_epoch}")
+
     def after_batch(self):
-        if self.training: self.bar.update()
-    def after_fit(self): self.bar.close()
+        if self.training:
+            self.bar.update()
+
+    def after_fit(self):
+        self.bar.close()

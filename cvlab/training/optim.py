@@ -12,25 +12,33 @@ from torch import Tensor
 # %% ../../nbs/training/00_optim.ipynb #4bf9e941
 OPTIMIZERS = "adamw", "adam", "sgd", "radam", "ranger", "lamb"
 
-def optimizer(groups: list[tuple[list[Tensor], float]], # see `cvlab.models.create.rates`
-              name: str = "adamw", # one of OPTIMIZERS
-              wd: float = .01, # weight decay: L2 in adam and sgd, decoupled in the others
-              mom: float = .9 # momentum of sgd, first beta of the others
-             ) -> torch.optim.Optimizer:
+
+def optimizer(
+    groups: list[tuple[list[Tensor], float]],  # see `cvlab.models.create.rates`
+    name: str = "adamw",  # one of OPTIMIZERS
+    wd: float = 0.01,  # weight decay: L2 in adam and sgd, decoupled in the others
+    mom: float = 0.9,  # momentum of sgd, first beta of the others
+) -> torch.optim.Optimizer:
     "Create an optimiser with a learning rate for each layer group."
     how = dict(params=[dict(params=g, lr=r) for g, r in groups], weight_decay=wd)
-    how |= dict(momentum=mom) if name == "sgd" else dict(betas=(mom, .999))
+    how |= dict(momentum=mom) if name == "sgd" else dict(betas=(mom, 0.999))
     match name:
-        case "adamw": return torch.optim.AdamW(**how, fused=True)
-        case "adam": return torch.optim.Adam(**how, fused=True)
-        case "sgd": return torch.optim.SGD(**how, fused=True)
-        case "radam": return torch.optim.RAdam(**how, decoupled_weight_decay=True)
+        case "adamw":
+            return torch.optim.AdamW(**how, fused=True)
+        case "adam":
+            return torch.optim.Adam(**how, fused=True)
+        case "sgd":
+            return torch.optim.SGD(**how, fused=True)
+        case "radam":
+            return torch.optim.RAdam(**how, decoupled_weight_decay=True)
     from timm.optim import Lamb, Lookahead  # imported here: takes a second or two
+
     if name == "lamb":
-        return Lamb(**how, max_grad_norm=None, decoupled_decay=True) # optim.clip does that
+        return Lamb(**how, max_grad_norm=None, decoupled_decay=True)  # optim.clip does that
     return Lookahead(torch.optim.RAdam(**how, decoupled_weight_decay=True))
 
-def name_of(opt: torch.optim.Optimizer) -> str: # one of OPTIMIZERS
+
+def name_of(opt: torch.optim.Optimizer) -> str:  # one of OPTIMIZERS
     "The name of an optimiser in params.yaml."
     name = type(opt).__name__.lower()
     return "ranger" if name == "lookahead" else name

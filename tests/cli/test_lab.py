@@ -1,4 +1,5 @@
 "JupyterLab as a person meets it: `make lab`, a browser, a bar that moves; and notebooks that two people changed."
+
 import os
 import re
 import shutil
@@ -19,13 +20,14 @@ from cvlab.runs.engine import clean_file
 TOKEN = "a-token-for-tests"
 
 
-SERVER = TOP/".jupyter"/"node_modules" # what `make completion` puts there
+SERVER = TOP / ".jupyter" / "node_modules"  # what `make completion` puts there
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    clone = clone_into(tmp_path_factory.mktemp("clone")/"it is")
-    if SERVER.exists(): (clone/".jupyter"/"node_modules").symlink_to(SERVER)
+    clone = clone_into(tmp_path_factory.mktemp("clone") / "it is")
+    if SERVER.exists():
+        (clone / ".jupyter" / "node_modules").symlink_to(SERVER)
     return clone
 
 
@@ -36,8 +38,10 @@ def free_port():
 
 
 def answers(url):
-    try: return urlopen(url, timeout=5).status == 200
-    except (URLError, OSError): return False
+    try:
+        return urlopen(url, timeout=5).status == 200
+    except (URLError, OSError):
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +49,33 @@ def lab(clone, tmp_path_factory):
     "The command of `make lab`, without its browser, in a clone and with an empty home; its address, and that home."
     home, port = tmp_path_factory.mktemp("home"), free_port()
     args = f"--no-browser --allow-root --port {port} --ServerApp.port_retries=0 --IdentityProvider.token={TOKEN}"
-    log = open(tmp_path_factory.mktemp("log")/"lab.log", "w+")
+    log = open(tmp_path_factory.mktemp("log") / "lab.log", "w+")
     env = {**environ(clone), "HOME": str(home)}
     for k in [k for k in env if k.startswith(("JUPYTER", "IPYTHON", "XDG_", "MPL"))]:
         del env[k]
-    server = subprocess.Popen(["make", "-o", "install", "lab", f"ARGS={args}"], cwd=clone,
-                              env=env, stdout=log,
-                              stderr=log)
+    server = subprocess.Popen(
+        ["make", "-o", "install", "lab", f"ARGS={args}"], cwd=clone, env=env, stdout=log, stderr=log
+    )
     try:
         for _ in range(240):
-            if answers(f"http://127.0.0.1:{port}/api/status?token={TOKEN}"): break
+            if answers(f"http://127.0.0.1:{port}/api/status?token={TOKEN}"):
+                break
             assert server.poll() is None, Path(log.name).read_text()[-3000:]
-            time.sleep(.5)
-        else: pytest.fail(f"no answer: {Path(log.name).read_text()[-3000:]}")
+            time.sleep(0.5)
+        else:
+            pytest.fail(f"no answer: {Path(log.name).read_text()[-3000:]}")
         yield f"http://127.0.0.1:{port}", home
     finally:
-        subprocess.run([BIN/"jupyter", "server", "stop", str(port)], cwd=clone,
-                       capture_output=True,
-                       env={**env, "JUPYTER_RUNTIME_DIR": str(clone/".cvlab/jupyter/runtime")})
-        try: server.wait(timeout=30)
-        except subprocess.TimeoutExpired: server.kill()
+        subprocess.run(
+            [BIN / "jupyter", "server", "stop", str(port)],
+            cwd=clone,
+            capture_output=True,
+            env={**env, "JUPYTER_RUNTIME_DIR": str(clone / ".cvlab/jupyter/runtime")},
+        )
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +88,8 @@ def page(chromium, lab):
 
 def shot(page, name):
     "An image for a person who wants to see it: `CVLAB_SHOTS=folder pytest tests/cli/test_lab.py`."
-    if folder := os.environ.get("CVLAB_SHOTS"): page.screenshot(path=f"{folder}/{name}.png")
+    if folder := os.environ.get("CVLAB_SHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png")
 
 
 def menu(page, *path):
@@ -88,36 +100,47 @@ def menu(page, *path):
 def saved(page):
     "Press Ctrl+S and wait until the tab says that nothing is left to save."
     page.locator(".jp-Notebook:visible").first.focus()
-    def put(r): return r.request.method == "PUT" and "/api/contents/" in r.url
-    with page.expect_response(put) as done: page.keyboard.press("Control+s")
+
+    def put(r):
+        return r.request.method == "PUT" and "/api/contents/" in r.url
+
+    with page.expect_response(put) as done:
+        page.keyboard.press("Control+s")
     assert done.value.ok
 
 
-def status(clone): return sh(clone, "git", "status", "--porcelain").stdout
+def status(clone):
+    return sh(clone, "git", "status", "--porcelain").stdout
 
 
 def open_notebook(page, address, path):
     page.goto(f"{address}/lab/tree/{path}?reset&token={TOKEN}")
     page.wait_for_selector(".jp-Notebook:visible .jp-Cell")
-    page.locator(".jp-StatusBar-TextItem", has_text="| Idle").wait_for() # its kernel is there
+    page.locator(".jp-StatusBar-TextItem", has_text="| Idle").wait_for()  # its kernel is there
 
 
 def run_all(page, seconds, look=lambda: None):
     "Run → Run All Cells, looking all the time, until no cell waits."
     menu(page, "Run", "Run All Cells")
-    began, waiting = time.time(), page.locator(".jp-Notebook:visible .jp-InputPrompt",
-                                               has_text="[*]")
+    began, waiting = (
+        time.time(),
+        page.locator(".jp-Notebook:visible .jp-InputPrompt", has_text="[*]"),
+    )
     waiting.first.wait_for(state="attached")
     while waiting.count():
         look()
         page.wait_for_timeout(100)
-        assert time.time() - began < seconds, page.locator(".jp-Notebook:visible .jp-InputPrompt").all_text_contents()
+        assert time.time() - began < seconds, page.locator(
+            ".jp-Notebook:visible .jp-InputPrompt"
+        ).all_text_contents()
     page.locator(".jp-StatusBar-TextItem", has_text="| Idle").wait_for()
 
 
 def errors(page):
     "What cells stopped with."
-    return page.locator(".jp-Notebook:visible [data-mime-type='application/vnd.jupyter.error']").all_text_contents()
+    return page.locator(
+        ".jp-Notebook:visible [data-mime-type='application/vnd.jupyter.error']"
+    ).all_text_contents()
 
 
 def test_the_landing_notebook_runs(lab, page, clone):
@@ -126,19 +149,23 @@ def test_the_landing_notebook_runs(lab, page, clone):
     open_notebook(page, address, "nbs/pages/lab.ipynb")
     shot(page, "opened")
     bar, widths = page.locator(".jp-Notebook:visible .progress-bar"), []
+
     def look():
-        widths.extend(w for w in bar.evaluate_all("bars => bars.map(b => b.style.width)")
-                      if w not in widths)
+        widths.extend(
+            w for w in bar.evaluate_all("bars => bars.map(b => b.style.width)") if w not in widths
+        )
         if len(widths) == 5:
             bar.scroll_into_view_if_needed()
             shot(page, "moving")
+
     run_all(page, 300, look)
     assert errors(page) == []
     shares = [float(w.rstrip("%")) for w in widths if w]
     assert len(shares) >= 3 and shares == sorted(shares), f"the bar was seen at {widths}"
     figures = page.locator(".jp-Notebook:visible .jp-RenderedImage img")
-    assert figures.count() == 2 and all(figures.nth(i).evaluate("f => f.naturalWidth") > 300
-                                        for i in range(2))
+    assert figures.count() == 2 and all(
+        figures.nth(i).evaluate("f => f.naturalWidth") > 300 for i in range(2)
+    )
     saved(page)
     assert status(clone) == ""
     choose = page.locator(".jp-Notebook:visible .widget-select-multiple select")
@@ -152,7 +179,9 @@ def test_the_landing_notebook_runs(lab, page, clone):
 
 def test_tab_completes(lab, page):
     "In the landing notebook, whose kernel has the extension by now."
-    cell = page.locator(".jp-Notebook:visible .jp-CodeCell .cm-content", has_text="%params optim").first
+    cell = page.locator(
+        ".jp-Notebook:visible .jp-CodeCell .cm-content", has_text="%params optim"
+    ).first
     cell.scroll_into_view_if_needed()
     cell.click()
     page.keyboard.press("End")
@@ -160,8 +189,10 @@ def test_tab_completes(lab, page):
     page.keyboard.press("Tab")
     page.locator(".jp-Completer-item", has_text="loss.alpha=effective").wait_for()
     shot(page, "completion")
-    offered = {t.split("=")[1].split("param")[0]
-               for t in page.locator(".jp-Completer-item").all_text_contents()}
+    offered = {
+        t.split("=")[1].split("param")[0]
+        for t in page.locator(".jp-Completer-item").all_text_contents()
+    }
     # in an order that is JupyterLab's, and another's with `make completion`
     assert offered == {"effective", "inverse", "null"}
     page.keyboard.press("Escape")
@@ -185,14 +216,20 @@ def test_the_editor_completes_params(lab, page):
     page.locator(".jp-FileEditor:visible .cm-lintRange").first.wait_for()
     shot(page, "mistake")
     for _ in range(20):
-        page.keyboard.press("Control+z") # a page with changes would ask before it is left
+        page.keyboard.press("Control+z")  # a page with changes would ask before it is left
 
 
 def test_completion_asks_for_npm(clone):
-    said = subprocess.run([shutil.which("make"), "-o", "install", "completion"], cwd=clone,
-                          capture_output=True, text=True,
-                          env={**environ(clone), "PATH": "/nowhere"})
-    assert said.returncode == 2 and said.stderr.startswith("cvlab: npm is missing, and the server"), said
+    said = subprocess.run(
+        [shutil.which("make"), "-o", "install", "completion"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        env={**environ(clone), "PATH": "/nowhere"},
+    )
+    assert said.returncode == 2 and said.stderr.startswith(
+        "cvlab: npm is missing, and the server"
+    ), said
 
 
 @pytest.mark.parametrize("path", ["nbs/runs/02_ledger.ipynb", "nbs/pipeline/prepare.ipynb"])
@@ -210,32 +247,47 @@ def test_nothing_is_written_into_the_home_folder(lab, page):
     "But for caches of matplotlib, and the empty folders above them."
     home = lab[1]
     written = {f.relative_to(home).as_posix() for f in home.rglob("*") if f.is_file()}
-    assert not {f for f in written if not f.startswith((".cache/matplotlib/", ".config/matplotlib/"))}, written
+    assert not {
+        f for f in written if not f.startswith((".cache/matplotlib/", ".config/matplotlib/"))
+    }, written
 
 
-OF_THIS_COPY = {"tutorials/walkthrough"} # names commits, and a copy has others
+OF_THIS_COPY = {"tutorials/walkthrough"}  # names commits, and a copy has others
 
 
-@pytest.mark.parametrize("name",
-                         ["tutorials/walkthrough", "pipeline/train", "pipeline/compare"])
+@pytest.mark.parametrize("name", ["tutorials/walkthrough", "pipeline/train", "pipeline/compare"])
 def test_a_plain_kernel_runs_it(clone, name):
     "From top to bottom without papermill, nbdev or JupyterLab; cleaned, it is as it was. `make test` runs the others."
-    path = clone/"nbs"/f"{name}.ipynb"
+    path = clone / "nbs" / f"{name}.ipynb"
     nb, before = nbformat.read(path, 4), path.read_bytes()
     there = {"metadata": {"path": str(path.parent)}}
     try:
-        nbformat.write(NotebookClient(nb, kernel_name="python3", resources=there).execute(env=environ(clone)), path)
+        nbformat.write(
+            NotebookClient(nb, kernel_name="python3", resources=there).execute(env=environ(clone)),
+            path,
+        )
         clean_file(path)
-        if name not in OF_THIS_COPY: assert path.read_bytes() == before
-    finally: path.write_bytes(before)
+        if name not in OF_THIS_COPY:
+            assert path.read_bytes() == before
+    finally:
+        path.write_bytes(before)
 
 
 # notebooks that are merged
 
+
 def notebook(path, cells):
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s, id=f"c{i}",
-                                                                   execution_count=n, outputs=[
-        nbformat.v4.new_output("stream", text=f"{n}\n")]) for i, (s, n) in enumerate(cells)])
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                s,
+                id=f"c{i}",
+                execution_count=n,
+                outputs=[nbformat.v4.new_output("stream", text=f"{n}\n")],
+            )
+            for i, (s, n) in enumerate(cells)
+        ]
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_text(nbformat.writes(nb) + "\n")
 
@@ -244,20 +296,24 @@ def notebook(path, cells):
 def branches(tmp_path):
     "A repository with our hooks; `edit(branch, cells)` commits a version of nbs/a.ipynb."
     for d in (".githooks", ".gitattributes"):
-        subprocess.run(["cp", "-r", TOP/d, tmp_path], check=True)
+        subprocess.run(["cp", "-r", TOP / d, tmp_path], check=True)
     sh(tmp_path, "git", "init", "-qb", "main")
     sh(tmp_path, ".githooks/setup")
     for k, v in (("user.name", "t"), ("user.email", "t@example.org")):
         sh(tmp_path, "git", "config", k, v)
+
     def edit(branch, cells):
-        if branch != "main": sh(tmp_path, "git", "checkout", "-qb", branch, "main")
-        notebook(tmp_path/"nbs"/"a.ipynb", cells)
+        if branch != "main":
+            sh(tmp_path, "git", "checkout", "-qb", branch, "main")
+        notebook(tmp_path / "nbs" / "a.ipynb", cells)
         sh(tmp_path, "git", "add", ".")
         sh(tmp_path, "git", "commit", "-qm", branch)
+
     return tmp_path, edit
 
 
-def sources(clone): return [c.source for c in nbformat.read(clone/"nbs/a.ipynb", 4).cells]
+def sources(clone):
+    return [c.source for c in nbformat.read(clone / "nbs/a.ipynb", 4).cells]
 
 
 def test_two_people_change_different_cells(branches):
@@ -286,7 +342,8 @@ def test_two_people_change_the_same_cell(branches):
 def test_the_hooks_are_of_this_repository_only(branches, tmp_path_factory):
     clone, _ = branches
     home = tmp_path_factory.mktemp("home")
-    subprocess.run([".githooks/setup"], cwd=clone, env={**environ(clone), "HOME": str(home)},
-                   check=True)
+    subprocess.run(
+        [".githooks/setup"], cwd=clone, env={**environ(clone), "HOME": str(home)}, check=True
+    )
     assert list(home.iterdir()) == []
     assert sh(clone, "git", "config", "--local", "core.hooksPath").stdout == ".githooks\n"

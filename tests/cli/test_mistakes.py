@@ -1,4 +1,5 @@
 "Each mistake of nbs/pages/mistakes.yaml is made, and answered in a line that says what to do: no traceback, nothing changed."
+
 import contextlib
 import ctypes
 import importlib.util
@@ -21,41 +22,52 @@ from cvlab.data.samples import find_samples, split_samples, write_split
 from cvlab.models.create import create_model, save_model
 from cvlab.runs.run import open_run
 
-FAMILIES = plain(read_yaml(TOP/"nbs"/"pages"/"mistakes.yaml"))
+FAMILIES = plain(read_yaml(TOP / "nbs" / "pages" / "mistakes.yaml"))
 CASES = [(f["family"], i, c) for f in FAMILIES for i, c in enumerate(f["cases"], 1)]
 KEYS = {"did", "first", "say", "told", "do", "code", "xfail", "needs", "without", "elsewhere"}
-def here(module): return importlib.util.find_spec(module) is not None
+
+
+def here(module):
+    return importlib.util.find_spec(module) is not None
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A fresh clone: no data, no weights, no environment."
-    return clone_into(tmp_path_factory.mktemp("lab")/"cvlab")
+    return clone_into(tmp_path_factory.mktemp("lab") / "cvlab")
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     "Somebody's home: images, and a training on them."
     home = tmp_path_factory.mktemp("template")
-    own = [f"data.path={tiny_folder(home/'photos')}", "data.size=32", "train.batch_size=8"]
+    own = [f"data.path={tiny_folder(home / 'photos')}", "data.size=32", "train.batch_size=8"]
     for stage in ("prepare", "train"):
-        where = home/"run"/stage/("seed-0" if stage == "train" else "")
+        where = home / "run" / stage / ("seed-0" if stage == "train" else "")
         open_run(stage, "", 0, str(where), own).lock.release()
-    write_split(home/"run"/"prepare"/"split.csv", split_samples(find_samples(home/"photos")))
-    info = dict(name="small_cnn", classes=["disc", "square"], size=32, side=32,
-                normalise="half", head="linear")
+    write_split(
+        home / "run" / "prepare" / "split.csv", split_samples(find_samples(home / "photos"))
+    )
+    info = dict(
+        name="small_cnn",
+        classes=["disc", "square"],
+        size=32,
+        side=32,
+        normalise="half",
+        head="linear",
+    )
     # nobody asks here how well it was trained
-    save_model(home/"run"/"weights"/"seed-0", create_model("small_cnn", 2), info)
+    save_model(home / "run" / "weights" / "seed-0", create_model("small_cnn", 2), info)
     return home
 
 
 @pytest.fixture
 def home(template, tmp_path):
     "A copy of it that a mistake may be made in."
-    shutil.copytree(template, tmp_path/"home")
-    for f in (tmp_path/"home").rglob("params.yaml"):
-        f.write_text(f.read_text().replace(str(template), str(tmp_path/"home")))
-    yield tmp_path/"home"
+    shutil.copytree(template, tmp_path / "home")
+    for f in (tmp_path / "home").rglob("params.yaml"):
+        f.write_text(f.read_text().replace(str(template), str(tmp_path / "home")))
+    yield tmp_path / "home"
     subprocess.run(["chmod", "-R", "u+rwX", tmp_path])
 
 
@@ -65,12 +77,17 @@ def as_anybody():
     if os.geteuid() or sys.platform != "linux":
         yield
         return
-    libc, header, caps = ctypes.CDLL(None), (ctypes.c_uint32*2)(0x20080522, 0), (ctypes.c_uint32*6)()
+    libc, header, caps = (
+        ctypes.CDLL(None),
+        (ctypes.c_uint32 * 2)(0x20080522, 0),
+        (ctypes.c_uint32 * 6)(),
+    )
     libc.capget(header, caps)
     before = caps[0]
     caps[0] &= ~0b110
     libc.capset(header, caps)
-    try: yield
+    try:
+        yield
     finally:
         caps[0] = before
         libc.capset(header, caps)
@@ -82,10 +99,12 @@ def blocked(package):
     if not package:
         yield
         return
-    known = {m: sys.modules[m]
-             for m in [*sys.modules] if m == package or m.startswith(f"{package}.")}
+    known = {
+        m: sys.modules[m] for m in [*sys.modules] if m == package or m.startswith(f"{package}.")
+    }
     sys.modules.update(dict.fromkeys([*known, package]))
-    try: yield
+    try:
+        yield
     finally:
         del sys.modules[package]
         sys.modules.update(known)
@@ -94,18 +113,29 @@ def blocked(package):
 def in_process(words, cwd, home):
     "`cvlab ...` without a process of its own: exit status, standard output, standard error."
     from cvlab.cli.main import main
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
-               for _ in range(2)]
-    def no_stage(stage, *a, **kw): raise AssertionError(f"stage {stage} was begun")
+
+    streams = [
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)
+    ]
+
+    def no_stage(stage, *a, **kw):
+        raise AssertionError(f"stage {stage} was begun")
+
     code = 0
-    with (contextlib.chdir(cwd), patch.object(sys, "argv", ["cvlab", *words]),
-          patch.dict(os.environ, HOME=str(home)),
-          as_anybody(), patch("cvlab.runs.engine.run_stage", no_stage),
-          contextlib.redirect_stdout(streams[0]),
-          contextlib.redirect_stderr(streams[1])):
-        try: main()
+    with (
+        contextlib.chdir(cwd),
+        patch.object(sys, "argv", ["cvlab", *words]),
+        patch.dict(os.environ, HOME=str(home)),
+        as_anybody(),
+        patch("cvlab.runs.engine.run_stage", no_stage),
+        contextlib.redirect_stdout(streams[0]),
+        contextlib.redirect_stderr(streams[1]),
+    ):
+        try:
+            main()
         except SystemExit as e:
-            if isinstance(e.code, str): print(e.code, file=sys.stderr)
+            if isinstance(e.code, str):
+                print(e.code, file=sys.stderr)
             code = 1 if isinstance(e.code, str) else e.code or 0
         except BaseException:
             traceback.print_exc()
@@ -114,72 +144,94 @@ def in_process(words, cwd, home):
 
 
 def in_shell(say, cwd, home, lab):
-    done = subprocess.run(["bash", "-c", say], cwd=cwd,
-                          env={**environ(lab), "HOME": str(home)}, capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", say],
+        cwd=cwd,
+        env={**environ(lab), "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
 def say_it(case, lab, home):
     "What a person sees who types it: exit status, and the two outputs with the person's own names for places."
     say, cwd = case["say"], lab
-    if say.startswith("cd ~ && "): say, cwd = say[8:], home
-    if say.startswith("cvlab ") and ">" not in say: # the shell's part of it, without a shell
+    if say.startswith("cd ~ && "):
+        say, cwd = say[8:], home
+    if say.startswith("cvlab ") and ">" not in say:  # the shell's part of it, without a shell
         words = [str(home) + w[1:] if w.startswith("~/") else w for w in shlex.split(say)[1:]]
         code, *said = in_process(words, cwd, home)
-    else: code, *said = in_shell(say, cwd, home, lab)
+    else:
+        code, *said = in_shell(say, cwd, home, lab)
     return code, *(s.replace(str(home), "~").replace(str(lab), ".") for s in said)
 
 
 def files(folder):
     "Names, sizes and times of all files but hidden ones: locks, and what libraries keep in a home."
-    seen = (p for p in folder.rglob("*")
-            if not any(n[0] == "." for n in p.relative_to(folder).parts) and p.is_file())
+    seen = (
+        p
+        for p in folder.rglob("*")
+        if not any(n[0] == "." for n in p.relative_to(folder).parts) and p.is_file()
+    )
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in seen}
 
 
 def git_says(lab):
-    return subprocess.run(["git", "status", "--porcelain"], cwd=lab, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", "status", "--porcelain"], cwd=lab, capture_output=True, text=True
+    ).stdout
 
 
-def pattern(told): return ".*".join(map(re.escape, told.split("...")))
+def pattern(told):
+    return ".*".join(map(re.escape, told.split("...")))
 
 
-@pytest.mark.parametrize("family, i, case", CASES,
-                         ids=[f"{f.split()[0].lower()}-{i}" for f, i, _ in CASES])
+@pytest.mark.parametrize(
+    "family, i, case", CASES, ids=[f"{f.split()[0].lower()}-{i}" for f, i, _ in CASES]
+)
 def test_a_mistake_is_answered(family, i, case, lab, home, request):
-    if case.get("elsewhere"): pytest.skip(f"in {case['elsewhere']}")
+    if case.get("elsewhere"):
+        pytest.skip(f"in {case['elsewhere']}")
     if case.get("needs") and not here(case["needs"]):
         pytest.skip(f"{case['needs']} is not installed")
     if case.get("xfail"):
         request.applymarker(pytest.mark.xfail(reason=case["xfail"], strict=True))
     if first := case.get("first"):
-        subprocess.run(["bash", "-ec", first], cwd=lab,
-                       env={**environ(lab), "HOME": str(home)}, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["bash", "-ec", first],
+            cwd=lab,
+            env={**environ(lab), "HOME": str(home)},
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
     try:
         before = git_says(lab), files(home)
-        with blocked(case.get("without")): code, out, err = say_it(case, lab, home)
+        with blocked(case.get("without")):
+            code, out, err = say_it(case, lab, home)
         after = git_says(lab), files(home)
     finally:
-        subprocess.run("git reset -q --hard && git clean -qfdx", shell=True, cwd=lab,
-                       check=True)
+        subprocess.run("git reset -q --hard && git clean -qfdx", shell=True, cwd=lab, check=True)
     said = f"$ {case['say']}\n{out[-2000:]}\n{err[-4000:]}"
     assert "Traceback" not in out + err, said
     assert code == case.get("code", 1), said
     lines = [subset.rstrip() for subset in err.splitlines() if subset.strip()]
     assert len(lines) <= 3, said
-    assert any(re.fullmatch(pattern(case["told"]), line.rstrip()) for line in [*lines, *out.splitlines()]), \
-        f"{case['told']}\nis not in\n{said}"
+    assert any(
+        re.fullmatch(pattern(case["told"]), line.rstrip()) for line in [*lines, *out.splitlines()]
+    ), f"{case['told']}\nis not in\n{said}"
     assert before == after, f"something was written\n{said}"
 
 
 def test_the_table_is_one():
     "What the site shows: every case says what was done and what is answered, in known words, once."
     for family, i, c in CASES:
-        assert "elsewhere" not in c or (TOP/c["elsewhere"]).is_file(), (family, i)
-        assert "without" not in c or c["say"].startswith("cvlab "), \
+        assert "elsewhere" not in c or (TOP / c["elsewhere"]).is_file(), (family, i)
+        assert "without" not in c or c["say"].startswith("cvlab "), (
             "only what runs in this process can be kept from a package"
+        )
         assert {"did", "say", "told"} <= c.keys() <= KEYS, (family, i)
         assert not c["did"].endswith(".")
     assert len({(c.get("first"), c["say"]) for *_, c in CASES}) >= len(CASES) - 1

@@ -1,4 +1,5 @@
 "The small installation: a prediction where nothing of the lab can be imported."
+
 import ast
 import importlib.metadata
 import json
@@ -13,8 +14,10 @@ from conftest import TOP, environ
 from cvlab.core.extras import LAB, missing
 from cvlab.data.fixtures import tiny_folder
 
-BLOCKED = ("fastai fastcore papermill nbformat dvc matplotlib seaborn scipy sklearn statsmodels captum ruamel typer "
-           "psutil nbdev IPython nbclient nbconvert").split()
+BLOCKED = (
+    "fastai fastcore papermill nbformat dvc matplotlib seaborn scipy sklearn statsmodels captum ruamel typer "
+    "psutil nbdev IPython nbclient nbconvert"
+).split()
 ALONE = f"""
 import sys
 
@@ -56,71 +59,106 @@ print(json.dumps([said.label, said.probability, said.probabilities, both.probabi
 
 def alone(code, *args):
     "Run code in a process of its own that cannot import the lab."
-    return subprocess.run([sys.executable, "-c", ALONE + code, *map(str, args)], cwd=TOP, env=environ(TOP),
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", ALONE + code, *map(str, args)],
+        cwd=TOP,
+        env=environ(TOP),
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_predicts_from_bytes_without_the_lab(tmp_path):
-    tiny_folder(tmp_path/"images")
+    tiny_folder(tmp_path / "images")
     done = alone(PREDICT, tmp_path)
     assert done.returncode == 0, done.stderr
     label, probability, by_class, both, error, html = json.loads(done.stdout)
-    assert by_class[label] == probability == max(by_class.values()) and set(by_class) == {"disc", "square"}
+    assert by_class[label] == probability == max(by_class.values()) and set(by_class) == {
+        "disc",
+        "square",
+    }
     assert list(by_class) == sorted(by_class, key=by_class.get, reverse=True)
     assert sum(by_class.values()) == pytest.approx(1) == sum(both.values()) and both != by_class
     assert error.startswith("image: ") and "\n" not in error and html.startswith("<table>")
     assert not done.stderr
 
 
-@pytest.mark.parametrize("module, lacks", [
-    ("cvlab.training.learner", "fastai"), ("cvlab.training.recipe", "fastai"), ("cvlab.runs.run", "ruamel"),
-    ("cvlab.evaluation.metrics", "scipy"), ("cvlab.cli.main", "typer")])
+@pytest.mark.parametrize(
+    "module, lacks",
+    [
+        ("cvlab.training.learner", "fastai"),
+        ("cvlab.training.recipe", "fastai"),
+        ("cvlab.runs.run", "ruamel"),
+        ("cvlab.evaluation.metrics", "scipy"),
+        ("cvlab.cli.main", "typer"),
+    ],
+)
 def test_a_module_of_the_lab_says_what_to_install(module, lacks):
     done = alone(f"import {module}")
     last = done.stderr.splitlines()[-1]
-    assert re.fullmatch(rf"ModuleNotFoundError: {re.escape(module)}: {lacks} is not installed; "
-                        r"it is part of the lab: pip install cvlab\[lab\]", last), done.stderr
+    assert re.fullmatch(
+        rf"ModuleNotFoundError: {re.escape(module)}: {lacks} is not installed; "
+        r"it is part of the lab: pip install cvlab\[lab\]",
+        last,
+    ), done.stderr
 
 
 def test_the_command_says_what_to_install_in_one_line():
     done = alone("sys.argv = ['cvlab', 'train']\nfrom cvlab.cli.start import main\nmain()")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "cvlab: typer is not installed; it is part of the lab: pip install cvlab[lab]\n"
+    assert (
+        done.stderr
+        == "cvlab: typer is not installed; it is part of the lab: pip install cvlab[lab]\n"
+    )
 
 
 def names_in(lock):
     "Distributions that a lock pins."
-    return set(re.findall(r"^([a-z0-9-]+)==", (TOP/"requirements"/lock).read_text(), re.M))
+    return set(re.findall(r"^([a-z0-9-]+)==", (TOP / "requirements" / lock).read_text(), re.M))
 
 
 def pins_in(lock):
-    return set(re.findall(r"^([a-z0-9-]+==[^\s;]+)", (TOP/"requirements"/lock).read_text(), re.M))
+    return set(
+        re.findall(r"^([a-z0-9-]+==[^\s;]+)", (TOP / "requirements" / lock).read_text(), re.M)
+    )
 
 
 def test_every_import_belongs_to_an_installation():
     "What the library imports is in the lock for predictions, in the lab's list, or in an extra that says so itself."
     imported = set()
-    for path in (TOP/"cvlab").rglob("*.py"):
+    for path in (TOP / "cvlab").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import): imported |= {a.name.partition(".")[0] for a in node.names}
-            if isinstance(node, ast.ImportFrom) and not node.level: imported.add(node.module.partition(".")[0])
+            if isinstance(node, ast.Import):
+                imported |= {a.name.partition(".")[0] for a in node.names}
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
     # compared by name without case and dots, as package indexes do
-    dists = {name: {re.sub(r"[-_.]+", "-", d).lower() for d in of}
-             for name, of in importlib.metadata.packages_distributions().items()}
+    dists = {
+        name: {re.sub(r"[-_.]+", "-", d).lower() for d in of}
+        for name, of in importlib.metadata.packages_distributions().items()
+    }
     small, lab = names_in("predict.txt"), names_in("lab.txt")
     others = {"albumentations", "pyarrow", "lightning"}
-    unclear = {m for m in imported - set(sys.stdlib_module_names) - {"cvlab"} - others - LAB
-               if not dists.get(m, set()) & small}
+    unclear = {
+        m
+        for m in imported - set(sys.stdlib_module_names) - {"cvlab"} - others - LAB
+        if not dists.get(m, set()) & small
+    }
     assert not unclear
-    assert not {m for m in LAB if not dists.get(m, set()) & (lab - small)}, "the lab alone brings it"
+    assert not {m for m in LAB if not dists.get(m, set()) & (lab - small)}, (
+        "the lab alone brings it"
+    )
     assert all(missing(ModuleNotFoundError("", name=b)) for b in BLOCKED)
 
 
 def test_the_small_installation_is_part_of_the_other():
     assert pins_in("predict.txt") < pins_in("lab.txt")
-    project = tomllib.loads((TOP/"pyproject.toml").read_text())["project"]
-    def plain(requirement): return re.match(r"[a-zA-Z0-9-]+", requirement.replace(".", "-"))[0].lower()
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+
+    def plain(requirement):
+        return re.match(r"[a-zA-Z0-9-]+", requirement.replace(".", "-"))[0].lower()
+
     small = {plain(r) for r in project["dependencies"]}
     lab = {plain(r) for r in project["optional-dependencies"]["lab"]}
     assert small <= names_in("predict.txt") and not small & lab
-    assert lab - names_in("lab.txt") <= {"setuptools", "wheel"} # left out where pip brings them
+    assert lab - names_in("lab.txt") <= {"setuptools", "wheel"}  # left out where pip brings them

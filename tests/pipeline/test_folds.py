@@ -1,4 +1,5 @@
 "The stage `folds`: two experiments through the same folds, what is done stays, what is too small is refused in a line."
+
 import shutil
 from unittest.mock import patch
 
@@ -25,17 +26,17 @@ TWO = ["crossval.experiments=[default, augmented]", "crossval.folds=3"]
 def lab(tmp_path_factory):
     "A tiny lab, cross-validated once."
     made, overrides = smoke_root("crossval")
-    root = tmp_path_factory.mktemp("crossval")/"lab"
+    root = tmp_path_factory.mktemp("crossval") / "lab"
     shutil.move(made, root)
     overrides = [*(o.replace(str(made), str(root)) for o in overrides), *TWO]
-    run_inline("crossval", root/"crossval", overrides)
+    run_inline("crossval", root / "crossval", overrides)
     return root, overrides
 
 
 def test_every_image_is_judged_once_by_each(lab):
     root, _ = lab
-    split = read_split(root/"prepare"/"split.csv")
-    oof = pd.read_csv(root/"crossval"/"oof.csv", dtype={"id": str})
+    split = read_split(root / "prepare" / "split.csv")
+    oof = pd.read_csv(root / "crossval" / "oof.csv", dtype={"id": str})
     for e in ("default", "augmented"):
         assert sorted(oof.id[oof.experiment == e]) == sorted(split.id[split.subset != "test"])
     folds = [g.set_index("id").fold.to_dict() for _, g in oof.groupby("experiment")]
@@ -45,57 +46,70 @@ def test_every_image_is_judged_once_by_each(lab):
 
 
 def test_the_second_is_compared_with_the_first(lab):
-    effects = pd.read_csv(lab[0]/"crossval"/"effects.csv")
+    effects = pd.read_csv(lab[0] / "crossval" / "effects.csv")
     assert list(effects.experiment.unique()) == ["augmented"] and (effects.splits == 3).all()
 
 
 def test_what_is_finished_stays(lab):
     "Only the fold that is missing is trained, and everything comes out as before."
     root, overrides = lab
-    before = {f.name: f.read_bytes() for f in (root/"crossval").glob("*.csv")}
-    (root/"weights"/"crossval"/"augmented"/"fold-0-1.json").unlink()
+    before = {f.name: f.read_bytes() for f in (root / "crossval").glob("*.csv")}
+    (root / "weights" / "crossval" / "augmented" / "fold-0-1.json").unlink()
     with patch.object(crossval, "_train", wraps=crossval._train) as trained:
-        run_inline("crossval", root/"crossval", overrides)
+        run_inline("crossval", root / "crossval", overrides)
     assert [c.args[1] for c in trained.call_args_list] == ["fold-0-1"]
-    assert {f.name: f.read_bytes() for f in (root/"crossval").glob("*.csv")} == before
+    assert {f.name: f.read_bytes() for f in (root / "crossval").glob("*.csv")} == before
 
 
 def test_another_parameter_trains_again(lab, tmp_path):
     root, overrides = lab
-    copy = tmp_path/"lab"
+    copy = tmp_path / "lab"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".lock"))
     overrides = [o for o in overrides if not o.startswith("crossval.experiments")]
     with patch.object(crossval, "_train", wraps=crossval._train) as trained:
-        run_inline("crossval", copy/"crossval", [*overrides, "optim.wd=0.5"])
+        run_inline("crossval", copy / "crossval", [*overrides, "optim.wd=0.5"])
     assert len(trained.call_args_list) == 3
-    assert not (copy/"weights"/"crossval"/"augmented").exists() or not any((copy/"weights"/"crossval"/"augmented").iterdir())
+    assert not (copy / "weights" / "crossval" / "augmented").exists() or not any(
+        (copy / "weights" / "crossval" / "augmented").iterdir()
+    )
 
 
 def test_a_class_smaller_than_the_folds_is_refused(lab, tmp_path):
     root, overrides = lab
-    shutil.copytree(root/"prepare", tmp_path/"prepare", ignore=shutil.ignore_patterns(".lock"))
+    shutil.copytree(root / "prepare", tmp_path / "prepare", ignore=shutil.ignore_patterns(".lock"))
     with pytest.raises(LabError, match=r"crossval.folds=40: class '\w+' has \d+ different images"):
-        run_inline("crossval", tmp_path/"crossval", [*overrides, "crossval.folds=40"])
+        run_inline("crossval", tmp_path / "crossval", [*overrides, "crossval.folds=40"])
 
 
-@pytest.mark.parametrize("option",
-                         ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted",
-                          "train.sampler=over"])
+@pytest.mark.parametrize(
+    "option", ["loss.alpha=inverse", "loss.tau=1.0", "train.sampler=weighted", "train.sampler=over"]
+)
 def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
     "With other labels and pixels in a fold its weights are the same, byte for byte; with others outside they are not."
-    split = split_samples(find_samples(tiny_folder(tmp_path/"tiny", 48)))
+    split = split_samples(find_samples(tiny_folder(tmp_path / "tiny", 48)))
     folds = make_folds(split, 3)
-    images = np.array(image_cache(tmp_path/"tiny", split, 32, tmp_path/"cache"))
-    p = resolve(TOP/"params.yaml", "", [*SMOKE, "train.threads=1", option])
-    subset = crossval.fold_split(split, folds, 0, 0, p.split.val, p.split.seed).set_index("id").subset
+    images = np.array(image_cache(tmp_path / "tiny", split, 32, tmp_path / "cache"))
+    p = resolve(TOP / "params.yaml", "", [*SMOKE, "train.threads=1", option])
+    subset = (
+        crossval.fold_split(split, folds, 0, 0, p.split.val, p.split.seed).set_index("id").subset
+    )
 
     def weights(name, spoilt):
         here, other = split.id.isin(spoilt), {"disc": "square", "square": "disc"}
         pixels = np.where(here.to_numpy()[:, None, None, None], 255 - images, images)
-        lab = crossval.CrossValidation(p, split.assign(label=split.label.where(~here, split.label.map(other))), pixels, folds,
-                           tmp_path/name, {}, tmp_path/"cache", log=lambda line: None)
+        lab = crossval.CrossValidation(
+            p,
+            split.assign(label=split.label.where(~here, split.label.map(other))),
+            pixels,
+            folds,
+            tmp_path / name,
+            {},
+            tmp_path / "cache",
+            log=lambda line: None,
+        )
         crossval.train_fold(lab, 0, 0)
-        return (tmp_path/name/"fold-0-0.safetensors").read_bytes()
+        return (tmp_path / name / "fold-0-0.safetensors").read_bytes()
+
     plain = weights("plain", [])
     assert weights("fold", subset.index[subset == "fold"]) == plain
     assert weights("test", split.id[split.subset == "test"]) == plain
@@ -103,15 +117,20 @@ def test_nothing_of_a_fold_is_in_its_network(option, tmp_path):
 
 
 def test_one_experiment_has_nothing_to_compare_with(lab):
-    oof = pd.read_csv(lab[0]/"crossval"/"oof.csv", dtype={"id": str})
+    oof = pd.read_csv(lab[0] / "crossval" / "oof.csv", dtype={"id": str})
     alone = crossval.fold_effects(oof[oof.experiment == "default"], 20)
-    assert not len(alone) and list(alone) == list(pd.read_csv(lab[0]/"crossval"/"effects.csv")), "a header, and no row"
+    assert not len(alone) and list(alone) == list(
+        pd.read_csv(lab[0] / "crossval" / "effects.csv")
+    ), "a header, and no row"
 
 
 def test_all_repeats_are_asked_before_anything_starts(lab):
     "A batch that fits the first repeat and not another is refused; so is one too large for what undersampling leaves."
-    split = read_split(lab[0]/"prepare"/"split.csv")
-    def asked(*o): return resolve(TOP/"params.yaml", "", [*SMOKE, "crossval.folds=3", *o])
+    split = read_split(lab[0] / "prepare" / "split.csv")
+
+    def asked(*o):
+        return resolve(TOP / "params.yaml", "", [*SMOKE, "crossval.folds=3", *o])
+
     with patch.object(folds_module, "fold_split", wraps=folds_module.fold_split) as seen:
         check_crossval(split, asked("crossval.repeats=4"))
     assert {c.args[2] for c in seen.call_args_list} == {0, 1, 2, 3}

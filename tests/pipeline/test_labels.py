@@ -1,4 +1,5 @@
 "Classes with odd names, many classes, classes that some part lacks: all stages work, or one line says what is wrong."
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,85 +21,127 @@ def table(folder, labels, subset=lambda i, label: "", side=16):
     rows = []
     kinds = {label: ("disc", "square")[i % 2] for i, label in enumerate(dict.fromkeys(labels))}
     for i, label in enumerate(labels):
-        Image.fromarray(tiny_image(rng, kinds[label], side)).save(folder/f"{i}.png")
+        Image.fromarray(tiny_image(rng, kinds[label], side)).save(folder / f"{i}.png")
         rows.append(dict(path=f"{i}.png", label=label, subset=subset(i, label)))
-    pd.DataFrame(rows).to_csv(folder/"samples.csv", index=False)
-    return folder/"samples.csv"
+    pd.DataFrame(rows).to_csv(folder / "samples.csv", index=False)
+    return folder / "samples.csv"
 
 
 def run(root, source, stages, *overrides):
     for s in stages:
-        where = root/s/("seed-0" if s in ("train", "evaluate") else "")
+        where = root / s / ("seed-0" if s in ("train", "evaluate") else "")
         run_inline(s, where, [*SMOKE, f"data.path={source}", *overrides])
 
 
 def test_any_text_is_a_class(tmp_path):
-    source = table(tmp_path/"odd", ODD*20)
-    run(tmp_path/"run", source, STAGES, "train.batch_size=8", "crossval.folds=2", "leakage.planted=8")
-    preds = pd.read_csv(tmp_path/"run/evaluate/seed-0/predictions.csv", dtype=str,
-                        keep_default_na=False)
+    source = table(tmp_path / "odd", ODD * 20)
+    run(
+        tmp_path / "run",
+        source,
+        STAGES,
+        "train.batch_size=8",
+        "crossval.folds=2",
+        "leakage.planted=8",
+    )
+    preds = pd.read_csv(
+        tmp_path / "run/evaluate/seed-0/predictions.csv", dtype=str, keep_default_na=False
+    )
     assert set(preds.label) == set(ODD) and {f"logit_{c}" for c in ODD} <= set(preds.columns)
-    oof = pd.read_csv(tmp_path/"run/crossval/oof.csv", dtype=str, keep_default_na=False)
+    oof = pd.read_csv(tmp_path / "run/crossval/oof.csv", dtype=str, keep_default_na=False)
     assert set(oof.label) == set(ODD)
 
 
 def test_names_that_differ_only_in_case_are_asked_about(tmp_path):
-    source = table(tmp_path/"odd", ["Apple", "apple", "pear"]*12)
+    source = table(tmp_path / "odd", ["Apple", "apple", "pear"] * 12)
     code, out, err = cvlab("data", "check", source)
     assert code == 0 and "classes 'Apple' and 'apple' differ only in case" in out + err
 
 
 def test_a_thousand_classes(tmp_path):
     labels = [f"kind {i:03}" for i in range(1000) for _ in range(3)]
-    source = table(tmp_path/"many", labels, lambda i, label: ("train", "val", "test")[i % 3],
-                   side=12)
-    run(tmp_path/"run", source, ("prepare", "train", "evaluate"), "train.batch_size=100",
-        "train.epochs=1")
-    preds = pd.read_csv(tmp_path/"run/evaluate/seed-0/predictions.csv", dtype=str)
+    source = table(
+        tmp_path / "many", labels, lambda i, label: ("train", "val", "test")[i % 3], side=12
+    )
+    run(
+        tmp_path / "run",
+        source,
+        ("prepare", "train", "evaluate"),
+        "train.batch_size=100",
+        "train.epochs=1",
+    )
+    preds = pd.read_csv(tmp_path / "run/evaluate/seed-0/predictions.csv", dtype=str)
     assert preds.label.nunique() == 1000 and preds.filter(like="logit_").shape[1] == 1000
 
 
 def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
     "As in the photographs of fruit whose published validation set lacks three of 28 kinds."
+
     def subset(i, learn):
         return "train" if i < 30 else "test" if i % 2 else "val" if learn != "c" else "train"
-    source = table(tmp_path/"some", list("abc")*20, subset)
-    code, out, err = cvlab("train", "--data", source, "--out", tmp_path/"run",
-                           "train.epochs=1", "data.size=32",
-                           "train.batch_size=8", "train.monitor=val_macro_f1", "leakage.planted=8",
-                           "evaluate.samples=4")
+
+    source = table(tmp_path / "some", list("abc") * 20, subset)
+    code, out, err = cvlab(
+        "train",
+        "--data",
+        source,
+        "--out",
+        tmp_path / "run",
+        "train.epochs=1",
+        "data.size=32",
+        "train.batch_size=8",
+        "train.monitor=val_macro_f1",
+        "leakage.planted=8",
+        "evaluate.samples=4",
+    )
     assert code == 0, err
     assert "subset val has no image of 'c'" in err
 
 
-@pytest.mark.parametrize("labels, words, says", [
-    (["a", "b", "c"], [], "class 'a' has 1 different image(s)"),
-    (["a", "b"]*4, ["crossval.folds=5"], "crossval.folds=5: class 'a' has"),
-    (["a", "b"]*12, ["model.name=resnet81"], "nearest: resnet18"),
-    (["a", "b"]*12, ["model.weights=THREE"], ""),
-    (["a", "b"]*12, ["train.sampler=over", "loss.tau=1.0"], "equally often already"),
-    (["a", "b"]*12, ["loss.alpha={a: 1.0, c: 2.0}"], "loss.alpha: there is no class 'c'"),
-    (["a", "b"]*12, ["preset=fast-dev"], "did you mean fast_dev?"),
-])
+@pytest.mark.parametrize(
+    "labels, words, says",
+    [
+        (["a", "b", "c"], [], "class 'a' has 1 different image(s)"),
+        (["a", "b"] * 4, ["crossval.folds=5"], "crossval.folds=5: class 'a' has"),
+        (["a", "b"] * 12, ["model.name=resnet81"], "nearest: resnet18"),
+        (["a", "b"] * 12, ["model.weights=THREE"], ""),
+        (["a", "b"] * 12, ["train.sampler=over", "loss.tau=1.0"], "equally often already"),
+        (["a", "b"] * 12, ["loss.alpha={a: 1.0, c: 2.0}"], "loss.alpha: there is no class 'c'"),
+        (["a", "b"] * 12, ["preset=fast-dev"], "did you mean fast_dev?"),
+    ],
+)
 def test_what_cannot_work_is_one_line(tmp_path, labels, words, says):
     from cvlab.models.create import create_model, save_model
-    source = table(tmp_path/"some", labels, side=24)
+
+    source = table(tmp_path / "some", labels, side=24)
     info = dict(name="small_cnn", classes=list("abc"), normalise="half")
-    save_model(tmp_path/"three", create_model("small_cnn", 3), info)
-    words = [w.replace("THREE", str(tmp_path/"three"/"best.safetensors")) for w in words]
-    quick = ["train.epochs=1", "data.size=32", "train.batch_size=4", "leakage.planted=8",
-             "evaluate.samples=4"]
+    save_model(tmp_path / "three", create_model("small_cnn", 3), info)
+    words = [w.replace("THREE", str(tmp_path / "three" / "best.safetensors")) for w in words]
+    quick = [
+        "train.epochs=1",
+        "data.size=32",
+        "train.batch_size=4",
+        "leakage.planted=8",
+        "evaluate.samples=4",
+    ]
     verb = "crossval" if "crossval.folds" in str(words) else "train"
-    code, out, err = cvlab(verb, "--data", source, "--out", tmp_path/"run",
-                           *(quick if says else [*quick, "baseline.bins=2"]), *words)
-    if says: assert code == 1 and says in err and not (tmp_path/"run").exists(), err
+    code, out, err = cvlab(
+        verb,
+        "--data",
+        source,
+        "--out",
+        tmp_path / "run",
+        *(quick if says else [*quick, "baseline.bins=2"]),
+        *words,
+    )
+    if says:
+        assert code == 1 and says in err and not (tmp_path / "run").exists(), err
     else:
         # weights of another number of classes: all but the head are taken
         assert code == 0, err
 
 
 def test_the_same_image_under_two_labels_is_named(tmp_path):
-    source = table(tmp_path/"some", ["a", "b"]*12)
-    (tmp_path/"some"/"1.png").write_bytes((tmp_path/"some"/"0.png").read_bytes())
+    source = table(tmp_path / "some", ["a", "b"] * 12)
+    (tmp_path / "some" / "1.png").write_bytes((tmp_path / "some" / "0.png").read_bytes())
     code, out, err = cvlab("data", "check", source)
     assert code == 1 and "0.png" in out and "1.png" in out

@@ -9,76 +9,116 @@ from cvlab.data.fixtures import SMOKE, tiny_folder
 
 # a stage in which the parameter must show, and another value for it
 FLIPS = {
-    "data.size": ("train", 24), "data.crop_margin": ("train", .25),
-    "split.val": ("prepare", .25), "split.test": ("prepare", .25),
+    "data.size": ("train", 24),
+    "data.crop_margin": ("train", 0.25),
+    "split.val": ("prepare", 0.25),
+    "split.test": ("prepare", 0.25),
     "split.seed": ("prepare", 1),
-    "augment.hflip": ("train", .9), "augment.vflip": ("train", .5),
-    "augment.rotate": ("train", 45.),
-    "augment.zoom": ("train", .4), "augment.shift": ("train", .3),
-    "augment.random_crop": ("train", .5),
-    "augment.brightness": ("train", .5), "augment.contrast": ("train", .5),
-    "augment.saturation": ("train", .9),
-    "augment.hue": ("train", .2), "augment.policy": ("train", "trivial"),
+    "augment.hflip": ("train", 0.9),
+    "augment.vflip": ("train", 0.5),
+    "augment.rotate": ("train", 45.0),
+    "augment.zoom": ("train", 0.4),
+    "augment.shift": ("train", 0.3),
+    "augment.random_crop": ("train", 0.5),
+    "augment.brightness": ("train", 0.5),
+    "augment.contrast": ("train", 0.5),
+    "augment.saturation": ("train", 0.9),
+    "augment.hue": ("train", 0.2),
+    "augment.policy": ("train", "trivial"),
     "augment.magnitude": ("train", 20),
-    "augment.cutout": ("train", .9), "augment.mixup": ("train", .4),
-    "augment.cutmix": ("train", 1.),
-    "model.name": ("train", "resnet10t"), "model.weights": ("train", "WEIGHTS"),
-    "model.normalise": ("train", "imagenet"), "model.head": ("train", "deep"),
+    "augment.cutout": ("train", 0.9),
+    "augment.mixup": ("train", 0.4),
+    "augment.cutmix": ("train", 1.0),
+    "model.name": ("train", "resnet10t"),
+    "model.weights": ("train", "WEIGHTS"),
+    "model.normalise": ("train", "imagenet"),
+    "model.head": ("train", "deep"),
     "model.freeze": ("train", "half"),
-    "model.dropout": ("train", .5), "loss.label_smoothing": ("train", .2),
+    "model.dropout": ("train", 0.5),
+    "loss.label_smoothing": ("train", 0.2),
     "loss.alpha": ("train", "effective"),
-    "loss.beta": ("train", .5), "loss.gamma": ("train", 2.), "loss.tau": ("train", 1.),
-    "optim.l1": ("train", .01),
-    "optim.name": ("train", "sgd"), "optim.lr": ("train", .01), "optim.wd": ("train", .5),
-    "optim.mom": ("train", .5),
-    "optim.layer_lr_decay": ("train", .5), "optim.clip": ("train", .01),
+    "loss.beta": ("train", 0.5),
+    "loss.gamma": ("train", 2.0),
+    "loss.tau": ("train", 1.0),
+    "optim.l1": ("train", 0.01),
+    "optim.name": ("train", "sgd"),
+    "optim.lr": ("train", 0.01),
+    "optim.wd": ("train", 0.5),
+    "optim.mom": ("train", 0.5),
+    "optim.layer_lr_decay": ("train", 0.5),
+    "optim.clip": ("train", 0.01),
     "optim.accumulate": ("train", 2),
-    "schedule.name": ("train", "cosine"), "schedule.warmup": ("train", .5),
+    "schedule.name": ("train", "cosine"),
+    "schedule.warmup": ("train", 0.5),
     "schedule.every": ("train", 1),
-    "schedule.gamma": ("train", .5),
-    "train.epochs": ("train", 3), "train.batch_size": ("train", 4),
+    "schedule.gamma": ("train", 0.5),
+    "train.epochs": ("train", 3),
+    "train.batch_size": ("train", 4),
     "train.precision": ("train", "bf16"),
-    "train.channels_last": ("train", "true"), "train.monitor": ("train", "val_accuracy"),
+    "train.channels_last": ("train", "true"),
+    "train.monitor": ("train", "val_accuracy"),
     "train.threads": ("train", 1),
-    "train.sampler": ("train", "over"), "train.unfreeze_every": ("train", 1),
-    "train.patience": ("train", 1), "train.ema": ("train", .9),
+    "train.sampler": ("train", "over"),
+    "train.unfreeze_every": ("train", 1),
+    "train.patience": ("train", 1),
+    "train.ema": ("train", 0.9),
     "train.save_every": ("train", 1),
     "train.start_size": ("train", 16),
-    "crossval.folds": ("crossval", 3), "crossval.repeats": ("crossval", 2), "crossval.tta": ("crossval", "flip"),
-    "crossval.student": ("crossval", "default"), "crossval.share": ("crossval", 1.),
-    "crossval.temperature": ("crossval", 8.),
-    "lr_find.repeats": ("lr_find", 3), "lr_find.steps": ("lr_find", 25),
-    "lr_find.start": ("lr_find", 1e-4), "lr_find.stop": ("lr_find", 1.),
-    "baseline.bins": ("baseline", 4), "baseline.C": ("baseline", .01),
-    "baseline.probe_C": ("baseline", 1.),
-    "leakage.bits": ("leakage", 20), "leakage.alpha": ("leakage", .3),
-    "leakage.planted": ("leakage", 12), "evaluate.samples": ("evaluate", 5),
-    "interpret.samples": ("interpret", 4), "interpret.cells": ("interpret", 20),
+    "crossval.folds": ("crossval", 3),
+    "crossval.repeats": ("crossval", 2),
+    "crossval.tta": ("crossval", "flip"),
+    "crossval.student": ("crossval", "default"),
+    "crossval.share": ("crossval", 1.0),
+    "crossval.temperature": ("crossval", 8.0),
+    "lr_find.repeats": ("lr_find", 3),
+    "lr_find.steps": ("lr_find", 25),
+    "lr_find.start": ("lr_find", 1e-4),
+    "lr_find.stop": ("lr_find", 1.0),
+    "baseline.bins": ("baseline", 4),
+    "baseline.C": ("baseline", 0.01),
+    "baseline.probe_C": ("baseline", 1.0),
+    "leakage.bits": ("leakage", 20),
+    "leakage.alpha": ("leakage", 0.3),
+    "leakage.planted": ("leakage", 12),
+    "evaluate.samples": ("evaluate", 5),
+    "interpret.samples": ("interpret", 4),
+    "interpret.cells": ("interpret", 20),
 }
 # where a parameter shows only in company
 # long enough for loss and accuracy to disagree
-COMPANY = {"train.monitor": ["optim.lr=0.01", "train.epochs=6"],
-           "train.patience": ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=6",
-                              "train.monitor=val_accuracy"],
-           "optim.mom": ["schedule.name=cosine"], # one_cycle moves it itself
-           "schedule.every": ["schedule.name=step", "train.epochs=4"],
-           "augment.magnitude": ["augment.policy=rand"],
-           "train.unfreeze_every": ["model.freeze=backbone"],
-           "loss.beta": ["loss.alpha=effective"], "crossval.folds": ["crossval.folds=2"],
-           "crossval.repeats": ["crossval.folds=2"],
-           "crossval.tta": ["crossval.folds=2"], "crossval.student": ["crossval.folds=2"],
-           "crossval.share": ["crossval.folds=2", "crossval.student=default"],
-           "crossval.temperature": ["crossval.folds=2", "crossval.student=default"],
-           "baseline.probe_C": ["model.weights=WEIGHTS"],
-           "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"]}
-ELSEWHERE = {"data.path": "the folder all tests here use",
-             "task": "tests/pipeline/test_presets.py",
-             "seeds": "the matrix of dvc.yaml, tests/pipeline/test_pipeline.py",
-             "experiments": "likewise", "crossval.experiments": "tests/pipeline/test_folds.py",
-             "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
-             "augment.albumentations": "below, where the extra is installed",
-             "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
-             "leakage.action": "likewise"}
+COMPANY = {
+    "train.monitor": ["optim.lr=0.01", "train.epochs=6"],
+    "train.patience": [
+        "optim.name=sgd",
+        "optim.lr=1.0e-9",
+        "train.epochs=6",
+        "train.monitor=val_accuracy",
+    ],
+    "optim.mom": ["schedule.name=cosine"],  # one_cycle moves it itself
+    "schedule.every": ["schedule.name=step", "train.epochs=4"],
+    "augment.magnitude": ["augment.policy=rand"],
+    "train.unfreeze_every": ["model.freeze=backbone"],
+    "loss.beta": ["loss.alpha=effective"],
+    "crossval.folds": ["crossval.folds=2"],
+    "crossval.repeats": ["crossval.folds=2"],
+    "crossval.tta": ["crossval.folds=2"],
+    "crossval.student": ["crossval.folds=2"],
+    "crossval.share": ["crossval.folds=2", "crossval.student=default"],
+    "crossval.temperature": ["crossval.folds=2", "crossval.student=default"],
+    "baseline.probe_C": ["model.weights=WEIGHTS"],
+    "schedule.gamma": ["schedule.name=step", "schedule.every=1", "train.epochs=4"],
+}
+ELSEWHERE = {
+    "data.path": "the folder all tests here use",
+    "task": "tests/pipeline/test_presets.py",
+    "seeds": "the matrix of dvc.yaml, tests/pipeline/test_pipeline.py",
+    "experiments": "likewise",
+    "crossval.experiments": "tests/pipeline/test_folds.py",
+    "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
+    "augment.albumentations": "below, where the extra is installed",
+    "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
+    "leakage.action": "likewise",
+}
 BASE = [o for o in SMOKE if not o.startswith("seeds")]
 
 
@@ -86,33 +126,44 @@ BASE = [o for o in SMOKE if not o.startswith("seeds")]
 def lab(tmp_path_factory):
     "A tiny dataset, prepared and trained once."
     root = tmp_path_factory.mktemp("lab")
-    base = [*BASE, f"data.path={tiny_folder(root/'data')}"]
-    for f in sorted((root/"data"/"square").iterdir())[:10]: f.unlink() # classes of two sizes
+    base = [*BASE, f"data.path={tiny_folder(root / 'data')}"]
+    for f in sorted((root / "data" / "square").iterdir())[:10]:
+        f.unlink()  # classes of two sizes
     for stage, out in [("prepare", "prepare"), ("train", "train/seed-0")]:
-        run_inline(stage, root/"base"/out, base)
+        run_inline(stage, root / "base" / out, base)
     return root, base
 
 
 def artifacts(root, stage):
     "Hashes of what a stage wrote: tables, logs, figures, weights."
-    here = [p for d in (stage, "weights") for p in (root/d).rglob("*") if p.is_file()]
-    return {p.relative_to(root).as_posix(): file_hash(p) for p in here
-            if p.suffix in (".csv", ".png", ".safetensors", ".json")
-            and p.name not in ("environment.json", "timing.json", "best.json", "metrics.json")}
+    here = [p for d in (stage, "weights") for p in (root / d).rglob("*") if p.is_file()]
+    return {
+        p.relative_to(root).as_posix(): file_hash(p)
+        for p in here
+        if p.suffix in (".csv", ".png", ".safetensors", ".json")
+        and p.name not in ("environment.json", "timing.json", "best.json", "metrics.json")
+    }
 
 
 def run(lab, name, stage, overrides=()):
     "One stage in a root of its own, on the split and the weights of the base."
     import shutil
+
     root, base = lab
     for d in ("prepare", "train", "weights"):
         if d != stage:
-            shutil.copytree(root/"base"/d, root/name/d, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns(".lock"))
-    run_inline(stage,
-               root/name/(f"{stage}/seed-0" if stage in ("train", "evaluate") else stage),
-               [*base, *overrides])
-    return artifacts(root/name, stage)
+            shutil.copytree(
+                root / "base" / d,
+                root / name / d,
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns(".lock"),
+            )
+    run_inline(
+        stage,
+        root / name / (f"{stage}/seed-0" if stage in ("train", "evaluate") else stage),
+        [*base, *overrides],
+    )
+    return artifacts(root / name, stage)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +171,8 @@ def references(lab):
     return {s: run(lab, f"ref-{s}", s) for s in {s for s, _ in FLIPS.values()}}
 
 
-def test_every_parameter_is_tried(): assert set(FLIPS) | set(ELSEWHERE) == set(known_keys())
+def test_every_parameter_is_tried():
+    assert set(FLIPS) | set(ELSEWHERE) == set(known_keys())
 
 
 def test_same_parameters_same_bytes(lab, references):
@@ -131,7 +183,7 @@ def test_same_parameters_same_bytes(lab, references):
 @pytest.mark.parametrize("key", FLIPS)
 def test_parameter_acts(key, lab, references):
     stage, value = FLIPS[key]
-    weights = str(lab[0]/"base"/"weights"/"seed-0"/"best.safetensors")
+    weights = str(lab[0] / "base" / "weights" / "seed-0" / "best.safetensors")
     value = weights if value == "WEIGHTS" else value
     extra = [e.replace("WEIGHTS", weights) for e in COMPANY.get(key, [])]
     ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
@@ -140,19 +192,26 @@ def test_parameter_acts(key, lab, references):
 
 def test_an_albumentations_chain_acts(lab, references, tmp_path):
     A = pytest.importorskip("albumentations")
-    A.save(A.Compose([A.GaussNoise(p=1)]), tmp_path/"chain.yaml", data_format="yaml")
-    assert run(lab, "chain", "train", [f"augment.albumentations={tmp_path/'chain.yaml'}"]) != references["train"]
+    A.save(A.Compose([A.GaussNoise(p=1)]), tmp_path / "chain.yaml", data_format="yaml")
+    assert (
+        run(lab, "chain", "train", [f"augment.albumentations={tmp_path / 'chain.yaml'}"])
+        != references["train"]
+    )
 
 
 def test_frozen_layers_are_computed_once(lab):
     "The numbers are those of the long way round, to the rounding of sums, and the log says what was saved."
     import pandas as pd
+
     root, base = lab
     for once in ("true", "false"):
-        run(lab, f"once-{once}", "train",
-            ["model.freeze=most", "optim.name=sgd", f"train.cache_features={once}"])
-    a, b = (pd.read_csv(root/f"once-{o}"/"train/seed-0/results.csv")
-            for o in ("true", "false"))
+        run(
+            lab,
+            f"once-{once}",
+            "train",
+            ["model.freeze=most", "optim.name=sgd", f"train.cache_features={once}"],
+        )
+    a, b = (pd.read_csv(root / f"once-{o}" / "train/seed-0/results.csv") for o in ("true", "false"))
     pd.testing.assert_frame_equal(a, b, rtol=1e-3)
-    logs = [(root/f"once-{o}"/"train/seed-0/train.log").read_text() for o in ("true", "false")]
+    logs = [(root / f"once-{o}" / "train/seed-0/train.log").read_text() for o in ("true", "false")]
     assert "computed once" in logs[0] and "computed once" not in logs[1]

@@ -1,4 +1,5 @@
 "Presets, advice and numbers, as a person uses them."
+
 import pandas as pd
 import pytest
 from conftest import TOP, run_inline
@@ -9,23 +10,44 @@ from cvlab.core.io import read_json
 from cvlab.core.params import presets, resolve
 from cvlab.data.fixtures import bright_folder, tiny_folder
 
-SMALL = ["data.size=64", "train.epochs=1", "train.batch_size=8", "model.weights=null",
-         "schedule.warmup=0.25"]
+SMALL = [
+    "data.size=64",
+    "train.epochs=1",
+    "train.batch_size=8",
+    "model.weights=null",
+    "schedule.warmup=0.25",
+]
 
 
 def test_there_is_one_for_each_task():
-    assert {"default", "fast_dev", "two_class", "unequal", "xray", "helmet", "imbalance",
-            "species",
-            "tuned"} <= set(presets(TOP))
-    p = resolve(TOP/"params.yaml", "", ["preset=fast_dev"])
+    assert {
+        "default",
+        "fast_dev",
+        "two_class",
+        "unequal",
+        "xray",
+        "helmet",
+        "imbalance",
+        "species",
+        "tuned",
+    } <= set(presets(TOP))
+    p = resolve(TOP / "params.yaml", "", ["preset=fast_dev"])
     assert (p.train.epochs, p.crossval.folds) == (2, 2)
-    assert resolve(TOP/"params.yaml", "", ["preset=default"]) == resolve(TOP/"params.yaml")
-    p = resolve(TOP/"params.yaml", "", ["preset=unequal"])
-    said = (p.model.name, p.train.batch_size, p.train.epochs, p.crossval.folds, p.loss.gamma,
-            p.augment.policy, p.optim.name,
-            p.optim.lr, p.train.monitor)
-    assert said == ("efficientnet_b3", 64, 100, 5, 2., "rand", "adamw", 1e-4, "val_macro_f1")
-    assert p.augment.mixup and p.schedule.warmup*p.train.epochs == 5
+    assert resolve(TOP / "params.yaml", "", ["preset=default"]) == resolve(TOP / "params.yaml")
+    p = resolve(TOP / "params.yaml", "", ["preset=unequal"])
+    said = (
+        p.model.name,
+        p.train.batch_size,
+        p.train.epochs,
+        p.crossval.folds,
+        p.loss.gamma,
+        p.augment.policy,
+        p.optim.name,
+        p.optim.lr,
+        p.train.monitor,
+    )
+    assert said == ("efficientnet_b3", 64, 100, 5, 2.0, "rand", "adamw", 1e-4, "val_macro_f1")
+    assert p.augment.mixup and p.schedule.warmup * p.train.epochs == 5
     assert p.train.precision != "fp32" and p.train.patience
 
 
@@ -33,97 +55,173 @@ def test_there_is_one_for_each_task():
 def test_a_preset_trains(name, tmp_path):
     "Small, without published weights, but with every option that the preset switches on."
     from cvlab.data.samples import find_samples, split_samples, write_split
-    folder = tiny_folder(tmp_path/"data")
-    write_split(tmp_path/"prepare"/"split.csv", split_samples(find_samples(folder)))
-    own = [f"preset={name}", f"data.path={folder}", *SMALL,
-           *(["train.batch_size=4"] if name == "unequal" else [])]
-    run_inline("train", tmp_path/"train"/"seed-0", own)
-    p = resolve(TOP/"params.yaml", "", own)
-    asked = read_yaml_of(tmp_path/"train"/"seed-0"/"params.yaml")
-    assert asked["requested"]["loss"] == p.loss.model_dump() and asked["requested"]["augment"] == p.augment.model_dump()
+
+    folder = tiny_folder(tmp_path / "data")
+    write_split(tmp_path / "prepare" / "split.csv", split_samples(find_samples(folder)))
+    own = [
+        f"preset={name}",
+        f"data.path={folder}",
+        *SMALL,
+        *(["train.batch_size=4"] if name == "unequal" else []),
+    ]
+    run_inline("train", tmp_path / "train" / "seed-0", own)
+    p = resolve(TOP / "params.yaml", "", own)
+    asked = read_yaml_of(tmp_path / "train" / "seed-0" / "params.yaml")
+    assert (
+        asked["requested"]["loss"] == p.loss.model_dump()
+        and asked["requested"]["augment"] == p.augment.model_dump()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(presets(TOP)))
 def test_a_preset_goes_through_folds(name):
     "All that `cvlab crossval` asks before anything starts, of every experiment that the preset brings."
-    def asked(e): return resolve(TOP/"params.yaml", e, [f"preset={name}"])
+
+    def asked(e):
+        return resolve(TOP / "params.yaml", e, [f"preset={name}"])
+
     p = asked("")
-    recipes, student = [asked(e) for e in p.crossval.experiments], p.crossval.student and asked(p.crossval.student)
-    for e in p.experiments: asked(e)
+    recipes, student = (
+        [asked(e) for e in p.crossval.experiments],
+        p.crossval.student and asked(p.crossval.student),
+    )
+    for e in p.experiments:
+        asked(e)
     n = 480
-    split = pd.DataFrame(dict(id=[f"{i:016x}" for i in range(n)],
-                              label=[f"class {i % 4}" for i in range(n)],
-                                       group=range(n),
-                              subset=["test" if i % 6 == 0 else "train" for i in range(n)]))
+    split = pd.DataFrame(
+        dict(
+            id=[f"{i:016x}" for i in range(n)],
+            label=[f"class {i % 4}" for i in range(n)],
+            group=range(n),
+            subset=["test" if i % 6 == 0 else "train" for i in range(n)],
+        )
+    )
     check_crossval(split, *recipes, student=student)
 
 
 def read_yaml_of(path):
     from cvlab.core.params import plain, read_yaml
+
     return plain(read_yaml(path))
 
 
 def test_folds_from_the_command_line(tmp_path):
-    folder = tiny_folder(tmp_path/"data")
-    words = ["crossval", "--data", folder, "--out", tmp_path/"run", "preset=fast_dev",
-             "data.size=32", "train.batch_size=4"]
+    folder = tiny_folder(tmp_path / "data")
+    words = [
+        "crossval",
+        "--data",
+        folder,
+        "--out",
+        tmp_path / "run",
+        "preset=fast_dev",
+        "data.size=32",
+        "train.batch_size=4",
+    ]
     code, out, err = cvlab(*words)
     assert code == 0, err
     assert "out of fold: macro F1" in out
-    nets = {f: f.stat().st_mtime_ns for f in (tmp_path/"run"/"weights").rglob("*.safetensors")}
+    nets = {f: f.stat().st_mtime_ns for f in (tmp_path / "run" / "weights").rglob("*.safetensors")}
     assert len(nets) == 2
-    code, out, err = cvlab("predict", "--run", tmp_path/"run", folder/"disc")
+    code, out, err = cvlab("predict", "--run", tmp_path / "run", folder / "disc")
     assert code == 0, err
-    assert len(out.splitlines()) == 25 and all(r.split(",")[1] in ("disc", "square")
-                                               for r in out.splitlines()[1:])
+    assert len(out.splitlines()) == 25 and all(
+        r.split(",")[1] in ("disc", "square") for r in out.splitlines()[1:]
+    )
     # all models of the folds, as `test_scores.csv` has them
-    code, out, err = cvlab("evaluate", "--run", tmp_path/"run")
+    code, out, err = cvlab("evaluate", "--run", tmp_path / "run")
     assert code == 0, err
-    ways = pd.read_csv(tmp_path/"run"/"crossval"/"test_scores.csv").set_index("way")
+    ways = pd.read_csv(tmp_path / "run" / "crossval" / "test_scores.csv").set_index("way")
     assert f"test accuracy {ways.accuracy['average']:.3f}" in out
     code, out, err = cvlab(*words, "crossval.tta=flip", "crossval.student=default")
     assert code == 0, err
     assert all(f.stat().st_mtime_ns == t for f, t in nets.items()), "finished folds stay"
-    ways = pd.read_csv(tmp_path/"run"/"crossval"/"test_scores.csv").set_index(["experiment", "way"]).passes.to_dict()
-    assert ways == {("default", "one model"): 1, ("default", "average"): 2,
-                    ("default", "vote"): 2,
-                    ("default", "one model, flip"): 2, ("default", "average, flip"): 4,
-                    ("student", "alone"): 1, ("student", "student"): 1}
+    ways = (
+        pd.read_csv(tmp_path / "run" / "crossval" / "test_scores.csv")
+        .set_index(["experiment", "way"])
+        .passes.to_dict()
+    )
+    assert ways == {
+        ("default", "one model"): 1,
+        ("default", "average"): 2,
+        ("default", "vote"): 2,
+        ("default", "one model, flip"): 2,
+        ("default", "average, flip"): 4,
+        ("student", "alone"): 1,
+        ("student", "student"): 1,
+    }
 
 
 def test_advice_can_be_trained_on(tmp_path):
-    folder = tiny_folder(tmp_path/"data")
-    code, out, err = cvlab("advise", folder, "--out", tmp_path/"advice.yaml")
+    folder = tiny_folder(tmp_path / "data")
+    code, out, err = cvlab("advise", folder, "--out", tmp_path / "advice.yaml")
     assert code == 0, err
     assert "48 images of 2 classes, 1.0 to 1, side 40 px; no GPU" in out and "About " in out
-    run_words = ["train", "--data", folder, "--out", tmp_path/"run",
-                 f"preset={tmp_path/'advice.yaml'}",
-                 "model.weights=null"]
+    run_words = [
+        "train",
+        "--data",
+        folder,
+        "--out",
+        tmp_path / "run",
+        f"preset={tmp_path / 'advice.yaml'}",
+        "model.weights=null",
+    ]
     code, out, err = cvlab(*run_words, "train.epochs=2", "leakage.planted=8")
     assert code == 0, err
-    assert read_yaml_of(tmp_path/"run"/"train"/"seed-0"/"params.yaml")["requested"]["train"]["cache_features"] is True
+    assert (
+        read_yaml_of(tmp_path / "run" / "train" / "seed-0" / "params.yaml")["requested"]["train"][
+            "cache_features"
+        ]
+        is True
+    )
 
 
 def test_a_number_is_learnt_and_said(tmp_path):
-    folder = bright_folder(tmp_path/"bright", 120)
+    folder = bright_folder(tmp_path / "bright", 120)
     words = ["data.size=32", "train.batch_size=16", "train.epochs=25", "optim.lr=0.02"]
-    code, out, err = cvlab("train", "task=regression", "--data", folder/"samples.csv", "--out", tmp_path/"run", *words)
+    code, out, err = cvlab(
+        "train",
+        "task=regression",
+        "--data",
+        folder / "samples.csv",
+        "--out",
+        tmp_path / "run",
+        *words,
+    )
     assert code == 0, err
-    assert "model      test R² 0." in out and "mean absolute error" in out and "histogram  test R² " in out
-    scores = read_json(tmp_path/"run"/"evaluate"/"seed-0"/"metrics.json")["test"]
-    mean = read_json(tmp_path/"run"/"baseline"/"metrics.json")["mean"]
-    assert scores["r2_low"] > .3 and mean["r2"] < .2
-    code, out, err = cvlab("predict", "--run", tmp_path/"run", folder/"000.png")
+    assert (
+        "model      test R² 0." in out
+        and "mean absolute error" in out
+        and "histogram  test R² " in out
+    )
+    scores = read_json(tmp_path / "run" / "evaluate" / "seed-0" / "metrics.json")["test"]
+    mean = read_json(tmp_path / "run" / "baseline" / "metrics.json")["mean"]
+    assert scores["r2_low"] > 0.3 and mean["r2"] < 0.2
+    code, out, err = cvlab("predict", "--run", tmp_path / "run", folder / "000.png")
     assert code == 0, err
     path, label, probability, error = out.splitlines()[1].split(",")
-    assert .3 < float(label) < 3 and probability == "" and error == ""
-    code, out, err = cvlab("evaluate", "--run", tmp_path/"run")
+    assert 0.3 < float(label) < 3 and probability == "" and error == ""
+    code, out, err = cvlab("evaluate", "--run", tmp_path / "run")
     assert code == 0 and "test R² 0." in out, err
-    code, out, err = cvlab("interpret", "--run", tmp_path/"run", folder/"000.png", "--out", tmp_path/"maps.png")
-    assert code == 0 and (tmp_path/"maps.png").exists(), err
-    first = (tmp_path/"run"/"evaluate"/"seed-0"/"predictions.csv").read_bytes()
-    again = ["train", "task=regression", "--data", folder/"samples.csv", "--out", tmp_path/"again", *words]
+    code, out, err = cvlab(
+        "interpret", "--run", tmp_path / "run", folder / "000.png", "--out", tmp_path / "maps.png"
+    )
+    assert code == 0 and (tmp_path / "maps.png").exists(), err
+    first = (tmp_path / "run" / "evaluate" / "seed-0" / "predictions.csv").read_bytes()
+    again = [
+        "train",
+        "task=regression",
+        "--data",
+        folder / "samples.csv",
+        "--out",
+        tmp_path / "again",
+        *words,
+    ]
     assert cvlab(*again)[0] == 0
-    assert (tmp_path/"again"/"evaluate"/"seed-0"/"predictions.csv").read_bytes() == first, "byte for byte"
-    code, out, err = cvlab("crossval", "task=regression", "--data", folder/"samples.csv")
-    assert code == 1 and err == "cvlab: task=regression: the stage crossval is only for classification\n"
+    assert (tmp_path / "again" / "evaluate" / "seed-0" / "predictions.csv").read_bytes() == first, (
+        "byte for byte"
+    )
+    code, out, err = cvlab("crossval", "task=regression", "--data", folder / "samples.csv")
+    assert (
+        code == 1
+        and err == "cvlab: task=regression: the stage crossval is only for classification\n"
+    )

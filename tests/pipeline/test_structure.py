@@ -1,4 +1,5 @@
 "The house: the order of packages, declared dependencies, parameters."
+
 import ast
 import inspect
 import json
@@ -18,11 +19,13 @@ from cvlab.docs.site import PACKAGES
 from cvlab.runs.stages import STAGES, dvc_yaml
 from cvlab.training.callbacks import TRAIN_PACKAGES
 
-NOTEBOOKS = sorted((TOP/"nbs").glob("*/[0-9][0-9]_*.ipynb"))
-EXPORTING = [p for p in NOTEBOOKS if "default_exp" in p.read_text()] # the others prove something of the library
+NOTEBOOKS = sorted((TOP / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
+EXPORTING = [
+    p for p in NOTEBOOKS if "default_exp" in p.read_text()
+]  # the others prove something of the library
 MODULES = {f"{p.parent.name}.{p.stem[3:]}": p for p in EXPORTING}
 RANK = {m: (list(PACKAGES).index(p.parent.name), int(p.stem[:2])) for m, p in MODULES.items()}
-PIPELINE = list(read_yaml(TOP/"dvc.yaml")["stages"])
+PIPELINE = list(read_yaml(TOP / "dvc.yaml")["stages"])
 
 
 def cvlab_imports(source, package=""):
@@ -31,14 +34,15 @@ def cvlab_imports(source, package=""):
         if isinstance(node, ast.ImportFrom):
             stem = {0: "", 1: f"cvlab.{package}.", 2: "cvlab."}[node.level] + (node.module or "")
             for name in (stem, *(f"{stem}.{a.name}" for a in node.names)):
-                if name.removeprefix("cvlab.") in MODULES: yield name.removeprefix("cvlab.")
+                if name.removeprefix("cvlab.") in MODULES:
+                    yield name.removeprefix("cvlab.")
         if isinstance(node, ast.Import):
             yield from (a.name[6:] for a in node.names if a.name.startswith("cvlab."))
 
 
 def imports_of(module):
     package, name = module.split(".")
-    return set(cvlab_imports((TOP/"cvlab"/package/f"{name}.py").read_text(), package))
+    return set(cvlab_imports((TOP / "cvlab" / package / f"{name}.py").read_text(), package))
 
 
 def closure(modules):
@@ -58,11 +62,15 @@ def test_module_imports_only_what_is_below_it(name):
 
 
 def test_each_module_has_its_notebook():
-    found = {f"{p.parent.name}.{p.stem}" for p in (TOP/"cvlab").glob("*/[a-z]*.py")}
+    found = {f"{p.parent.name}.{p.stem}" for p in (TOP / "cvlab").glob("*/[a-z]*.py")}
     assert found == set(MODULES)
-    assert not list((TOP/"cvlab").glob("[a-z]*.py")), "a module lives in a package"
-    assert len({RANK[m] for m in MODULES}) == len(MODULES), "two notebooks of a package have one number"
-    assert all(p.stat().st_size < 300_000 for p in NOTEBOOKS), "a library notebook is a page of the site: under 300 KB"
+    assert not list((TOP / "cvlab").glob("[a-z]*.py")), "a module lives in a package"
+    assert len({RANK[m] for m in MODULES}) == len(MODULES), (
+        "two notebooks of a package have one number"
+    )
+    assert all(p.stat().st_size < 300_000 for p in NOTEBOOKS), (
+        "a library notebook is a page of the site: under 300 KB"
+    )
 
 
 @pytest.mark.parametrize("name", cvlab.__all__)
@@ -71,7 +79,8 @@ def test_public_name_resolves(name):
     thing = getattr(cvlab, name)
     assert thing.__module__ == f"cvlab.{cvlab._HOME[name]}" and thing.__doc__ and name in dir(cvlab)
     f = thing if inspect.isfunction(thing) else vars(thing).get("__init__")
-    if not inspect.isfunction(f) or "<string>" in f.__code__.co_filename: return # a dataclass writes its own
+    if not inspect.isfunction(f) or "<string>" in f.__code__.co_filename:
+        return  # a dataclass writes its own
     found = {k: d for k, d in docments(f, full=True).items() if d["docment"] and k != "self"}
     assert [k for k, d in found.items() if d["docment"] not in thing.__doc__] == []
 
@@ -87,8 +96,9 @@ def test_import_is_light():
     "`import cvlab` reads no library: whoever only asks for a name pays for that name."
     heavy = "torch pandas numpy matplotlib sklearn fastai fastcore pydantic timm typer"
     probe = f"import sys, cvlab; print([m for m in '{heavy}'.split() if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", probe], cwd=TOP, env=environ(TOP),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=TOP, env=environ(TOP), capture_output=True, text=True
+    )
     assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
@@ -101,36 +111,50 @@ def test_training_is_followed_by_its_hash():
 
 def test_dvc_yaml_is_what_the_register_says():
     "`cvlab schema` writes it; a stage that is not in it would never run."
-    assert (TOP/"dvc.yaml").read_text(encoding="utf-8") == dvc_yaml(TOP)
-    assert {p.stem for p in (TOP/"nbs"/"pipeline").glob("*.ipynb")} >= set(STAGES)
+    assert (TOP / "dvc.yaml").read_text(encoding="utf-8") == dvc_yaml(TOP)
+    assert {p.stem for p in (TOP / "nbs" / "pipeline").glob("*.ipynb")} >= set(STAGES)
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_pipeline_notebook_is_a_talk(stage):
-    nb = json.loads((TOP/"nbs"/"pipeline"/f"{stage}.ipynb").read_text())
-    assert not re.search(r"^\s*(def|class) ", "\n".join(code_cells(stage)), re.M), \
+    nb = json.loads((TOP / "nbs" / "pipeline" / f"{stage}.ipynb").read_text())
+    assert not re.search(r"^\s*(def|class) ", "\n".join(code_cells(stage)), re.M), (
         "what needs a def belongs in a library notebook"
-    assert [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])], "one cell is tagged parameters"
+    )
+    assert [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])], (
+        "one cell is tagged parameters"
+    )
     assert not any(c.get("outputs") for c in nb["cells"])
 
 
 def test_no_notebook_stores_what_a_bar_drew():
-    for path in [*(TOP/"nbs").rglob("*.ipynb"), *(TOP/"runs").rglob("*.ipynb")]:
-        if ".ipynb_checkpoints" in path.parts: continue
-        texts = ["".join(o.get("text", "")) for c in json.loads(path.read_text())["cells"]
-                 for o in c.get("outputs", [])]
+    for path in [*(TOP / "nbs").rglob("*.ipynb"), *(TOP / "runs").rglob("*.ipynb")]:
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        texts = [
+            "".join(o.get("text", ""))
+            for c in json.loads(path.read_text())["cells"]
+            for o in c.get("outputs", [])
+        ]
         assert not any("\x1b[2K" in t or "batches/s" in t for t in texts), path
 
 
 def test_nothing_lies_in_runs_that_no_stage_wrote():
     "A file that an earlier pipeline left would be read as a result of this one."
-    outs = [o["path"] for s in read_yaml(TOP/"dvc.lock")["stages"].values() for o in s["outs"]]
-    here = subprocess.run(["git", "ls-files", "runs"], cwd=TOP, capture_output=True, text=True).stdout.split()
+    outs = [o["path"] for s in read_yaml(TOP / "dvc.lock")["stages"].values() for o in s["outs"]]
+    here = subprocess.run(
+        ["git", "ls-files", "runs"], cwd=TOP, capture_output=True, text=True
+    ).stdout.split()
     # the last two hold what a clock said
     beside = ("runs/measured/", "runs/local/", "runs/bench/", "runs/architectures/")
-    left = [f for f in here if not f.startswith(beside) and Path(f).name not in UNHASHED
-            and f != "runs/ledger.csv"
-            and not any(f == o or f.startswith(f"{o}/") for o in outs)]
+    left = [
+        f
+        for f in here
+        if not f.startswith(beside)
+        and Path(f).name not in UNHASHED
+        and f != "runs/ledger.csv"
+        and not any(f == o or f.startswith(f"{o}/") for o in outs)
+    ]
     assert left == []
 
 
@@ -139,15 +163,16 @@ def test_every_section_reaches_a_stage():
 
 
 def test_schema_for_editors_is_current():
-    assert json.loads((TOP/"nbs"/"params.schema.json").read_text()) == params_schema()
+    assert json.loads((TOP / "nbs" / "params.schema.json").read_text()) == params_schema()
 
 
 def test_lock_has_hashes_and_no_addresses():
-    for path in (TOP/"requirements").glob("*.txt"):
+    for path in (TOP / "requirements").glob("*.txt"):
         text = path.read_text()
         assert "://" not in text and "--index" not in text and "--find" not in text
         pins = re.findall(r"^[a-z0-9_.-]+==\S+.*\\\n    --hash=sha256:", text, re.M)
         assert len(pins) == len(re.findall(r"^\S+==", text, re.M)) > 0
-    node = json.loads((TOP/".jupyter"/"package-lock.json").read_text())["packages"]
-    assert all(p.keys() >= {"integrity"} and "resolved" not in p
-               for name, p in node.items() if name)
+    node = json.loads((TOP / ".jupyter" / "package-lock.json").read_text())["packages"]
+    assert all(
+        p.keys() >= {"integrity"} and "resolved" not in p for name, p in node.items() if name
+    )

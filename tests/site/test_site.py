@@ -1,4 +1,5 @@
 "The documentation site as it is built: every page opened in a browser without the internet, every link followed."
+
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from cvlab.docs.site import NEEDED, build_site
 
 class Page(HTMLParser):
     "What a page links to, loads and shows."
+
     def __init__(self, text):
         super().__init__()
         self.ids, self.links, self.loads, self.mute, self.alts = set(), [], [], [], []
@@ -28,10 +30,14 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
-        if "id" in a: self.ids.add(a["id"])
-        if tag == "a" and a.get("href"): self.links.append(a["href"])
-        if tag == "script" and a.get("src"): self.loads.append(a["src"])
-        if tag == "link" and "stylesheet" in a.get("rel", ""): self.loads.append(a["href"])
+        if "id" in a:
+            self.ids.add(a["id"])
+        if tag == "a" and a.get("href"):
+            self.links.append(a["href"])
+        if tag == "script" and a.get("src"):
+            self.loads.append(a["src"])
+        if tag == "link" and "stylesheet" in a.get("rel", ""):
+            self.loads.append(a["href"])
         if tag == "img":
             self.loads.append(a["src"])
             alt = (a.get("alt") or "").strip()
@@ -44,31 +50,44 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     "The folder of the site."
     for module in NEEDED:
-        pytest.importorskip(module,
-                            reason="the extra docs is missing: pip install --require-hashes "
-                                           "-r requirements/docs.txt")
-    return build_site(tmp_path_factory.mktemp("site")/"site").parent
+        pytest.importorskip(
+            module,
+            reason="the extra docs is missing: pip install --require-hashes "
+            "-r requirements/docs.txt",
+        )
+    return build_site(tmp_path_factory.mktemp("site") / "site").parent
 
 
 @pytest.fixture(scope="module")
 def parsed(site):
     "Every page but the talk, which test_slides.py opens."
-    found = (p for p in sorted(site.rglob("*.html")) if "_static" not in p.parts
-             and p.name != "slides.html")
+    found = (
+        p
+        for p in sorted(site.rglob("*.html"))
+        if "_static" not in p.parts and p.name != "slides.html"
+    )
     return {p: Page(p.read_text(encoding="utf-8")) for p in found}
 
 
 def shot(page, name):
     "An image for a person who wants to see it: `CVLAB_SHOTS=folder pytest tests/site/test_site.py`."
-    if folder := os.environ.get("CVLAB_SHOTS"): page.screenshot(path=f"{folder}/{name}.png")
+    if folder := os.environ.get("CVLAB_SHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png")
 
 
 def test_there_is_a_page_for_each_notebook_and_run(site):
-    for name in ("index", "first_steps", "TRAINING_RESULTS", "claims", "nbs/training/01_learner",
-                 "nbs/tutorials/bring_your_own",
-                 "runs/train/default/seed-0/train", "runs/cards/default/seed-0/MODEL_CARD",
-                 "troubleshooting"):
-        assert (site/f"{name}.html").exists(), name
+    for name in (
+        "index",
+        "first_steps",
+        "TRAINING_RESULTS",
+        "claims",
+        "nbs/training/01_learner",
+        "nbs/tutorials/bring_your_own",
+        "runs/train/default/seed-0/train",
+        "runs/cards/default/seed-0/MODEL_CARD",
+        "troubleshooting",
+    ):
+        assert (site / f"{name}.html").exists(), name
 
 
 def test_every_link_and_every_anchor_is_there(site, parsed):
@@ -76,9 +95,11 @@ def test_every_link_and_every_anchor_is_there(site, parsed):
     for page, p in parsed.items():
         for link in [*p.links, *p.loads]:
             url = urlsplit(link)
-            if url.scheme or link == "#": continue
-            to = (page.parent/unquote(url.path)).resolve() if url.path else page
-            if not to.is_file(): dead.append((page.name, link))
+            if url.scheme or link == "#":
+                continue
+            to = (page.parent / unquote(url.path)).resolve() if url.path else page
+            if not to.is_file():
+                dead.append((page.name, link))
             elif url.fragment and to in parsed and unquote(url.fragment) not in parsed[to].ids:
                 dead.append((page.name, link))
     assert not dead, dead[:20]
@@ -86,41 +107,55 @@ def test_every_link_and_every_anchor_is_there(site, parsed):
 
 def test_every_image_has_a_text(parsed):
     assert sum(len(p.alts) for p in parsed.values()) > 100
-    assert not (mute := [(page.name, src) for page, p in parsed.items() for src in p.mute]), mute[:20]
-    same = {page.name: [t for t in set(p.alts) if p.alts.count(t) > 1]
-            for page, p in parsed.items()}
+    assert not (mute := [(page.name, src) for page, p in parsed.items() for src in p.mute]), mute[
+        :20
+    ]
+    same = {
+        page.name: [t for t in set(p.alts) if p.alts.count(t) > 1] for page, p in parsed.items()
+    }
     assert not (same := {page: texts for page, texts in same.items() if texts}), same
-    assert not [t for p in parsed.values() for t in p.alts if t.endswith(":")], "a sentence that only leads to it"
+    assert not [t for p in parsed.values() for t in p.alts if t.endswith(":")], (
+        "a sentence that only leads to it"
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere(site, parsed):
-    assert not [x for p in parsed.values()
-                for x in p.loads if urlsplit(x).scheme not in ("", "data")]
+    assert not [
+        x for p in parsed.values() for x in p.loads if urlsplit(x).scheme not in ("", "data")
+    ]
     for css in site.rglob("*.css"):
-        assert not re.search(r"url\([\"']?https?:|@import\s+[\"']?https?:", css.read_text(encoding="utf-8")), css
+        assert not re.search(
+            r"url\([\"']?https?:|@import\s+[\"']?https?:", css.read_text(encoding="utf-8")
+        ), css
 
 
 def test_pages_are_small(parsed):
-    heavy = {page.name: page.stat().st_size
-             for page in parsed if page.stat().st_size > 1_000_000}
+    heavy = {page.name: page.stat().st_size for page in parsed if page.stat().st_size > 1_000_000}
     assert not heavy
 
 
 def test_the_talk_and_the_film_are_there(site):
-    assert (site/"slides.html").stat().st_size > 100_000 and (site/"timelapse.gif").read_bytes()[:3] == b"GIF"
-    assert (site/"timelapse.png").exists() and 'href="slides.html"' in (site/"showing.html").read_text(encoding="utf-8")
+    assert (site / "slides.html").stat().st_size > 100_000 and (
+        site / "timelapse.gif"
+    ).read_bytes()[:3] == b"GIF"
+    assert (site / "timelapse.png").exists() and 'href="slides.html"' in (
+        site / "showing.html"
+    ).read_text(encoding="utf-8")
 
 
 def test_math_is_drawn_by_the_browser_itself(site):
-    assert "<math" in (site/"nbs/evaluation/02_compare.html").read_text(encoding="utf-8")
+    assert "<math" in (site / "nbs/evaluation/02_compare.html").read_text(encoding="utf-8")
 
 
 def test_names_lead_to_where_they_are_described(site, parsed):
     links = {link for page in parsed.values() for link in page.links}
-    for name in ("01_params.html#resolve", "04_loaders.html#batches",
-                 "01_learner.html#create-learner"):
+    for name in (
+        "01_params.html#resolve",
+        "04_loaders.html#batches",
+        "01_learner.html#create-learner",
+    ):
         assert any(link.endswith(name) for link in links), name
-    assert "resolve" in parsed[site/"nbs/core/01_params.html"].ids
+    assert "resolve" in parsed[site / "nbs/core/01_params.html"].ids
 
 
 def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
@@ -129,16 +164,19 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     tab, said = context.new_page(), []
     tab.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
     tab.on("pageerror", lambda e: said.append(str(e)))
-    tab.on("request", lambda r: said.append(r.url)
-           if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    tab.on(
+        "request",
+        lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None,
+    )
     wide = {}
     for page in parsed:
         tab.goto(page.as_uri(), wait_until="load")
         if over := tab.evaluate("document.documentElement.scrollWidth - window.innerWidth"):
             wide[page.name] = over
         assert not said, (page, said)
-        if page.stem in ("index", "TRAINING_RESULTS"): shot(tab, f"phone-{page.stem}")
-    tab.goto((site/"first_steps.html").as_uri())
+        if page.stem in ("index", "TRAINING_RESULTS"):
+            shot(tab, f"phone-{page.stem}")
+    tab.goto((site / "first_steps.html").as_uri())
     entry = tab.locator(".pst-primary-sidebar a, .bd-sidebar-primary a", has_text="How to").first
     assert not entry.is_visible()
     tab.click("button.primary-toggle")
@@ -152,25 +190,35 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     assert not wide, wide
 
 
-SHOWN = ("index", "TRAINING_RESULTS", "claims", "first_steps", "troubleshooting",
-         "nbs/training/01_learner",
-         "nbs/tutorials/training_analysis", "runs/compare/compare")
+SHOWN = (
+    "index",
+    "TRAINING_RESULTS",
+    "claims",
+    "first_steps",
+    "troubleshooting",
+    "nbs/training/01_learner",
+    "nbs/tutorials/training_analysis",
+    "runs/compare/compare",
+)
 
 
 def test_search_finds_without_a_server(site, chromium):
     tab = chromium.new_context(offline=True).new_page()
-    tab.goto((site/"search.html").as_uri() + "?q=lr_find")
+    tab.goto((site / "search.html").as_uri() + "?q=lr_find")
     # results appear one after another
     tab.wait_for_selector("ul.search li a[href*='03_lr_finder']", timeout=20_000)
     tab.context.close()
 
 
-@pytest.mark.skipif("CVLAB_SHOTS" not in os.environ,
-                    reason="only for a person who looks: CVLAB_SHOTS=folder")
+@pytest.mark.skipif(
+    "CVLAB_SHOTS" not in os.environ, reason="only for a person who looks: CVLAB_SHOTS=folder"
+)
 def test_pages_are_shown_to_a_person(site, chromium):
-    tab = chromium.new_context(color_scheme="light", offline=True, viewport=dict(width=1280, height=900)).new_page()
+    tab = chromium.new_context(
+        color_scheme="light", offline=True, viewport=dict(width=1280, height=900)
+    ).new_page()
     for name in SHOWN:
-        tab.goto((site/f"{name}.html").as_uri())
+        tab.goto((site / f"{name}.html").as_uri())
         shot(tab, f"light-{Path(name).name}")
     tab.context.close()
 
@@ -179,15 +227,17 @@ def test_dark_follows_the_reader_and_the_button(site, chromium):
     colour = "getComputedStyle(document.body).backgroundColor"
     seen = {}
     for scheme in ("light", "dark"):
-        tab = chromium.new_context(color_scheme=scheme, offline=True, viewport=dict(width=1280, height=800)).new_page()
-        tab.goto((site/"nbs/training/03_lr_finder.html").as_uri())
+        tab = chromium.new_context(
+            color_scheme=scheme, offline=True, viewport=dict(width=1280, height=800)
+        ).new_page()
+        tab.goto((site / "nbs/training/03_lr_finder.html").as_uri())
         seen[scheme] = sum(map(int, re.findall(r"\d+", tab.evaluate(colour))[:3]))
         if scheme == "light":
             tab.click("button.theme-switch-button")
             tab.click("button.theme-change-button[data-mode=dark]:visible")
             seen["pressed"] = tab.evaluate("document.documentElement.dataset.theme")
         for name in SHOWN if os.environ.get("CVLAB_SHOTS") and scheme == "dark" else ():
-            tab.goto((site/f"{name}.html").as_uri())
+            tab.goto((site / f"{name}.html").as_uri())
             shot(tab, f"dark-{Path(name).name}")
         tab.context.close()
     assert seen["light"] > 600 > 200 > seen["dark"] and seen["pressed"] == "dark", seen
@@ -195,14 +245,14 @@ def test_dark_follows_the_reader_and_the_button(site, chromium):
 
 def guides():
     "The commands that the pages of the site and the README tell a reader to type, in fences and between backticks."
-    for page in [*sorted((TOP/"nbs/pages/site").glob("*.md")), TOP/"README.md"]:
+    for page in [*sorted((TOP / "nbs/pages/site").glob("*.md")), TOP / "README.md"]:
         text = page.read_text(encoding="utf-8")
         fences = re.findall(r"^ *```\n(.*?)^ *```", text, re.S | re.M)
         rest = re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M)
         inline = re.findall(r"(?<!`)`((?:cvlab|make) [^`\n]+)`", rest)
         for line in (*"\n".join(fences).splitlines(), *inline):
             line = line.split(" #")[0].strip()
-            named = line.split()[-1:] == ["--data"] # the option is meant, not the command
+            named = line.split()[-1:] == ["--data"]  # the option is meant, not the command
             if line.startswith(("cvlab ", "make ")) and "..." not in line and not named:
                 yield page.name, line
 
@@ -210,8 +260,10 @@ def guides():
 @pytest.mark.parametrize("page, line", sorted(set(guides())))
 def test_commands_of_the_guides_are_understood(page, line):
     "Command, options and every key=value: what a page says is what the program knows."
-    if line.startswith("make "): return understood_by_make(line)
+    if line.startswith("make "):
+        return understood_by_make(line)
     import typer
+
     command, words = typer.main.get_command(cvlab.cli.main.app), shlex.split(line)[1:]
     context = None
     while hasattr(command, "commands"):
@@ -221,34 +273,47 @@ def test_commands_of_the_guides_are_understood(page, line):
     # a command that is only named
     alone = line.count(" ") < 2 + line.startswith(("cvlab data", "cvlab runs"))
     context = command.make_context(command.name, words, resilient_parsing=alone)
-    def known(o): return not o.startswith(("preset=advice", "model.weights=~", "preset=~"))
+
+    def known(o):
+        return not o.startswith(("preset=advice", "model.weights=~", "preset=~"))
+
     settings = [o for o in context.params.get("overrides") or () if known(o)]
-    resolve(TOP/"params.yaml", context.params.get("experiment") or "", settings)
+    resolve(TOP / "params.yaml", context.params.get("experiment") or "", settings)
     context.close()
 
 
 def understood_by_make(line):
     "Its targets are in the Makefile, and each variable is one that a recipe asks for."
-    text = (TOP/"Makefile").read_text()
+    text = (TOP / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*##", text, re.M))
     for word in shlex.split(line)[1:]:
         name, _, value = word.partition("=")
         assert f"$({name})" in text if _ else name in targets, f"{line}: make knows no {name}"
 
 
-@pytest.mark.parametrize("line, does", [
-    ("check DATA=~/photos", ["cvlab data check ~/photos"]),
-    ("check", ["cvlab data check data"]),
-    ("quick DATA=a OUT=b", ["cvlab train --data a --out b-quick --fast"]),
-    ("train DATA=a OUT=b EPOCHS=100", ["cvlab train --data a --out b train.epochs=100"]),
-    ("train ARGS=model.name=resnet18",
-     ["cvlab train --data data --out runs/local/own model.name=resnet18"]),
-    ("evaluate OUT=b", ["cvlab evaluate --run b --subset test"]),
-    ("compare DATA=a OUT=b PRESET=fast_dev",
-     ["cvlab crossval --data a --out b-folds preset=fast_dev"]),
-    ("full-test", [".ci/test", "cvlab verify"])])
+@pytest.mark.parametrize(
+    "line, does",
+    [
+        ("check DATA=~/photos", ["cvlab data check ~/photos"]),
+        ("check", ["cvlab data check data"]),
+        ("quick DATA=a OUT=b", ["cvlab train --data a --out b-quick --fast"]),
+        ("train DATA=a OUT=b EPOCHS=100", ["cvlab train --data a --out b train.epochs=100"]),
+        (
+            "train ARGS=model.name=resnet18",
+            ["cvlab train --data data --out runs/local/own model.name=resnet18"],
+        ),
+        ("evaluate OUT=b", ["cvlab evaluate --run b --subset test"]),
+        (
+            "compare DATA=a OUT=b PRESET=fast_dev",
+            ["cvlab crossval --data a --out b-folds preset=fast_dev"],
+        ),
+        ("full-test", [".ci/test", "cvlab verify"]),
+    ],
+)
 def test_the_front_door_says_what_it_does(line, does):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} | dict(HOME="~")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} | dict(
+        HOME="~"
+    )
     say = ["make", "-n", "-o", "install", *line.split()]
     done = subprocess.run(say, cwd=TOP, env=env, capture_output=True, text=True)
     assert [" ".join(subset.split()) for subset in done.stdout.splitlines()] == does, done.stderr
@@ -258,15 +323,16 @@ def test_the_front_door_says_what_it_does(line, does):
 def preview(tmp_path):
     """`make docs-serve` in a fresh folder, with a stand-in for `cvlab docs --sources` that writes one page with the
     library's own `level`: the address, the page, and a log of the times that it was called."""
-    if shutil.which("sphinx-autobuild") is None: pytest.skip("the extra docs is missing")
-    (tmp_path/"nbs").mkdir()
-    (tmp_path/"runs").mkdir()
-    (tmp_path/"bin").mkdir()
-    shutil.copy(TOP/"Makefile", tmp_path)
-    page, log = tmp_path/"nbs/page.md", tmp_path/"log"
+    if shutil.which("sphinx-autobuild") is None:
+        pytest.skip("the extra docs is missing")
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "bin").mkdir()
+    shutil.copy(TOP / "Makefile", tmp_path)
+    page, log = tmp_path / "nbs/page.md", tmp_path / "log"
     page.write_text("# First\n")
-    program = tmp_path/"bin/cvlab"
-    program.write_text(f"""#!{BIN/"python"}
+    program = tmp_path / "bin/cvlab"
+    program.write_text(f"""#!{BIN / "python"}
 import pathlib, tempfile
 from cvlab.docs.site import level
 with tempfile.TemporaryDirectory() as made:
@@ -281,13 +347,22 @@ print("called", file=open("log", "a"))
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    env |= dict(PATH=f"{tmp_path/'bin'}{os.pathsep}{BIN}{os.pathsep}{env['PATH']}",
-                PYTHONPATH=str(TOP))
+    env |= dict(
+        PATH=f"{tmp_path / 'bin'}{os.pathsep}{BIN}{os.pathsep}{env['PATH']}", PYTHONPATH=str(TOP)
+    )
     say = ["make", "-o", "extra-docs", "docs-serve", f"PORT={port}"]
+
     def start():
-        return subprocess.Popen(say, cwd=tmp_path, env=env, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT,
-                            text=True, start_new_session=True)
+        return subprocess.Popen(
+            say,
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
     server = start()
     yield f"http://127.0.0.1:{port}/index.html", page, log, start
     os.killpg(server.pid, 15)
@@ -296,11 +371,13 @@ print("called", file=open("log", "a"))
 
 def served(address, words, seconds=90):
     "Wait until a page says so."
-    for _ in range(seconds*5):
+    for _ in range(seconds * 5):
         try:
-            if words in urlopen(address, timeout=5).read().decode(): return
-        except OSError: pass
-        time.sleep(.2)
+            if words in urlopen(address, timeout=5).read().decode():
+                return
+        except OSError:
+            pass
+        time.sleep(0.2)
     pytest.fail(f"{address} does not say {words}")
 
 
@@ -314,15 +391,17 @@ def test_a_saved_page_is_served_after_one_build(preview):
     time.sleep(3)
     assert len(log.read_text().split()) == calls + 1
     second = start()
-    assert "is taken; name another one with make docs-serve PORT=" in second.communicate(timeout=30)[0]
+    assert (
+        "is taken; name another one with make docs-serve PORT=" in second.communicate(timeout=30)[0]
+    )
     assert second.returncode
 
 
 def test_parameters_that_the_pages_name_exist():
     "Every `section.key` or `section.key=value` in backticks."
-    known = set(flat(resolve(TOP/"params.yaml")))
+    known = set(flat(resolve(TOP / "params.yaml")))
     sections = {k.split(".")[0] for k in known}
-    for page in sorted((TOP/"nbs/pages/site").glob("*.md")):
+    for page in sorted((TOP / "nbs/pages/site").glob("*.md")):
         for words in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
             for section, key in re.findall(r"(?<![\w/.~-])(\w+)\.(\w+|\*)(?==|$|\s)", words):
                 if section in sections and key not in ("dvc", "ipynb"):
