@@ -24,7 +24,7 @@ repro: install ## train and evaluate what is out of date, then say how it compar
 verify: install ## recompute every number, figure and hash that is stated here; no data, weights, GPU or internet needed
 	@cvlab verify
 
-test: install ## everything that tests: clean and exported notebooks, notebooks, whole-system tests
+test: install ## clean and exported notebooks, notebooks, whole-system tests; what the last commit changed first
 	@.ci/test
 
 lab: install ## open JupyterLab on this environment; ARGS="--no-browser --port 8889" where there is no browser
@@ -56,7 +56,9 @@ evaluate: install ## what the model in OUT is worth on the test set
 compare: install ## experiments of PRESET through the same folds of DATA, into OUT-folds
 	@cvlab crossval --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)
 
-full-test: test verify ## what the continuous integration runs, then every number, figure and hash
+full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
+	@.ci/test full
+	@cvlab verify
 
 docs: extra-docs ## build the documentation site into _docs, from the notebooks, without the internet
 	@cvlab docs

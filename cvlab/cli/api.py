@@ -530,19 +530,21 @@ def predict(
 def compare(
     self: TrainedRun,
     other,  # another run, or its folder
-    metric: str = "accuracy",  # accuracy, macro_f1 or log_loss
+    metric: str | None = None,  # accuracy (default), macro_f1, log_loss; of numbers mae, r2
     subset: str = "test",  # val or test
 ) -> "pd.DataFrame":  # one row: reference (this run), mean (the other), effect, low, high, p, words
     "Paired difference between the other run and this one; `LabError` if the splits differ."
-    from cvlab.evaluation.compare import COMPARED, effects_table
+    from cvlab.evaluation.compare import effects_table
 
-    if self.task.name != "classification":
-        raise LabError(f"compare: only for classification, and this run has task={self.task.name}")
-    if metric not in COMPARED:
-        raise LabError(f"metric={metric}: one of {', '.join(COMPARED)}")
+    if not (known := self.task.schema.compared):
+        raise LabError(f"compare: no metric is known for task={self.task.name}")
+    if (metric := metric or known[0]) not in known:
+        raise LabError(f"metric={metric}: one of {', '.join(known)}")
     if subset not in ("val", "test"):
         raise LabError(f"subset={subset}: val or test")
     other = other if isinstance(other, TrainedRun) else load(other)
+    if other.task.name != self.task.name:
+        raise LabError(f"compare: task={self.task.name} here and task={other.task.name} there")
     name = other.experiment or other.folder.name
     return effects_table({0: self.predictions}, {name: {0: other.predictions}}, metric, subset)
 

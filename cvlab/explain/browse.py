@@ -43,7 +43,7 @@ from cvlab.evaluation.metrics import (
 )
 from .plots import _epochs, _lines
 from ..runs.paths import runs_below
-from ..tasks.tables import classes_of, kept_row
+from ..tasks.tables import kept_row, lower_is_better, measured
 
 # %% ../../nbs/explain/07_browse.ipynb #cfd371e2
 def find_runs(
@@ -82,42 +82,71 @@ def _history_of(run) -> tuple[pd.DataFrame, str]:  # results.csv, and the monito
     except (ValueError, OSError) as e:
         raise LabError(f"{run.train}/results.csv: {str(e).strip()}") from None
     monitor = effective(run).get("train", {}).get("monitor", "val_loss")
-    if odd := {"epoch", "train_loss", "val_loss", "val_accuracy", monitor} - set(h):
+    if odd := {"epoch", "train_loss", "val_loss", monitor} - set(h):
         raise LabError(f"{run.train}/results.csv: no column {', '.join(sorted(odd))}")
+    if measured(h) is None:
+        raise LabError(f"{run.train}/results.csv: no column val_accuracy, nor of another metric")
     return h, monitor
+
+
+def _classifies(run) -> bool:
+    return effective(run).get("task", "classification") == "classification"
 
 
 def _predictions_of(run) -> pd.DataFrame | None:  # a predictions table
     "A run's validation and test predictions; None if it was not evaluated."
     path = run.evaluate / "predictions.csv"
-    return read_predictions(path) if path.exists() else None
+    if not path.exists():
+        return None
+    return read_predictions(path) if _classifies(run) else pd.read_csv(path, dtype=str)
 
 # %% ../../nbs/explain/07_browse.ipynb #f9a07980
+def _test_accuracy(run) -> tuple | None:  # value, low, high, images
+    "The accuracy of a classification, from its predictions."
+    preds = _predictions_of(run)
+    test = preds[preds.subset == "test"] if preds is not None else ()
+    if not len(test):
+        return None
+    right, n = int((predicted(test) == test.label).sum()), len(test)
+    return right / n, *wilson_interval(right, n), n
+
+
+def _test_metric(run, metric: str) -> tuple | None:  # value, low, high, images
+    "A metric of another task, from metrics.json; None if the run was not evaluated."
+    path = run.evaluate / "metrics.json"
+    if not path.exists():
+        return None
+    try:
+        m = json.loads(path.read_text(encoding="utf-8"))["test"]
+        return m[metric], m[f"{metric}_low"], m[f"{metric}_high"], m["n"]
+    except (ValueError, KeyError, TypeError):
+        raise LabError(f"{path}: no {metric} of the test set; evaluate again") from None
+
+
 def _run_row(run) -> dict:  # one row of `run_table`
     "Summary of one run."
     h, monitor = _history_of(run)
-    kept, preds = kept_row(h.replace([np.inf, -np.inf], np.nan), monitor), _predictions_of(run)
+    kept, column = kept_row(h.replace([np.inf, -np.inf], np.nan), monitor), measured(h)
     row = dict(
         epochs=len(h),
         kept=None if kept is None else int(kept.epoch),
-        val_accuracy=None if kept is None else kept.val_accuracy,
-        test_accuracy=None,
+        metric=column.removeprefix("val_"),
+        val=None if kept is None else kept[column],
+        test=None,
         interval="",
         test_images=None,
     )
-    test = preds[preds.subset == "test"] if preds is not None else ()
-    if not len(test):
+    found = _test_accuracy(run) if _classifies(run) else _test_metric(run, row["metric"])
+    if found is None:
         return row
-    right, n = int((predicted(test) == test.label).sum()), len(test)
-    interval = fmt_interval(right / n, *wilson_interval(right, n)).split(" ", 1)[1]
-    return row | dict(test_accuracy=right / n, interval=interval, test_images=n)
+    *estimate, n = found
+    interval = fmt_interval(*estimate).split(" ", 1)[1]
+    return row | dict(test=estimate[0], interval=interval, test_images=n)
 
 
 def run_table(
     runs: pd.DataFrame,  # from `find_runs`
-) -> (
-    pd.DataFrame
-):  # experiment, seed, epochs, kept, val_accuracy, test_accuracy, interval, test_images; a note
+) -> pd.DataFrame:  # experiment, seed, epochs, kept, metric, val, test, interval, test_images; note
     "Summary of the runs, one row each."
     rows = []
     for run in runs.itertuples():
@@ -138,15 +167,16 @@ def run_table(
         "experiment",
         "seed",
         *counts[:2],
-        "val_accuracy",
-        "test_accuracy",
+        "metric",
+        "val",
+        "test",
         "interval",
         counts[2],
         "note",
     ]
     table = pd.DataFrame(rows, columns=columns).set_index("run")
     table[counts] = table[counts].astype("Int64")
-    for c in ("val_accuracy", "test_accuracy"):
+    for c in ("val", "test"):
         table[c] = table[c].astype(float).round(3)
     return table if table.note.any() else table.drop(columns="note")
 
@@ -204,7 +234,6 @@ _DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), 
 _PANELS = {
     "train_loss": "train loss (mean per image)",
     "val_loss": "val loss (mean per image)",
-    "val_accuracy": "val accuracy",
 }
 
 
@@ -222,37 +251,45 @@ def _few_enough(groups: dict):
         )
 
 
-def _best_of(groups: dict) -> str:
-    "The title: the highest mean validation accuracy of the kept epochs."
+def _metric_of(groups: dict) -> str:  # such as val_accuracy
+    "The metric of all groups; `LabError` for runs of several tasks."
+    found = dict.fromkeys(measured(h) for runs in groups.values() for h, _ in runs)
+    if len(found) > 1:
+        raise LabError(f"runs: {' and '.join(found)} are not compared; name runs of one task")
+    return next(iter(found))
+
+
+def _best_of(groups: dict, metric: str) -> str:
+    "The title: the best mean validation metric of the kept epochs."
     kept = {w: [kept_row(h, m) for h, m in runs] for w, runs in groups.items()}
     mean = {
-        w: np.mean([k.val_accuracy for k in ks])
+        w: np.mean([k[metric] for k in ks])
         for w, ks in kept.items()
         if all(k is not None for k in ks)
     }
     if not mean:
         return "No training has a finite loss"
-    best = max(mean, key=mean.get)
-    what = (
-        "Val accuracy of the kept epochs"
-        if len(groups) == 1
-        else "Highest val accuracy of the kept epochs"
-    )
-    return f"{what}: {best}, {mean[best]:.3f}" + (" (mean)" if len(kept[best]) > 1 else "")
+    lower, name = lower_is_better(metric), metric.replace("_", " ")
+    best = (min if lower else max)(mean, key=mean.get)
+    what = name.capitalize() if len(groups) == 1 else f"{'Lowest' if lower else 'Highest'} {name}"
+    seeds = " (mean)" if len(kept[best]) > 1 else ""
+    return f"{what} of the kept epochs: {best}, {mean[best]:.3f}{seeds}"
 
 # %% ../../nbs/explain/07_browse.ipynb #7ebd6fa4
 def plot_runs(
     groups: dict[str, list],  # name -> `_history_of` for each of its runs; at most six groups
-) -> Figure:  # three panels: training loss, validation loss, validation accuracy
+) -> Figure:  # three panels: training loss, validation loss, validation metric
     "Training curves of several groups of runs over the same axes."
     _few_enough(groups)
+    metric = _metric_of(groups)
+    panels = _PANELS | {metric: metric.replace("_", " ")}
     finite = [
         [(h.replace([np.inf, -np.inf], np.nan), m) for h, m in runs] for runs in groups.values()
     ]
     groups = dict(zip(tails(list(groups)), finite))
     fig, axes = new_figure(9.5, 3.4, 1, 3, sharex=True)
     for (w, runs), colour, dashes in zip(groups.items(), PALETTE, _DASHES):
-        for ax, col in zip(axes, _PANELS):
+        for ax, col in zip(axes, panels):
             _lines(ax, [h for h, _ in runs], col, colour, short_name(w, 30), dashes)
     losses = np.concatenate(
         [h[["train_loss", "val_loss"]].to_numpy().ravel() for r in groups.values() for h, _ in r]
@@ -260,12 +297,12 @@ def plot_runs(
     if np.nanmax(losses) > 50 * np.nanmedian(losses):
         for ax in axes[:2]:
             ax.set_yscale("log")  # keeps the others readable if one diverged
-    for ax, name in zip(axes, _PANELS.values()):
+    for ax, name in zip(axes, panels.values()):
         _epochs(ax, name)
     fig.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(groups), 3)
     )
-    figure_title(fig, _best_of(groups))
+    figure_title(fig, _best_of(groups, metric))
     return fig
 
 # %% ../../nbs/explain/07_browse.ipynb #289ea9cf
@@ -312,18 +349,16 @@ def _image_html(png: bytes, alt: str, width: str = "100%") -> str:
 def _findings_html(run) -> str:  # one line
     "The findings of a run's history."
     # imported here: it loads torch, which a table does not need
-    from cvlab.explain.diagnose import diagnose
+    from cvlab.explain.figures import findings
+    from cvlab.tasks.infer import task_type
 
     try:
         preds, (h, _) = _predictions_of(run), _history_of(run)
         if preds is None:
             return ""
-        about = dict(
-            n_classes=len(classes_of(preds)),
-            n_val=int((preds.subset == "val").sum()),
-            params=effective(run),
-        )
-        found = diagnose(h, **about)
+        params = effective(run)
+        task = task_type(params)
+        found = findings.dispatch(task)(task, h, preds, params)
         words = "; ".join(f"<b>{html.escape(str(f))}</b> ({html.escape(f.because)})" for f in found)
     except LabError as e:
         words = html.escape(str(e))
@@ -343,6 +378,8 @@ def _samples_html(runs: pd.DataFrame) -> str:
         return f"<p>{html.escape(str(e))}</p>"
     if preds is None:
         return f"<p><code>{name}</code> was not evaluated.</p>"
+    if not _classifies(run):
+        return f"<p><code>{name}</code> has no figure of its largest errors.</p>"
     wrong = mistakes(preds)
     if not len(wrong):
         return f"<p><code>{name}</code> has no mistakes on the test set.</p>"
@@ -389,9 +426,12 @@ class Browser:
             lines += [_findings_html(r) for r in runs.itertuples()]
         if not histories:
             return f"<ul>{''.join(lines)}</ul>"
-        fig = _image_html(
-            figure_png(plot_runs(histories)), f"Training curves of {', '.join(histories)}"
-        )
+        try:
+            fig = _image_html(
+                figure_png(plot_runs(histories)), f"Training curves of {', '.join(histories)}"
+            )
+        except LabError as e:
+            fig = f"<p>{html.escape(str(e))}</p>"
         return f"{fig}<details open><summary>Findings from the curves</summary><ul>{''.join(lines)}</ul></details>"
 
     def samples(self) -> str:  # HTML

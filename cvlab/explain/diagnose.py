@@ -6,8 +6,8 @@
 __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM', 'GAP', 'GAIN', 'STILL', 'LEFT', 'ONE_IMAGE',
            'NOISY', 'PERFECT', 'SPREAD', 'ANNEALED', 'NEEDED', 'FLIPS', 'FLIPS_ONLY', 'LINES', 'RULES', 'EXPLAINS',
            'Curves', 'check_history', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change', 'rate',
-           'augments', 'plot_diagnoses', 'diverged', 'rises', 'overfit', 'pace', 'falls', 'spread', 'noisy', 'plateau',
-           'leak', 'converged', 'Findings', 'diagnose', 'findings_table']
+           'augments', 'plot_diagnoses', 'diverged', 'too_high', 'rises', 'overfit', 'pace', 'falls', 'not_converged',
+           'underfit', 'spread', 'noisy', 'plateau', 'leak', 'converged', 'Findings', 'diagnose', 'findings_table']
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2a35ba59
 import math
@@ -65,7 +65,7 @@ SPREAD = 3.0
 ANNEALED = 0.1  # a rate below this fraction of its maximum counts as decayed
 
 # %% ../../nbs/explain/03_diagnose.ipynb #578f5781
-NEEDED = ["epoch", "train_loss", "val_loss", "val_accuracy", "lr"]
+NEEDED = ["epoch", "train_loss", "val_loss", "lr"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +75,20 @@ class Curves:
     epoch: np.ndarray  # one value per epoch
     train: np.ndarray
     val: np.ndarray
-    acc: np.ndarray
+    acc: np.ndarray  # nan where the answer is a number
     lr: np.ndarray
-    n_classes: int
+    n_classes: int | None  # None: the answer is a number
     n_val: int
-    unit: float  # chance loss in nats
+    unit: float  # chance loss, in nats for classes
     params: dict = field(default_factory=dict)  # nested sections, as in params.yaml
 
     def __len__(self):
         return len(self.epoch)
+
+    @property
+    def counts(self) -> bool:
+        "Is the accuracy measured?"
+        return self.n_classes is not None
 
     def get(self, key: str, default=None):  # "optim.lr"
         "A parameter of the run, `default` if it is not known."
@@ -95,15 +100,17 @@ class Curves:
 
 # %% ../../nbs/explain/03_diagnose.ipynb #5e2849d5
 def check_history(
-    h: pd.DataFrame,  # columns epoch, train_loss, val_loss, val_accuracy, lr
-) -> pd.DataFrame:  # numbers, sorted by epoch
+    h: pd.DataFrame,  # columns epoch, train_loss, val_loss, lr, and val_accuracy of classes
+    classes: bool = True,  # is the answer a class?
+) -> pd.DataFrame:  # numbers, sorted by epoch; val_accuracy is nan without classes
     "Check a history; `LabError` names the first problem."
-    if missing := [c for c in NEEDED if c not in h]:
+    needed = [*NEEDED, "val_accuracy"] if classes else NEEDED
+    if missing := [c for c in needed if c not in h]:
         raise LabError(f"history: no column {', '.join(missing)}")
     if not len(h):
         raise LabError("history: no epoch in it; the training was over before its first epoch was")
     h = (
-        h[NEEDED]
+        h[needed]
         .apply(pd.to_numeric, errors="coerce")
         .astype(float)
         .sort_values("epoch", ignore_index=True)
@@ -112,6 +119,8 @@ def check_history(
         raise LabError(
             "history: epochs have to be different numbers; is this the table of one training?"
         )
+    if not classes:
+        return h.assign(val_accuracy=np.nan)
     if ((h.val_accuracy < 0) | (h.val_accuracy > 1)).any():
         raise LabError(
             f"history: val_accuracy {h.val_accuracy.max():g} is no share; divide percentages by 100"
@@ -119,25 +128,34 @@ def check_history(
     return h
 
 # %% ../../nbs/explain/03_diagnose.ipynb #4dd47060
-def curves(
-    history: pd.DataFrame,  # see `check_history`
-    n_classes: int,
-    n_val: int,  # classes, validation images
-    params: dict | None = None,  # the run's own parameters in sections, as in its params.yaml
-    chance: float | None = None,  # nats; loss of predicting class frequencies, if lower
-) -> Curves:
-    "Check and rescale a history."
-    if n_classes < 2 or n_val < 1:
-        raise LabError(
-            f"diagnose: needs two or more classes and a validation image, got {n_classes} and {n_val}"
-        )
-    h, params = check_history(history), params or {}
-    loss = params.get("loss") or {}
+def _chance_loss(
+    n_classes: int | None, loss: dict, chance: float | None
+) -> tuple[float, float]:  # of perfect predictions; of knowing nothing, above it
+    "The two ends of the scale: of cross-entropy, or of the squared error of standardised numbers."
+    if n_classes is None:
+        return 0.0, 1.0
     floor = _loss_floor(n_classes, loss.get("label_smoothing", 0.0))
     # focal loss at probability 0.5
     unit = (chance or math.log(n_classes)) * (1 - 1 / n_classes) ** loss.get("gamma", 0.0) - floor
     if unit <= 0:
         raise LabError(f"diagnose: a chance loss of {chance:g} leaves nothing to learn")
+    return floor, unit
+
+
+def curves(
+    history: pd.DataFrame,  # see `check_history`
+    n_classes: int | None,  # None: the answer is a number
+    n_val: int,  # validation images
+    params: dict | None = None,  # the run's own parameters in sections, as in its params.yaml
+    chance: float | None = None,  # nats; loss of predicting class frequencies, if lower
+) -> Curves:
+    "Check and rescale a history."
+    if (n_classes is not None and n_classes < 2) or n_val < 1:
+        raise LabError(
+            f"diagnose: needs two or more classes and a validation image, got {n_classes} and {n_val}"
+        )
+    h, params = check_history(history, n_classes is not None), params or {}
+    floor, unit = _chance_loss(n_classes, params.get("loss") or {}, chance)
 
     def share(loss):
         return (loss.to_numpy() - floor) / unit
@@ -299,7 +317,9 @@ def _panel(ax, history, found, n_classes, top):
     "The losses in units of chance, the accuracy, and a grey line at each finding's epoch."
     dots = dict(marker="o", ms=2.5) if len(history) <= 40 else {}
     for col, look in LINES.items():
-        y = history[col] / (1 if col == "val_accuracy" else math.log(n_classes))
+        if col not in history:
+            continue
+        y = history[col] / (math.log(n_classes) if n_classes and "loss" in col else 1)
         ax.plot(
             history.epoch, y.replace([np.inf, np.nan], top).clip(upper=top), lw=1.3, **look, **dots
         )
@@ -313,7 +333,7 @@ def _panel(ax, history, found, n_classes, top):
 def plot_diagnoses(
     histories: dict,  # name -> history
     findings: dict,  # name -> findings of `diagnose`
-    n_classes: int | dict = 2,  # number of classes, or name -> number
+    n_classes: int | dict | None = 2,  # number of classes, or name -> number; None: no classes
     ncols: int = 4,  # panels per row
     top: float = 1.5,  # largest loss shown, in units of the chance loss
 ) -> Figure:  # one panel per history, findings in the title
@@ -349,7 +369,7 @@ def plot_diagnoses(
 def _stopped_early(c: Curves) -> bool | None:  # None if unknown
     "Did `train.patience` end the training?"
     patience, monitor = c.get("train.patience"), c.get("train.monitor", "val_loss")
-    if patience is None:
+    if patience is None or (monitor != "val_loss" and not c.counts):
         return None
     score = -c.val if monitor == "val_loss" else c.acc
     return bool(patience and len(c) - 1 - int(np.nanargmax(score)) >= patience)
@@ -361,8 +381,8 @@ def _cut_short(c: Curves) -> bool:
 
 # %% ../../nbs/explain/03_diagnose.ipynb #1cc4970e
 def diverged(c: Curves) -> Finding | None:
-    bad = ~np.isfinite([c.train, c.val, c.acc]).all(0)
-    rule = "a loss is no number"
+    bad = ~np.isfinite([c.train, c.val, *([c.acc] if c.counts else [])]).all(0)
+    rule = "a loss is not a number"
     if bad.any():
         epoch, numbers = (
             int(c.epoch[bad.argmax()]),
@@ -393,7 +413,7 @@ def diverged(c: Curves) -> Finding | None:
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #cb594145
-def _too_high(c: Curves) -> Finding | None:
+def too_high(c: Curves) -> Finding | None:
     if len(c) < 2:
         return None
     best = np.minimum.accumulate(c.train)
@@ -527,7 +547,7 @@ def falls(c: Curves) -> dict:  # numbers, or empty
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #32c7b80f
-def _not_converged(c: Curves) -> Finding | None:
+def not_converged(c: Curves) -> Finding | None:
     n, short = len(c), len(c) < MIN_EPOCHS
     numbers = {"epochs": (n, "<", MIN_EPOCHS)} if short else falls(c) or _on_its_way(c)
     if not numbers:
@@ -549,7 +569,7 @@ def _not_converged(c: Curves) -> Finding | None:
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #6ce78537
-def _underfit(c: Curves) -> Finding | None:
+def underfit(c: Curves) -> Finding | None:
     left = end(c.train, c)
     if len(c) < MIN_EPOCHS or left <= UNDERFIT or _on_its_way(c):
         return None
@@ -584,7 +604,11 @@ def _rate_fell(c: Curves) -> bool:
 
 def noisy(c: Curves) -> Finding | None:
     x = c.acc[len(c) // 2 :]
-    if len(x) < 5 or spread(x) <= NOISY * (se := _standard_error(float(np.median(x)), c.n_val)):
+    if (
+        not c.counts
+        or len(x) < 5
+        or spread(x) <= NOISY * (se := _standard_error(float(np.median(x)), c.n_val))
+    ):
         return None
     says, over = (
         ("Let the rate come down.", ["schedule.name=one_cycle"])
@@ -646,7 +670,9 @@ def _against_training(c: Curves) -> float:
     return end((np.maximum(c.val, 0) + 1e-6) / (np.maximum(train, 0) + 1e-6), c)
 
 
-def _sure_accuracy(p: float, c: Curves) -> float:
+def _sure_accuracy(p: float, c: Curves) -> float:  # lower bound; nan without classes
+    if not c.counts:
+        return math.nan
     return wilson_interval(round(p * c.n_val), c.n_val)[0]
 
 # %% ../../nbs/explain/03_diagnose.ipynb #4480e745
@@ -683,7 +709,7 @@ def leak(c: Curves) -> Finding | None:
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2f2df824
-RULES = [diverged, leak, _too_high, overfit, _not_converged, _underfit, noisy, plateau]
+RULES = [diverged, leak, too_high, overfit, not_converged, underfit, noisy, plateau]
 EXPLAINS = {
     "diverged": {
         "leak suspected",
@@ -718,9 +744,15 @@ def converged(c: Curves) -> Finding:
             "validation loss at the end, of chance": (end(c.val, c),),
             "training loss": (end(c.train, c),),
             "slope an epoch": (slope,),
-            "accuracy": (end(c.acc, c),),
-            "its standard error": (_standard_error(end(c.acc, c), c.n_val),),
-        },
+        }
+        | (
+            {
+                "accuracy": (end(c.acc, c),),
+                "its standard error": (_standard_error(end(c.acc, c), c.n_val),),
+            }
+            if c.counts
+            else {}
+        ),
         "Nothing that a history shows is left to mend: other seeds, then another idea.",
     )
 
@@ -748,10 +780,10 @@ def _wide_html(
 
 
 def diagnose(
-    history: pd.DataFrame,  # epoch, train_loss, val_loss, val_accuracy, lr, as in results.csv
+    history: pd.DataFrame,  # epoch, train_loss, val_loss, lr (val_accuracy), as in results.csv
     *,
-    n_classes: int,
-    n_val: int,  # classes, validation images
+    n_classes: int | None,  # None: the answer is a number
+    n_val: int,  # validation images
     params: dict | None = None,  # sections of the run's params.yaml; missing values are unknown
     chance: float | None = None,  # nats; loss of predicting class frequencies, if lower
 ) -> Findings:  # at least one

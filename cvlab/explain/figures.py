@@ -127,11 +127,16 @@ def findings(task: Task, history: pd.DataFrame, preds: pd.DataFrame, params: dic
     return []
 
 
+def _n_val(preds):
+    return int((preds.subset == "val").sum())
+
+
 @findings.register
 def _(task: Classification, history, preds, params):
-    return diagnose(
-        history,
-        n_classes=len(classes_of(preds)),
-        n_val=int((preds.subset == "val").sum()),
-        params=params,
-    )
+    n_classes = len(classes_of(preds))
+    return diagnose(history, n_classes=n_classes, n_val=_n_val(preds), params=params)
+
+
+@findings.register
+def _(task: Regression, history, preds, params):
+    return diagnose(history, n_classes=None, n_val=_n_val(preds), params=params)

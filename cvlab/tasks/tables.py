@@ -24,6 +24,9 @@ class Schema:
     "The columns of a predictions table, and what is wrong with one."
 
     needs = ""  # the answer columns, in words
+    compared: tuple[
+        str, ...
+    ] = ()  # metrics by which two tables can be compared, the first by default
 
     @classmethod
     def answers(cls, preds: pd.DataFrame) -> list[str]:
@@ -78,6 +81,7 @@ class Logits(Schema):
     "A logit per class; the label is one of the classes."
 
     needs = f"two or more {LOGIT}<class> columns"
+    compared = ("accuracy", "macro_f1", "log_loss")
 
     @classmethod
     def answers(cls, preds):
@@ -96,6 +100,7 @@ class Numbers(Schema):
     "A number; so is the label."
 
     needs = "a column prediction"
+    compared = ("mae", "r2")
 
     @classmethod
     def answers(cls, preds):
@@ -125,6 +130,6 @@ def kept_row(
     return history.loc[values.idxmin() if lower_is_better(monitor) else values.idxmax()]
 
 
-def measured(history: pd.DataFrame) -> str:  # such as val_accuracy
+def measured(history: pd.DataFrame) -> str | None:  # such as val_accuracy; None if there is none
     "The column that the task measures besides the losses."
-    return next(c for c in history if c.startswith("val_") and c != "val_loss")
+    return next((c for c in history if c.startswith("val_") and c != "val_loss"), None)

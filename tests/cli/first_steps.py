@@ -40,7 +40,7 @@ def words(text: str) -> int:
     return len(re.findall(r"[^\W_][\w'’.,-]*", text))
 
 
-def said(readme: str, verb: str) -> str:  # "" where the page does not say it
+def command_of(readme: str, verb: str) -> str:  # "" where the page does not say it
     "The first command of the page that begins so, in a block or between backticks."
     found = re.search(rf"^{verb}\S*.*$|`({verb}[^`\n]*)`", readme, re.M)
     return (found[1] or found[0].split("  #")[0]).strip() if found else ""
@@ -49,7 +49,7 @@ def said(readme: str, verb: str) -> str:  # "" where the page does not say it
 def way(readme: str) -> list[tuple[str, str]]:  # (command, "" or why it is not the page's)
     "What has to be typed, in order and once: the page's words where it has them."
     clone, install, source = (
-        said(readme, verb) for verb in ("git clone", "make install", "source ")
+        command_of(readme, verb) for verb in ("git clone", "make install", "source ")
     )
     steps = [
         (clone or "git clone", "" if clone else "not on the page"),

@@ -66,19 +66,19 @@ def test_python_and_the_command_line_leave_the_same_files(both):
 
 
 def test_the_command_prints_the_report_of_the_run(both):
-    _, run, said = both
+    _, run, answer = both
 
     def results(text):
         return [line for line in text.splitlines() if not line.startswith(("Open: ", "Card: "))]
 
-    assert results(run.report()) == results(said)
+    assert results(run.report()) == results(answer)
 
 
 def test_a_run_says_what_its_files_say(both):
     root, run, _ = both
-    said = json.loads((root / "python/evaluate/seed-2/metrics.json").read_text())
-    assert run.metrics.loc["test", "accuracy"] == said["test"]["accuracy"]
-    assert run.metrics.loc["val", "n"] == said["val"]["n"]
+    answer = json.loads((root / "python/evaluate/seed-2/metrics.json").read_text())
+    assert run.metrics.loc["test", "accuracy"] == answer["test"]["accuracy"]
+    assert run.metrics.loc["val", "n"] == answer["val"]["n"]
     assert len(run.history) == run.params["train"]["epochs"] == 2
     assert {*run.baselines.index} == {
         *json.loads((root / "python/baseline/metrics.json").read_text())
@@ -98,8 +98,8 @@ def test_predict_answers_what_the_run_measured(both):
     )
     for i, label in zip(rows.id[:5], predicted(rows)[:5]):
         assert run.predict(root / "it's data" / paths[i]).label == label
-    said, figure = run.predict(root / "it's data" / paths[rows.id[0]], explain=True)
-    assert said.label in ("disc", "square") and len(figure.axes) >= 2
+    answer, figure = run.predict(root / "it's data" / paths[rows.id[0]], explain=True)
+    assert answer.label in ("disc", "square") and len(figure.axes) >= 2
 
 
 def test_equal_runs_have_no_effect(both):
@@ -110,7 +110,7 @@ def test_equal_runs_have_no_effect(both):
 
 def test_runs_of_other_splits_are_not_compared(both):
     _, run, _ = both
-    with pytest.raises(cvlab.LabError, match="judged other images or labels") as e:
+    with pytest.raises(cvlab.LabError, match="has other images or labels") as e:
         run.compare(cvlab.load(TOP / "runs", "default", 0))
     assert "\n" not in str(e.value)
 
@@ -125,7 +125,7 @@ def test_outside_the_repository(tmp_path, monkeypatch):
 
 def test_python_dash_m():
     for words in (["--version"], ["params", "optim.lr=0.5"]):
-        said = [
+        answer = [
             subprocess.run(
                 map(str, [*program, *words]),
                 cwd=TOP,
@@ -135,8 +135,8 @@ def test_python_dash_m():
             )
             for program in ([sys.executable, "-m", "cvlab"], [BIN / "cvlab"])
         ]
-        assert said[0].returncode == said[1].returncode == 0, said[0].stderr
-        assert said[0].stdout == said[1].stdout != ""
+        assert answer[0].returncode == answer[1].returncode == 0, answer[0].stderr
+        assert answer[0].stdout == answer[1].stdout != ""
     assert (
         f"cvlab {cvlab.__version__}\n"
         == subprocess.run(

@@ -56,7 +56,7 @@ def test_mistakes_end_in_one_line(words, says, tmp_path):
     words = [tiny_folder(tmp_path / "images") if w == "IMAGES" else w for w in words]
     code, out, err = cvlab(*words, *(["--out", tmp_path / "run"] if words[0] == "train" else []))
     assert code == 1 and says in err and "Traceback" not in err + out
-    assert not (tmp_path / "run").exists(), "said before any work started"
+    assert not (tmp_path / "run").exists(), "refused before any work started"
     assert err.strip().splitlines()[-1].startswith("cvlab: ")
 
 
@@ -85,7 +85,7 @@ EPOCHS = "train.epochs=160"  # --fast makes it 40: long enough to be killed in t
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    "A run of one's own images, what it printed, and what git said before."
+    "A run of one's own images, what it printed, and what git reported before."
     root = tmp_path_factory.mktemp("own")
     before = subprocess.run(
         ["git", "status", "--porcelain"], cwd=TOP, capture_output=True, text=True
@@ -138,9 +138,9 @@ def test_own_images_through_the_same_notebooks(trained):
 
 
 def test_weights_are_measured_and_used(trained):
-    root, said, _ = trained
+    root, answer, _ = trained
     code, out, err = cvlab("evaluate", "--run", root / "run")
-    assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in said, (
+    assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in answer, (
         err
     )  # the run's own figure
     assert "test set opened (8 images): weights measured by hand" in out
@@ -177,7 +177,7 @@ def of(root, out):
 
 
 def test_an_interrupted_training_is_not_overwritten(trained):
-    root, said, _ = trained
+    root, answer, _ = trained
     args, stored = of(root, root / "run"), root / "run/train/seed-3/last.safetensors"
     assert (
         "of another training: optim.lr was 0.003 and is 0.1"
@@ -188,7 +188,7 @@ def test_an_interrupted_training_is_not_overwritten(trained):
         in cvlab(*args, "--resume", "--seed", 4)[2]
     )
     code, out, err = cvlab(*args, "--resume")
-    assert code == 0 and out == said and "to do: nothing; the training is finished" in err
+    assert code == 0 and out == answer and "to do: nothing; the training is finished" in err
     stored.write_bytes(b"")
     assert "continue with --resume, or remove it" in cvlab(*args)[2]
     code, _, err = cvlab(*args, "--resume")
@@ -216,9 +216,10 @@ def kill_when(seen, out, *args):
     assert gone(kernel)
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_in_the_same_bytes(trained, tmp_path):
     "Before the first epoch was kept, and after the second; each time --resume says what is left."
-    root, said, _ = trained
+    root, answer, _ = trained
     out, run = tmp_path / "again", tmp_path / "again/train/seed-3"
     args, log, stored = of(root, out), run / "train.log", run / "last.safetensors"
     kill_when((run / "params.yaml").exists, out, *args)
@@ -235,7 +236,7 @@ def test_killed_twice_it_ends_in_the_same_bytes(trained, tmp_path):
     def results(text):
         return [line for line in text.splitlines() if not line.startswith(("Open: ", "Card: "))]
 
-    assert results(printed) == results(said), "the same accuracies"
+    assert results(printed) == results(answer), "the same accuracies"
     for f in (
         "weights/seed-3/best.safetensors",
         "weights/seed-3/last.safetensors",
@@ -352,10 +353,10 @@ def test_weights_whose_description_was_edited(trained, tmp_path):
 
 def test_evaluate_from_a_subfolder(trained):
     "The run and --data are named from where one stands."
-    root, said, _ = trained
+    root, answer, _ = trained
     run, data = (os.path.relpath(root / d, TOP / "nbs") for d in ("run", "it's data"))
     code, out, err = cvlab("evaluate", "--run", run, cwd=TOP / "nbs")
-    assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in said, err
+    assert code == 0 and out.splitlines()[-1].split("  (")[0].split("accuracy ")[1] in answer, err
     code, out, err = cvlab("evaluate", "--run", run, "--data", data, cwd=TOP / "nbs")
     assert code == 0, err
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import TOP
-from first_steps import blocks, said, way, words, words_before
+from first_steps import blocks, command_of, way, words, words_before
 
 PAGE = """# A lab
 Two words, [a link](https://example.org/of/many/words) and `code`. <!-- not read -->
@@ -43,7 +43,7 @@ def test_a_command_is_typed_once():
         ("cvlab data check ~/photos", ""),
         ("cvlab train --data ~/photos --out ~/run", ""),
     ]
-    assert said(PAGE, "make docs") == ""
+    assert command_of(PAGE, "make docs") == ""
     with pytest.raises(SystemExit, match="no block of commands trains"):
         way(PAGE.replace("~/photos", "~/x"))
 

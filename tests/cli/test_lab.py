@@ -220,16 +220,16 @@ def test_the_editor_completes_params(lab, page):
 
 
 def test_completion_asks_for_npm(clone):
-    said = subprocess.run(
+    answer = subprocess.run(
         [shutil.which("make"), "-o", "install", "completion"],
         cwd=clone,
         capture_output=True,
         text=True,
         env={**environ(clone), "PATH": "/nowhere"},
     )
-    assert said.returncode == 2 and said.stderr.startswith(
+    assert answer.returncode == 2 and answer.stderr.startswith(
         "cvlab: npm is missing, and the server"
-    ), said
+    ), answer
 
 
 @pytest.mark.parametrize("path", ["nbs/runs/02_ledger.ipynb", "nbs/pipeline/prepare.ipynb"])

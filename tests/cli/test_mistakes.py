@@ -162,10 +162,10 @@ def say_it(case, lab, home):
         say, cwd = say[8:], home
     if say.startswith("cvlab ") and ">" not in say:  # the shell's part of it, without a shell
         words = [str(home) + w[1:] if w.startswith("~/") else w for w in shlex.split(say)[1:]]
-        code, *said = in_process(words, cwd, home)
+        code, *answer = in_process(words, cwd, home)
     else:
-        code, *said = in_shell(say, cwd, home, lab)
-    return code, *(s.replace(str(home), "~").replace(str(lab), ".") for s in said)
+        code, *answer = in_shell(say, cwd, home, lab)
+    return code, *(s.replace(str(home), "~").replace(str(lab), ".") for s in answer)
 
 
 def files(folder):
@@ -214,15 +214,15 @@ def test_a_mistake_is_answered(family, i, case, lab, home, request):
         after = git_says(lab), files(home)
     finally:
         subprocess.run("git reset -q --hard && git clean -qfdx", shell=True, cwd=lab, check=True)
-    said = f"$ {case['say']}\n{out[-2000:]}\n{err[-4000:]}"
-    assert "Traceback" not in out + err, said
-    assert code == case.get("code", 1), said
+    answer = f"$ {case['say']}\n{out[-2000:]}\n{err[-4000:]}"
+    assert "Traceback" not in out + err, answer
+    assert code == case.get("code", 1), answer
     lines = [subset.rstrip() for subset in err.splitlines() if subset.strip()]
-    assert len(lines) <= 3, said
+    assert len(lines) <= 3, answer
     assert any(
         re.fullmatch(pattern(case["told"]), line.rstrip()) for line in [*lines, *out.splitlines()]
-    ), f"{case['told']}\nis not in\n{said}"
-    assert before == after, f"something was written\n{said}"
+    ), f"{case['told']}\nis not in\n{answer}"
+    assert before == after, f"something was written\n{answer}"
 
 
 def test_the_table_is_one():

@@ -45,15 +45,15 @@ for name in ("one", "two"): save_model(top/name, create_model("small_cnn", 2), i
 path = next((top/"images").rglob("*.png"))
 data = path.read_bytes()
 predictor = Predictor(top/"one")
-said = predictor(data)
+answer = predictor(data)
 pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-assert said == predictor(path) == predictor(Image.open(path)) == predictor(pixels)
-assert [p.label for p in predictor.batch([data, pixels])] == [said.label]*2
+assert answer == predictor(path) == predictor(Image.open(path)) == predictor(pixels)
+assert [p.label for p in predictor.batch([data, pixels])] == [answer.label]*2
 both = Predictor([top/"one", top/"two"], tta="flip")(data)
-assert classify(top/"one", [path]).label.tolist() == [said.label]
+assert classify(top/"one", [path]).label.tolist() == [answer.label]
 try: predictor(data[:40])
 except LabError as e: error = str(e)
-print(json.dumps([said.label, said.probability, said.probabilities, both.probabilities, error, said._repr_html_()]))
+print(json.dumps([answer.label, answer.probability, answer.probabilities, both.probabilities, error, answer._repr_html_()]))
 """
 
 

@@ -123,6 +123,7 @@ def clone(tmp_path_factory):
     return clone_into(tmp_path_factory.mktemp("lab") / "cvlab")
 
 
+@pytest.mark.slow
 def test_other_images_become_the_labs_and_travel(clone, tmp_path):
     committed = (clone / "data.dvc").read_bytes()
 

@@ -57,6 +57,7 @@ def test_names_that_differ_only_in_case_are_asked_about(tmp_path):
     assert code == 0 and "classes 'Apple' and 'apple' differ only in case" in out + err
 
 
+@pytest.mark.slow
 def test_a_thousand_classes(tmp_path):
     labels = [f"kind {i:03}" for i in range(1000) for _ in range(3)]
     source = table(

@@ -89,6 +89,7 @@ def test_again_there_is_nothing_to_do(clone, first):
     assert not ran(done) and not re.search(r" s  runs/", done.stdout)
 
 
+@pytest.mark.slow
 def test_forced_again_gives_the_same_bytes(clone, first):
     "One stage of each kind; the whole pipeline by force is what `make repro` on a fresh clone does."
     before = state(clone)
@@ -123,11 +124,12 @@ def test_a_range_test_without_a_curve_says_so(tmp_path, capsys):
         .out.splitlines()[-1]
         .startswith("No interval: repeat 0: no curve: the first loss is not")
     )
-    said = read_json(root / "lr_find" / "lr.json")
-    assert said["lr"] is None and len(said["notes"]) == 2
+    answer = read_json(root / "lr_find" / "lr.json")
+    assert answer["lr"] is None and len(answer["notes"]) == 2
     assert (root / "lr_find" / "curves.csv").read_text() == "lr,loss,repeat\n"
 
 
+@pytest.mark.slow
 def test_editing_one_experiment_runs_it_and_what_compares_it(clone, first):
     edit(clone, **{"optim: {lr: 10.0}": "optim: {lr: 5.0}"})
     nets = {

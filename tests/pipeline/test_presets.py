@@ -1,14 +1,15 @@
-"Presets, advice and numbers, as a person uses them."
+"Presets, advice and regression, as a person uses them."
 
 import pandas as pd
 import pytest
 from conftest import TOP, run_inline
 from test_data import cvlab
 
-from cvlab.cli.api import check_crossval
-from cvlab.core.io import read_json
+from cvlab.cli.api import check_crossval, load
+from cvlab.core.io import LabError, read_json
 from cvlab.core.params import presets, resolve
 from cvlab.data.fixtures import bright_folder, tiny_folder
+from cvlab.explain.browse import Browser, run_table
 
 SMALL = [
     "data.size=64",
@@ -35,7 +36,7 @@ def test_there_is_one_for_each_task():
     assert (p.train.epochs, p.crossval.folds) == (2, 2)
     assert resolve(TOP / "params.yaml", "", ["preset=default"]) == resolve(TOP / "params.yaml")
     p = resolve(TOP / "params.yaml", "", ["preset=unequal"])
-    said = (
+    answer = (
         p.model.name,
         p.train.batch_size,
         p.train.epochs,
@@ -46,7 +47,7 @@ def test_there_is_one_for_each_task():
         p.optim.lr,
         p.train.monitor,
     )
-    assert said == ("efficientnet_b3", 64, 100, 5, 2.0, "rand", "adamw", 1e-4, "val_macro_f1")
+    assert answer == ("efficientnet_b3", 64, 100, 5, 2.0, "rand", "adamw", 1e-4, "val_macro_f1")
     assert p.augment.mixup and p.schedule.warmup * p.train.epochs == 5
     assert p.train.precision != "fp32" and p.train.patience
 
@@ -105,6 +106,7 @@ def read_yaml_of(path):
     return plain(read_yaml(path))
 
 
+@pytest.mark.slow
 def test_folds_from_the_command_line(tmp_path):
     folder = tiny_folder(tmp_path / "data")
     words = [
@@ -151,6 +153,7 @@ def test_folds_from_the_command_line(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_advice_can_be_trained_on(tmp_path):
     folder = tiny_folder(tmp_path / "data")
     code, out, err = cvlab("advise", folder, "--out", tmp_path / "advice.yaml")
@@ -175,7 +178,7 @@ def test_advice_can_be_trained_on(tmp_path):
     )
 
 
-def test_a_number_is_learnt_and_said(tmp_path):
+def test_a_number_is_learned_and_predicted(tmp_path):
     folder = bright_folder(tmp_path / "bright", 120)
     words = ["data.size=32", "train.batch_size=16", "train.epochs=25", "optim.lr=0.02"]
     code, out, err = cvlab(
@@ -220,6 +223,14 @@ def test_a_number_is_learnt_and_said(tmp_path):
     assert (tmp_path / "again" / "evaluate" / "seed-0" / "predictions.csv").read_bytes() == first, (
         "byte for byte"
     )
+    row = load(tmp_path / "run").compare(tmp_path / "again").iloc[0]
+    assert (row.effect, row.reference, row.words[:20]) == (0, scores["mae"], "no detectable effect")
+    with pytest.raises(LabError, match="metric=accuracy: one of mae, r2"):
+        load(tmp_path / "run").compare(tmp_path / "again", "accuracy")
+    page = Browser(["base"], tmp_path / "run")
+    shown = run_table(page.runs).iloc[0]
+    assert (shown.metric, shown.test, shown.test_images) == ("mae", round(scores["mae"], 3), 18)
+    assert "Val mae of the kept epochs" not in page.curves() and "of chance" in page.curves()
     code, out, err = cvlab("crossval", "task=regression", "--data", folder / "samples.csv")
     assert (
         code == 1

@@ -145,7 +145,7 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
     here = subprocess.run(
         ["git", "ls-files", "runs"], cwd=TOP, capture_output=True, text=True
     ).stdout.split()
-    # the last two hold what a clock said
+    # the last two hold what a clock gave
     beside = ("runs/measured/", "runs/local/", "runs/bench/", "runs/architectures/")
     left = [
         f

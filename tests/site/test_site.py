@@ -161,19 +161,21 @@ def test_names_lead_to_where_they_are_described(site, parsed):
 def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     "No error in the console, no request that leaves, nothing wider than a telephone."
     context = chromium.new_context(viewport=dict(width=390, height=844), offline=True)
-    tab, said = context.new_page(), []
-    tab.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
-    tab.on("pageerror", lambda e: said.append(str(e)))
+    tab, answer = context.new_page(), []
+    tab.on("console", lambda m: answer.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: answer.append(str(e)))
     tab.on(
         "request",
-        lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None,
+        lambda r: (
+            answer.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None
+        ),
     )
     wide = {}
     for page in parsed:
         tab.goto(page.as_uri(), wait_until="load")
         if over := tab.evaluate("document.documentElement.scrollWidth - window.innerWidth"):
             wide[page.name] = over
-        assert not said, (page, said)
+        assert not answer, (page, answer)
         if page.stem in ("index", "TRAINING_RESULTS"):
             shot(tab, f"phone-{page.stem}")
     tab.goto((site / "first_steps.html").as_uri())
@@ -185,7 +187,7 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     shot(tab, "phone-menu")
     entry.click()
     tab.wait_for_url("**/how_to.html")
-    assert not said, said
+    assert not answer, answer
     context.close()
     assert not wide, wide
 
@@ -307,7 +309,7 @@ def understood_by_make(line):
             "compare DATA=a OUT=b PRESET=fast_dev",
             ["cvlab crossval --data a --out b-folds preset=fast_dev"],
         ),
-        ("full-test", [".ci/test", "cvlab verify"]),
+        ("full-test", [".ci/test full", "cvlab verify"]),
     ],
 )
 def test_the_front_door_says_what_it_does(line, does):

@@ -59,9 +59,9 @@ def test_the_walk_says_what_the_records_say(walk):
         sorted(read_split(TOP / "runs/prepare/split.csv").label.unique()),
     )
     data = [o.data for c in walk.cells for o in c.get("outputs", []) if "data" in o]
-    said = [d["text/markdown"] for d in data if "<!--claim:" in d.get("text/markdown", "")]
-    drifted = [p for t in said for p in check_text(t, claims, TOP) if "unregistered" not in p]
-    assert len(said) >= 6 and drifted == [], (
+    answer = [d["text/markdown"] for d in data if "<!--claim:" in d.get("text/markdown", "")]
+    drifted = [p for t in answer for p in check_text(t, claims, TOP) if "unregistered" not in p]
+    assert len(answer) >= 6 and drifted == [], (
         "run the walk again: jupyter nbconvert --execute --inplace"
     )
     assert any(film_of(TOP).alt in d.get("text/plain", "") for d in data), (
@@ -132,16 +132,16 @@ def test_one_file_and_nothing_to_fetch(page):
 
 @pytest.fixture
 def tab(chromium, page):
-    "The talk, opened with the model off; `tab.asked` are requests, `tab.said` what went wrong."
+    "The talk, opened with the model off; `tab.asked` are requests, `tab.answer` what went wrong."
     context = chromium.new_context(viewport=dict(width=1280, height=720))
     context.set_offline(True)
     tab = context.new_page()
-    tab.asked, tab.said = [], []
+    tab.asked, tab.answer = [], []
     context.on("request", lambda r: tab.asked.append(r.url))
     context.on(
-        "console", lambda m: tab.said.append(m.text) if m.type in ("error", "warning") else None
+        "console", lambda m: tab.answer.append(m.text) if m.type in ("error", "warning") else None
     )
-    context.on("weberror", lambda e: tab.said.append(str(e.error)))
+    context.on("weberror", lambda e: tab.answer.append(str(e.error)))
     tab.goto(page.as_uri())
     tab.wait_for_function("window.Reveal && Reveal.isReady()")
     yield tab
@@ -165,7 +165,7 @@ def test_a_talk_goes_from_the_first_slide_to_the_last_offline(tab, page, walk):
     assert [
         u for u in tab.asked if not u.startswith("data:") and u.split("#")[0] != page.as_uri()
     ] == []
-    assert tab.said == []
+    assert tab.answer == []
 
 
 @needs_reveal
