@@ -227,7 +227,7 @@ def test_a_number_is_learned_and_predicted(tmp_path):
     assert (row.effect, row.reference, row.words[:20]) == (0, scores["mae"], "no detectable effect")
     with pytest.raises(LabError, match="metric=accuracy: one of mae, r2"):
         load(tmp_path / "run").compare(tmp_path / "again", "accuracy")
-    page = Browser(["base"], tmp_path / "run")
+    page = Browser(["seed-0"], tmp_path / "run")
     shown = run_table(page.runs).iloc[0]
     assert (shown.metric, shown.test, shown.test_images) == ("mae", round(scores["mae"], 3), 18)
     assert "Val mae of the kept epochs" not in page.curves() and "of chance" in page.curves()
