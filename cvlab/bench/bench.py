@@ -93,7 +93,7 @@ def lab_loaders(
         Batches(vi, vy, bs, **how),
     )
 
-
+# %% ../../nbs/bench/01_bench.ipynb #ed75e076
 def _lab_learner(
     loaders, net: str = "resnet18", precision: str = "fp32", seed: int = 0, cbs=(), **kw
 ):
@@ -686,7 +686,7 @@ def compare(
         )
     return turns
 
-
+# %% ../../nbs/bench/01_bench.ipynb #2c41ed88
 @patch
 def table(self: Bench) -> pd.DataFrame:  # one row per claim
     "All rows with their bounds and verdicts."

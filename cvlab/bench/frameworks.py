@@ -166,7 +166,7 @@ def _timm_loader(files: pd.DataFrame, subset: str, size: int, bs: int, workers: 
     dataset.tfm = dataset.transform  # set by `create_loader`
     return dl
 
-
+# %% ../../nbs/bench/00_frameworks.ipynb #bd2fa8e5
 def timm_loop(
     files: pd.DataFrame, size: int, bs: int, net: str = "resnet18", workers: int = 0
 ):  # -> function
@@ -330,7 +330,7 @@ with learn.no_bar(): ClassificationInterpretation.from_learner(learn).plot_confu
 FASTAI_MODEL = """nn.Sequential(*[ConvLayer(a, b, stride=2) for a, b in ((3, 16), (16, 32), (32, 64))],
                     AdaptiveAvgPool(1), Flatten(), nn.Linear(64, 2))"""
 
-
+# %% ../../nbs/bench/00_frameworks.ipynb #21ad588c
 def fastai_notebooks(
     folder: Path,  # class folders of images
     size: int = 32,
@@ -400,7 +400,7 @@ def _fine_tune_loaders(files, size, bs):
         device=torch.device("cpu"),
     )
 
-
+# %% ../../nbs/bench/00_frameworks.ipynb #836fb958
 def reach_fastai(
     files: pd.DataFrame,
     weights: str,
@@ -461,7 +461,7 @@ def _strong_loader(files, subset, size, bs):
         drop_last=subset == "train",
     )
 
-
+# %% ../../nbs/bench/00_frameworks.ipynb #5148b580
 def reach_plain(
     files: pd.DataFrame,
     weights: str,

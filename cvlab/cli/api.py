@@ -216,7 +216,7 @@ def _check_batches(p, labels):  # labels of the training set
 # %% ../../nbs/cli/00_api.ipynb #8e18e65a
 FEW = 60  # minimum number of steps; batch norm needs about as many to estimate its statistics
 
-
+# %% ../../nbs/cli/00_api.ipynb #76fac189
 def _check_before(p, *others):  # -> the split
     "Raise a `LabError` for anything that would fail later; `others`: parameters of more models on the same images."
     if not Path(p.data.path).exists():
@@ -633,7 +633,7 @@ def train(
             p = resolve("params.yaml", experiment, overrides)
         return _train(out or _new_folder(root), experiment, seed, p, resume, overrides)
 
-
+# %% ../../nbs/cli/00_api.ipynb #7f05e578
 def _train(out, experiment, seed, p, resume, overrides):
     "Check, run the stages, write the card (from the top of the repository)."
     _check_out(out)

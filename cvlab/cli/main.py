@@ -63,7 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
+# %% ../../nbs/cli/01_main.ipynb #990b4868
 def print_version(requested: bool):
     "Print the version and exit, for `--version`."
     if not requested:
@@ -105,7 +105,7 @@ def _expand_home(word: str) -> str:
     "Expand `~` behind `=`, as in `--data=~/photos`; not every shell does."
     return re.sub(r"(?<==)~(?=/|$)", lambda m: str(Path.home()), word, count=1)
 
-
+# %% ../../nbs/cli/01_main.ipynb #cf6057f7
 def main():
     "Run the command line; an expected error prints one line on stderr and exits with status 1."
     # file names may be invalid UTF-8, and a terminal may lack characters

@@ -119,7 +119,7 @@ class Augment(Section):
         "batch uses one of the two"
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #17479639
 class Model(Section):
     "The model."
 
@@ -166,7 +166,7 @@ class Loss(Section):
         "logits; 0 is off"
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #55109c4d
 class Optim(Section):
     "The optimiser."
 
@@ -196,7 +196,7 @@ class Optim(Section):
         description="batches per optimiser step; their gradients are averaged"
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #547b43f1
 class Schedule(Section):
     "The learning rate over time."
 
@@ -215,7 +215,7 @@ class Schedule(Section):
         "peak (cyclic)"
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #77865edc
 class Train(Section):
     "The training itself."
 
@@ -286,7 +286,7 @@ class CrossVal(Section):
             raise ValueError("should be 2 or more (one split is what `cvlab train` does)")
         return folds
 
-
+# %% ../../nbs/core/01_params.ipynb #a4563744
 class LRFind(Section):
     "The learning-rate range test."
 
@@ -316,7 +316,7 @@ class Baseline(Section):
         "with model.weights"
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #26324376
 class Leakage(Section):
     "Settings of the leakage report."
 
@@ -346,7 +346,7 @@ class Evaluate(Section):
         description="images on a page of predictions"
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #461beb0a
 class Interpret(Section):
     "Settings of the heat maps."
 
@@ -493,7 +493,7 @@ RENAMED = {  # new name of a key: its old name
     "leakage": "leaks",
 }
 
-
+# %% ../../nbs/core/01_params.ipynb #4b867d06
 def complaint(
     err: dict,  # one of pydantic's errors()
     where,  # key path -> text that says where the value was written
@@ -522,7 +522,7 @@ def complaint(
         f", not {err['input']!r}" if not isinstance(err["input"], dict) else ""
     )
 
-
+# %% ../../nbs/core/01_params.ipynb #82f9ee5a
 def check(values: dict, where=lambda key: "") -> Params:
     "Validate merged values; a `LabError` reports one mistake, unknown keys first."
     try:
@@ -634,7 +634,7 @@ def has_key(doc: dict, key: tuple) -> bool:
     "Whether the nested mapping contains the path `key`."
     return not key or isinstance(doc, dict) and key[0] in doc and has_key(doc[key[0]], key[1:])
 
-
+# %% ../../nbs/core/01_params.ipynb #407e5433
 def resolve(
     path: str | Path = "params.yaml",  # the file
     experiment: str = "",  # name of an experiment; "" is the base

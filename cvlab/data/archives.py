@@ -175,7 +175,7 @@ def batches(table: Path):  # yields pyarrow.RecordBatch
         with pa.ipc.open_stream(table) as f:
             yield from f
 
-
+# %% ../../nbs/data/00_archives.ipynb #ff17273a
 def _columns_of(table: Path, schema) -> tuple[str, str, list[str]]:  # image, label, class names
     "The columns to read; raises `LabError` if they are ambiguous."
     features = (
@@ -238,7 +238,7 @@ def _suffix_of(data: bytes) -> str:
     suffix = "." + {"jpeg": "jpg", "mpo": "jpg"}.get(name, name)
     return suffix if suffix in SUFFIXES else ".png"
 
-
+# %% ../../nbs/data/00_archives.ipynb #219cbcaa
 def _unpack_tables(
     source: Path, tables: list[Path], into: Path
 ) -> Path:  # a folder with samples.csv
@@ -267,7 +267,7 @@ def _unpack_tables(
         raise LabError(f"{source}: cannot be read as a table of images ({reason(e)})") from None
     return target
 
-
+# %% ../../nbs/data/00_archives.ipynb #fba2a01e
 def unpacked(source: str | Path, cache: str | Path) -> Path:
     "The folder of an unpacked source; other sources are returned unchanged."
     source, into = Path(source), Path(cache) / "unpacked"

@@ -44,7 +44,7 @@ MODES = {
 # suffixes that differ from the name of their format
 SAME = {"jpg": "JPEG", "jpeg": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
 
-
+# %% ../../nbs/data/03_importers.ipynb #9588f8c9
 def _notes_on(im: Image.Image, suffix: str) -> list[str]:
     "The conversions that an image needs to become 8-bit RGB."
     form = {"MPO": "JPEG"}.get(im.format, im.format)  # a phone's JPEG that contains a preview
@@ -66,7 +66,7 @@ def _notes_on(im: Image.Image, suffix: str) -> list[str]:
         notes.append(f"{im.width}x{im.height} pixels, enlarged")
     return [n for n in notes if n]
 
-
+# %% ../../nbs/data/03_importers.ipynb #3bbf6d44
 def look(path: Path) -> dict:  # hash, width, height, mode, format, verdict, why
     "Read and check one file; never raises."
     found = dict(hash="", width=0, height=0, mode="", format="", verdict="refused", why="")
@@ -121,7 +121,7 @@ def images_root(source: str | Path, cache: str | Path) -> Path:
     "The folder that the paths of a source's samples are relative to."
     return find_root(unpacked(source, cache))
 
-
+# %% ../../nbs/data/03_importers.ipynb #83981d42
 def read_data(
     source: str | Path,  # class folders, also in subsets; CSV, Parquet, archive
     cache: str | Path = ".cvlab/cache",  # where archives are unpacked
@@ -149,7 +149,7 @@ def read_data(
     verdicts = verdicts.sort_values(["verdict", "path"], ascending=[False, True])
     return Data(folder, samples, verdicts.reset_index(drop=True))
 
-
+# %% ../../nbs/data/03_importers.ipynb #11184d3c
 def open_data(
     source: str | Path,
     cache: str | Path = ".cvlab/cache",
@@ -189,7 +189,7 @@ def doubts(samples: pd.DataFrame) -> list[str]:  # one line each
             )
     return lines
 
-
+# %% ../../nbs/data/03_importers.ipynb #fb6889ca
 def report(
     data: Data,
     most: int = 20,  # files listed per verdict, before counting

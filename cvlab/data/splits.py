@@ -41,7 +41,7 @@ def make_folds(
 
     return pd.concat([one(r) for r in range(repeats)], ignore_index=True)
 
-
+# %% ../../nbs/data/02_splits.ipynb #18e6c1a1
 def fold_split(
     split: pd.DataFrame,
     folds: pd.DataFrame,  # see `make_folds`

@@ -180,7 +180,7 @@ def add(source: str | Path, cache: str | Path) -> Data:
         record()
     return data
 
-
+# %% ../../nbs/datasets/02_install.ipynb #5d0755da
 def use(
     name: str = "meadow",  # a key of DRAWN
 ) -> str:  # a line if this CPU drew other bytes

@@ -568,7 +568,7 @@ def _draw_umbel(sk, rng, k, o, light, at):  # see `_draw_star`
     if k.petal == "closed":
         sk.disc(at(0.0, 0.0, dome + 0.1), 0.085 * at.r, 0.085 * at.r * max(at.squash, 0.6), WINE)
 
-
+# %% ../../nbs/datasets/01_longtail.ipynb #ebb0fc1b
 def _collar(sk, rng, root, at):  # the feathery bracts of a wild carrot
     d = unit(np.arange(9) / 9 + 0.05 * rng.random(9)) * (0.62, 0.3) * at.r
     sk.add(
@@ -849,7 +849,7 @@ def _arrange(
         np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order],
     )
 
-
+# %% ../../nbs/datasets/01_longtail.ipynb #cc30b3cc
 def render_portrait(
     scene: Scene,  # from `sample_portrait`
     size: int = 128,  # width and height in pixels
@@ -961,7 +961,7 @@ def make_species(
         shutil.rmtree(tmp, ignore_errors=True)
     return digest
 
-
+# %% ../../nbs/datasets/01_longtail.ipynb #abdc0cac
 def _shoot(jobs, workers):  # forked on Linux, spawned by the installed module elsewhere
     "Draw all images, in a process pool if possible."
     linux = sys.platform == "linux"

@@ -427,7 +427,7 @@ def draw_dandelion(sk, rng, o, light):
     _stem(sk, o, c, (150, 160, 88))
     {"flower": _flower, "clock": _clock, "bud": _bud}[o.stage](sk, rng, o, light, c)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #ee70dbb1
 def _flower(sk, rng, o, light, c):
     yellow, deep = (
         (247 + 5 * o.tint, 202 + 16 * o.tint, 22 + 10 * o.tint),
@@ -456,7 +456,7 @@ def _flower(sk, rng, o, light, c):
             fall=0.95,
         )
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #88b28597
 def _clock(sk, rng, o, light, c):
     r = o.size
     sk.disc(c, 0.12 * r, 0.12 * r, (120, 104, 70))
@@ -481,7 +481,7 @@ def _clock(sk, rng, o, light, c):
             fall=1.0,
         )
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #aa5e6b83
 def _bud(sk, rng, o, light, c):
     r = o.size
     sk.disc(c, 0.72 * r, r, (92, 128, 58))
@@ -527,7 +527,7 @@ def draw_buttercup(sk, rng, o, light):
     sk.add(heart, tone(deep, glow), fall=0.95)
     sk.disc(c, 0.2 * o.size, 0.17 * o.size * o.squash, (206, 164, 26))
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #1497496c
 def draw_daisy(sk, rng, o, light):
     "White rays around a yellow eye."
     c = np.array([o.x, o.y - o.height])
@@ -1008,7 +1008,7 @@ def make_meadow(
         shutil.rmtree(tmp, ignore_errors=True)
     return digest
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #8f8674d4
 def _shoot(jobs, workers):
     "Draw all images, in a process pool if possible: forked on Linux, spawned elsewhere."
     linux = sys.platform == "linux"

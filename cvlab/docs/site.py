@@ -82,7 +82,7 @@ def _defined(source: str) -> list[str]:
         if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
     ]
 
-
+# %% ../../nbs/docs/01_site.ipynb #0b9d95f4
 def shown_doc(module: str, name: str) -> str:  # Markdown
     "nbdev's description of a function or class, under a heading that links can point to."
     from nbdev.showdoc import show_doc
@@ -281,7 +281,7 @@ def _module_pages() -> dict[str, str]:  # cvlab.data.loaders -> nbs/data/04_load
 def _up(page: Path) -> str:
     return "../" * (len(page.parts) - 1)
 
-
+# %% ../../nbs/docs/01_site.ipynb #ac7e57ed
 def _linked_names(
     text: str,
     page: Path,  # relative to the top
@@ -321,7 +321,7 @@ LINK = re.compile(
     r"`[^`\n]*`(?!\])|(?<!\\)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)((?:\s+\"[^\"]*\")?)\)"
 )
 
-
+# %% ../../nbs/docs/01_site.ipynb #58b923d1
 def _linked_files(
     text: str,
     page: Path,  # relative to the top
@@ -456,7 +456,7 @@ FIELD = re.compile(r":(?:[a-z_0-9]+|\d+\.[\w.]+)$")  # of a claim: accuracy.defa
 def _anchor(id: str) -> str:
     return re.sub(r"[^\w.-]", "-", f"claim-{id}")
 
-
+# %% ../../nbs/docs/01_site.ipynb #d4984e84
 def claims_page(
     claims: dict,
     root: Path,
@@ -533,7 +533,7 @@ def _head_of(path: Path) -> tuple[str, str]:  # title, one line ("" without)
     text = next((w for w in words if re.search(r"^# ", w, re.M)), f"# {path.stem}")
     return re.search(r"^# +(.+)$", text, re.M)[1], " ".join(re.findall(r"^> ?(.+)$", text, re.M))
 
-
+# %% ../../nbs/docs/01_site.ipynb #bd9fc708
 def toctree(
     entries: list[Path],
     caption: str = "",
@@ -572,7 +572,7 @@ def _library_list(root: Path, shown: list[Path]) -> str:  # Markdown
         out.append("\n" + toctree(of, title))
     return "\n".join(out)
 
-
+# %% ../../nbs/docs/01_site.ipynb #86d33800
 def runs_list(root: Path, shown: list[Path]) -> str:  # Markdown
     "The list of executed notebooks by stage, and of model cards."
 
@@ -762,7 +762,7 @@ NEEDED = {
     "sphinx_revealjs": "sphinx-revealjs",
 }
 
-
+# %% ../../nbs/docs/01_site.ipynb #77279ad8
 def build_site(
     out: str | Path = "_docs",  # folder of the site
     root: str | Path | None = None,  # top of the repository; None: found from the working folder

@@ -177,7 +177,7 @@ FETCHED = {
     "embed": "src",
 }
 
-
+# %% ../../nbs/docs/00_slides.ipynb #aa7ab691
 def fetched(
     page: str,  # HTML
 ) -> list[str]:  # URLs

@@ -549,7 +549,7 @@ def probe(
         zip(("test", "test_low", "test_high"), balanced(yt, answers(x, y[:, None], xt)[:, 0]))
     ), guess
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #870fdd40
 def probes(
     asked: dict[str, np.ndarray],
     split: pd.DataFrame,
@@ -599,7 +599,7 @@ def _judge(
     t["kind"] = ["+".join(k for k, h in hits.items() if h[i]) for i in t.index]
     return t.assign(same=hits["exact"] | hits["aligned"])[t.kind != ""].reset_index(drop=True)
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #24342a7d
 def named(pairs: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:  # content of pairs.csv
     "Rows of the split instead of numbers, the most certain first."
     who = split[["id", "path", "label", "subset"]]
@@ -622,7 +622,7 @@ def named(pairs: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:  # content 
     )
     return t[first + [c for c in t if c not in first]].reset_index(drop=True)
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #3ce9093a
 def counts(pairs: pd.DataFrame) -> dict:  # detector: pairs within and across subsets
     "Number of pairs per detector."
     across = pairs.subset_a != pairs.subset_b
@@ -667,7 +667,7 @@ def find_copies(
 # dict, and the tables behind it
 LeakageReport = namedtuple("LeakageReport", "report pairs probes predictions")
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #c9a3d00c
 def make_leakage_report(
     split: pd.DataFrame,  # id, path, label, group, subset
     images,  # uint8 (n, h, w, 3), in the order of `split`; at least 64 pixels a side
@@ -705,7 +705,7 @@ def make_leakage_report(
     )
     return LeakageReport({**about, "findings": list_findings(about)}, table, asked, told)
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #14949712
 def across(table: pd.DataFrame, column: str) -> list[list[str]]:  # [path, path]
     "Pairs of the same image that differ in a column."
     odd = table[table.same & (table[f"{column}_a"] != table[f"{column}_b"])]
@@ -718,7 +718,7 @@ WEAK = 0.8  # a lower recall is reported
 def _plural(n: int, word: str) -> str:
     return f"{n} {word}" + ("s" if n != 1 else "")
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #34c13dbb
 def list_findings(c: dict) -> list[dict]:  # severity (leak, shortcut, note), kind, n, text
     "The findings, the most severe first."
     out = []
@@ -771,7 +771,7 @@ def list_findings(c: dict) -> list[dict]:  # severity (leak, shortcut, note), ki
     )
     return out
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #4b2a909e
 def findings(leakage_report: dict) -> list[str]:
     "The findings as text."
     return [f"{f['severity']}: {f['text']}" for f in leakage_report["findings"]]

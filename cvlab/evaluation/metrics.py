@@ -162,7 +162,7 @@ def _per_class(targs, preds, classes):
         for c, (p, r, f, s) in zip(classes, rows)
     }
 
-
+# %% ../../nbs/evaluation/00_metrics.ipynb #05061779
 def _recall_interval(recall, support):
     "Wilson interval for the images of one class; None if it has no images."
     low, high = (

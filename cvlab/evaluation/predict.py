@@ -36,7 +36,7 @@ def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]:  # split, folder of
         raise LabError(f"{asked}: no such file; the run is not whole, train again")
     return read_split(RunPaths(root).split), read_yaml(asked)["requested"]["data"]["path"]
 
-
+# %% ../../nbs/evaluation/01_predict.ipynb #e26fe5a2
 def samples_for(
     weights: Path, subset: str, data: str | Path | None, task: Task, cache: str | Path
 ) -> tuple[pd.DataFrame, str | Path]:  # table, base folder of its paths
@@ -69,7 +69,7 @@ def samples_for(
         path=split.id.map(samples.drop_duplicates("id").set_index("id").path)
     ), folder
 
-
+# %% ../../nbs/evaluation/01_predict.ipynb #063e56e8
 def subset_predictions(
     weights: str | Path,  # folder with best.safetensors and best.json
     subset: str = "test",  # val | test

@@ -72,7 +72,7 @@ def answers(
     "The prediction for each image, in words, for a page of images."
     raise NotImplementedError
 
-
+# %% ../../nbs/evaluation/07_scores.ipynb #84147cf6
 @singledispatch
 def baselines(
     task: Task,
@@ -184,7 +184,7 @@ def regression_metrics(
 def _(task: Regression, preds, subset="test"):
     return regression_metrics(preds, subset)
 
-
+# %% ../../nbs/evaluation/07_scores.ipynb #c8c95733
 @score_table.register
 def _(task: Regression, metrics):
     names = dict(r2="R²", mae="mean absolute error", rmse="root mean squared error")
@@ -219,7 +219,7 @@ def _(task: Regression, preds, slices):
     table = table.assign(differs=np.where(table.p < 0.05, worse, ""))
     return table.sort_values("mae", ascending=False, kind="stable", ignore_index=True).round(6)
 
-
+# %% ../../nbs/evaluation/07_scores.ipynb #e92e74e0
 @answers.register
 def _(task: Regression, rows):
     y = pd.to_numeric(rows.label)

@@ -240,7 +240,7 @@ def _row(right, inside):
         _fisher(k, n, k2, n2) if min(n, n2) >= FEW else np.nan,
     ]
 
-
+# %% ../../nbs/evaluation/03_slices.ipynb #1f7538be
 def slice_table(
     preds: pd.DataFrame,  # predictions table
     slices: pd.DataFrame,  # from `read_slices`

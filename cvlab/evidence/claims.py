@@ -996,7 +996,7 @@ def _check_entry(entry) -> None:
             raise LabError(f"{line_of(entry, (k,))}: {k} has to map texts to texts")
     _check_axes(entry.get("for") or {}, line_of(entry, ("for",)))
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #f9d45d79
 def _check_axes(axes, line: int | None) -> None:
     "Check that `for` of an entry maps names to known axes."
     if not isinstance(axes, dict):

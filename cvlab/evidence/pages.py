@@ -226,7 +226,7 @@ def reasons_table(
     ]
     return pd.DataFrame(rows, columns=["key", "value", "kind", "reason", "source", "effect"])
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #8b1a66df
 def kinds_line(
     table: pd.DataFrame,  # from `reasons_table`
 ) -> str:  # such as "50 parameters: 3 by experiment, ..."
@@ -433,7 +433,7 @@ def _limits_of(
         out.append("The model is not shown to be better than the best baseline.")
     return out
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #7aa76feb
 def _slice_limit(
     worst: pd.Series,
     n: int,  # number of slices marked as worse

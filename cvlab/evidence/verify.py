@@ -400,7 +400,7 @@ def check_leakage(lab, stage, folder):
         + _probe_problems(folder)
     )
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #6295786f
 def _recounted(split: pd.DataFrame, pairs: pd.DataFrame, probes: pd.DataFrame) -> dict:
     "The entries of a leakage report that follow from its tables."
     return dict(
@@ -475,7 +475,7 @@ def _crossval_tables(
         test_differences=gains(test),
     )
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #abf928cc
 def _check_ensembles(preds: pd.DataFrame) -> list[str]:  # see `cvlab.studies.crossval.on_test`
     "Recompute the predictions of the ensembles from those of the single models."
     from cvlab.evaluation.ensembles import averaged, logit_columns, voted
@@ -701,7 +701,7 @@ def _cells_of(
     images = [base64.b64decode(d.pop("image/png")) for d in data if "image/png" in d]
     return json.dumps(cells), images
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #1b76c319
 def _same_notebook(old: Path, new: Path, places: dict[str, str]) -> bool:
     "Whether two executed notebooks have the same cells, texts and images."
     (text, was), (again, now) = _cells_of(old), _cells_of(new, places)
@@ -972,7 +972,7 @@ def class_metrics(
     rows = [of_way(*way) for way in zip(ways.experiment, ways.way)]
     return pd.DataFrame(now), pd.DataFrame(rows, index=ways.index)
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #2bc3732b
 def class_figures(recipe: Path, scores: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     "Draw the figures of the folds and the confusion matrix again."
     from cvlab.studies.crossval import plot_folds

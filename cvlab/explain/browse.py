@@ -122,7 +122,7 @@ def _test_metric(run, metric: str) -> tuple | None:  # value, low, high, images
     except (ValueError, KeyError, TypeError):
         raise LabError(f"{path}: no {metric} of the test set; evaluate again") from None
 
-
+# %% ../../nbs/explain/07_browse.ipynb #28c91d32
 def _run_row(run) -> dict:  # one row of `run_table`
     "Summary of one run."
     h, monitor = _history_of(run)
@@ -143,7 +143,7 @@ def _run_row(run) -> dict:  # one row of `run_table`
     interval = fmt_interval(*estimate).split(" ", 1)[1]
     return row | dict(test=estimate[0], interval=interval, test_images=n)
 
-
+# %% ../../nbs/explain/07_browse.ipynb #0836c0f3
 def run_table(
     runs: pd.DataFrame,  # from `find_runs`
 ) -> pd.DataFrame:  # experiment, seed, epochs, kept, metric, val, test, interval, test_images; note

@@ -732,7 +732,7 @@ EXPLAINS = {
     "underfit": {"plateau"},
 }
 
-
+# %% ../../nbs/explain/03_diagnose.ipynb #705158ba
 def converged(c: Curves) -> Finding:
     "The finding when no rule applies."
     slope, low, high = _trend(c.val)
@@ -794,7 +794,7 @@ def diagnose(
     hidden = set().union(*(EXPLAINS.get(f.name, set()) for f in found))
     return Findings([f for f in found if f.name not in hidden] or [converged(c)])
 
-
+# %% ../../nbs/explain/03_diagnose.ipynb #3ab7c686
 def findings_table(
     findings: list,  # of `Finding`
 ) -> pd.DataFrame:  # one row each

@@ -57,7 +57,7 @@ def worst_pairs(
 # %% ../../nbs/explain/01_plot_confusion.ipynb #76185c4a
 PLAIN_MATRIX = 12  # maximum number of classes for the plain matrix
 
-
+# %% ../../nbs/explain/01_plot_confusion.ipynb #b76f5e31
 def plot_confusion_many(
     matrix,  # counts, (classes, classes), rows are truth
     classes,  # class names
@@ -97,7 +97,7 @@ def plot_confusion_many(
     fig.suptitle(f"{np.trace(m)} of {m.sum()} right", fontsize=11)
     return fig
 
-
+# %% ../../nbs/explain/01_plot_confusion.ipynb #239130a9
 def _numbers(ax, m, rows, columns):
     "A small matrix with counts; the diagonal is pale to emphasise mistakes."
     shown = m.astype(float).copy()

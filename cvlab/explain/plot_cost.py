@@ -256,7 +256,7 @@ def _cost_panel(fig, ax, rows, col, looks):
         face = colour if front else "white"
         ax.plot(x, r.accuracy, mark, color=colour, ms=7, mfc=face, mew=1.4, transform=at, zorder=3)
 
-
+# %% ../../nbs/explain/04_plot_cost.ipynb #cfbe7d65
 def _cost_names(ax, rows, looks, inches):
     "The names at the right end, ordered by accuracy, with marks and connecting lines."
     low, high = ax.get_ylim()
@@ -454,7 +454,7 @@ def plot_losses(
     )
     return fig
 
-
+# %% ../../nbs/explain/04_plot_cost.ipynb #b3144b94
 def _from_to(values):
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 

@@ -139,7 +139,7 @@ def plot_pointing(
     figure_title(fig, _pointing_finding(table))
     return fig
 
-
+# %% ../../nbs/explain/02_plot_heatmaps.ipynb #c1c91d9a
 def _pointing_finding(table):
     "Lowest trained score against the highest control score, by method."
     top = {

@@ -363,7 +363,7 @@ def _room_below(classes):
     "Height in inches of the class names and the axis label below a matrix."
     return 1.5 + 0.09 * max(map(len, _tick_names(classes))) if _many(classes) else 2.1
 
-
+# %% ../../nbs/explain/00_plots.ipynb #c309d03d
 def _class_ticks(ax, classes, counts):
     "Names on both axes: horizontal if short, vertical if many."
     flat, many = (

@@ -201,7 +201,7 @@ def _adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         # a filter can fail anywhere on another model's file; the caller rejects it
         return state
 
-
+# %% ../../nbs/models/00_create.ipynb #910190ac
 def load_weights(
     model: nn.Module,
     path: str | Path,
@@ -353,7 +353,7 @@ def layer_groups(
             groups.setdefault(here, []).append(n)
     return [g for _, g in sorted(groups.items())]
 
-
+# %% ../../nbs/models/00_create.ipynb #7d2efd8e
 def freeze(
     model: nn.Module,
     layers: str,  # none | half | most | backbone
@@ -380,7 +380,7 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
         if list(m.parameters(recurse=False)) and not any(p.requires_grad for p in m.parameters())
     ]
 
-
+# %% ../../nbs/models/00_create.ipynb #17a116d2
 def rates(
     model: nn.Module,
     lr: float,  # of the head
@@ -417,7 +417,7 @@ def flops_of(
         f()
     return counter.get_total_flops()
 
-
+# %% ../../nbs/models/00_create.ipynb #6837df36
 def _run_noted(
     model, xb
 ) -> dict[str, dict]:  # module name: kind, output, multiply_adds; in the order of use

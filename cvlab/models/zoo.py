@@ -59,7 +59,7 @@ def multiply_adds(model: nn.Module, size: int) -> int:
     with torch.no_grad():
         return flops_of(lambda: model.eval()(one)) // 2
 
-
+# %% ../../nbs/models/01_zoo.ipynb #2a139426
 def describe(
     name: str,
     n_classes: int = 1000,

@@ -152,7 +152,7 @@ def _in_stage():
             }
         )
 
-
+# %% ../../nbs/runs/03_engine.ipynb #7e5e1e3f
 class CvlabEngine:
     "papermill's engine with reproducible output; registered as `cvlab`."
 

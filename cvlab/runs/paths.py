@@ -19,7 +19,7 @@ PER_SEED = (
     "cards",
 )  # folders per experiment and seed
 
-
+# %% ../../nbs/runs/01_paths.ipynb #983868c6
 @dataclass(frozen=True)
 class RunPaths:
     "The folders and files of one training."
@@ -140,7 +140,7 @@ def runs_below(
     found = (run_of(f, stage) for f in sorted(Path(folder).rglob(file)))
     return list(dict.fromkeys(r for r in found if r))
 
-
+# %% ../../nbs/runs/01_paths.ipynb #504355e6
 def orphans(root: str | Path, experiments, seeds) -> list[Path]:
     "Folders of experiments or seeds that are no longer in params.yaml."
     return [

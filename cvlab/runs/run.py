@@ -268,7 +268,7 @@ def ask_test(run: Run, split: pd.DataFrame, why: str):  # -> the recorder that `
         why,
     )
 
-
+# %% ../../nbs/runs/05_run.ipynb #7edb3f95
 def question(
     asked: dict,  # sections
 ) -> dict:
@@ -313,7 +313,7 @@ def placeless(path: Path) -> dict:
     info = plain(read_yaml(path))
     return info | {k: without_places(info[k]) for k in ("requested", "effective") if k in info}
 
-
+# %% ../../nbs/runs/05_run.ipynb #c715d39b
 def export_run(
     run: str | Path,  # root folder of a `cvlab train`
     folder: str | Path,  # destination

@@ -162,7 +162,7 @@ _HEAD = """\
 stages:
 """
 
-
+# %% ../../nbs/runs/00_stages.ipynb #b71bee88
 def _entry(s: Stage, code: list[str]) -> str:  # YAML
     each = "${item.exp}/seed-${item.seed}"
     folder = f"runs/{s.name}/{each}" if s.each else f"runs/{s.name}"
@@ -199,7 +199,7 @@ def _entry(s: Stage, code: list[str]) -> str:  # YAML
     lines += [f"    - {o}: {small}" for o in (folder, *s.pages)]
     return "\n".join(lines) + "\n"
 
-
+# %% ../../nbs/runs/00_stages.ipynb #e8f8c2f8
 def dvc_yaml(
     root: str | Path,  # top of the repository
     stages: dict[str, Stage] | None = None,  # default: the register

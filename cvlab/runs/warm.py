@@ -48,7 +48,7 @@ def load_libraries():  # a generator: one library per step
     gc.collect()  # keep the imported objects in shared memory
     gc.freeze()
 
-
+# %% ../../nbs/runs/04_warm.ipynb #a575437b
 def become(cmd: list[str], cwd: str, env: dict[str, str]):  # never returns
     "Turn a copy into the process that `cmd` would have started."
     os.setsid()
@@ -81,7 +81,7 @@ def message(conn: socket.socket) -> dict | None:  # None: the other side is gone
         data += part
     return json.loads(data)
 
-
+# %% ../../nbs/runs/04_warm.ipynb #a82220f1
 def serve(
     server: socket.socket,  # listening
     at_once: bool = False,  # import now; copies are made after all imports, either way
@@ -125,7 +125,7 @@ def serve(
     for pid in copies.values():
         _end(pid)
 
-
+# %% ../../nbs/runs/04_warm.ipynb #02f737b6
 def _end(pid):
     "Kill a copy and all its child processes."
     for kill in (os.killpg, os.kill):
@@ -195,7 +195,7 @@ def _asked_first():
     finally:
         factory.default_provisioner_name = before
 
-
+# %% ../../nbs/runs/04_warm.ipynb #38850ce2
 @contextmanager
 def warm(at_once: bool = False):  # import now, not on the first kernel request
     "Kernels started inside the block have their libraries preloaded."
@@ -225,7 +225,7 @@ def warm(at_once: bool = False):  # import now, not on the first kernel request
         server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
-
+# %% ../../nbs/runs/04_warm.ipynb #2183e81e
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:] == ["at once"])
     os._exit(0)  # avoids leak reports for frozen objects

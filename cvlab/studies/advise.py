@@ -136,7 +136,7 @@ def input_size(s: Situation, name: str) -> list[Advice]:
         return [Advice("data.size", 224, f"as in pretraining; {half}")]
     return [Advice("data.size", max(32, s.side // 32 * 32), f"{half}: avoids upscaling")]
 
-
+# %% ../../nbs/studies/01_advise.ipynb #9d7ae03c
 def augmentation(
     s: Situation,
     once: bool,  # frozen layers are computed once
@@ -165,7 +165,7 @@ def augmentation(
         )
     return out
 
-
+# %% ../../nbs/studies/01_advise.ipynb #432f1fe6
 def imbalance(s: Situation) -> list[Advice]:
     "Monitor and loss for imbalanced classes."
     if s.ratio < 1.5:

@@ -242,7 +242,7 @@ def _plot_differences(ax, groups, effects, metric):
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"difference to {groups[0][0]}, 95 % interval")
 
-
+# %% ../../nbs/studies/00_crossval.ipynb #eba88e65
 def plot_folds(
     scores: pd.DataFrame,  # see `fold_scores`, with experiment
     score: str = "macro_f1",  # a key of METRICS

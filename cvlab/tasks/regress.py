@@ -67,7 +67,7 @@ class AbsoluteError(Meter):
     def of(self, pred, y):
         return (pred[:, 0].detach() - y).abs().sum() * self.sd
 
-
+# %% ../../nbs/tasks/04_regress.ipynb #259e0d04
 class Regression(Task):
     "A number."
 

@@ -144,7 +144,7 @@ def agrees(
         except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
             return False  # does not accept this input
 
-
+# %% ../../nbs/training/04_frozen_cache.ipynb #012621cd
 def _find_cut(
     model: nn.Module,  # with frozen parameters
     xb: Tensor,  # some images, four or more
@@ -277,7 +277,7 @@ class FrozenBatches(Batches):
                 self.targets_of(idx, places).to(self.device),
             )
 
-
+# %% ../../nbs/training/04_frozen_cache.ipynb #d7493573
 class Shortened(Callback):
     "Train the trainable part on the cached outputs; restores the model afterwards."
 

@@ -412,7 +412,7 @@ LOADER = {
     "augment.vflip": "vflip",
 }
 
-
+# %% ../../nbs/training/01_learner.ipynb #c385b11e
 def effective_params(learn: Learner) -> dict:  # dotted key of params.yaml -> value
     "Read the parameters from a learner, its optimiser and its loaders."
     groups, dl, step = learn.opt.opt.param_groups, learn.dls.train, learn.gradient_accumulation
@@ -445,7 +445,7 @@ def effective_params(learn: Learner) -> dict:  # dotted key of params.yaml -> va
         **{key: getattr(dl, name) for key, name in LOADER.items() if hasattr(dl, name)},
     }
 
-
+# %% ../../nbs/training/01_learner.ipynb #27f5e877
 def _precision_of(learn: Learner) -> str:  # fp32 | bf16 | fp16
     "The precision of the forward pass."
     dtype = learn.precision.dtype if hasattr(learn, "precision") else torch.float32
@@ -469,7 +469,7 @@ def warm(f, warmup: float, top):  # -> function of the position in [0, 1]
     "`f` after a linear rise from a hundredth of `top`."
     return combine_scheds([warmup, 1 - warmup], [SchedLin(top / 100, top), f]) if warmup else f
 
-
+# %% ../../nbs/training/01_learner.ipynb #480efdf7
 def schedule(
     name: str,  # one_cycle | cosine | step | exponential | cyclic | plateau
     lr,  # maximum rate, or an array with one per layer group
