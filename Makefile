@@ -1,4 +1,4 @@
-# The front door. Everything below works on a fresh clone; `make help` explains.
+# Everything below works on a fresh clone; `make help` explains.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ space := $(empty) $(empty)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-repro: install ## train and evaluate what is out of date, then say how it compares with the last commit
+repro: install ## train and evaluate what is out of date, then compare with the last commit
 	@cvlab repro
 
 verify: install ## recompute every number, figure and hash that is stated here; no data, weights, GPU or internet needed
@@ -38,10 +38,10 @@ completion: install ## params.yaml completes and is checked in JupyterLab's edit
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/completion.txt
 	@npm ci --prefix .jupyter --cache .cvlab/npm --silent --no-audit --no-fund && rm -rf .cvlab/npm
 
-data: install ## draw the embedded dataset
+data: install ## generate the built-in data set
 	@cvlab data use meadow
 
-check: install ## what is wrong with the images in DATA; without DATA these targets take those of `make data`
+check: install ## list unusable images in DATA (default: the images of `make data`)
 	@cvlab data check $(DATA)
 
 quick: install ## a first look: a quarter of the epochs on DATA, into OUT-quick
@@ -50,10 +50,10 @@ quick: install ## a first look: a quarter of the epochs on DATA, into OUT-quick
 train: install ## train on DATA into OUT; EPOCHS=100, and anything else of params.yaml in ARGS="model.name=resnet18"
 	@cvlab train --data $(DATA) --out $(OUT) $(addprefix train.epochs=,$(EPOCHS)) $(ARGS)
 
-evaluate: install ## what the model in OUT is worth on the test set
+evaluate: install ## evaluate the model in OUT on the test set
 	@cvlab evaluate --run $(OUT) --subset test $(ARGS)
 
-compare: install ## experiments of PRESET through the same folds of DATA, into OUT-folds
+compare: install ## cross-validate the experiments of PRESET on the same folds of DATA, into OUT-folds
 	@cvlab crossval --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
@@ -67,7 +67,7 @@ slides: extra-docs ## the interview walk as one file of slides and the time-laps
 	@python -m cvlab.docs.slides nbs/tutorials/walkthrough.ipynb build/slides/walkthrough.html
 	@python -m cvlab.explain.timelapse build/slides/timelapse.gif
 
-docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever a page is saved
+docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built again whenever a page is saved
 	@! { : > /dev/tcp/127.0.0.1/$(PORT); } 2> /dev/null || \
 	  { echo "cvlab: port $(PORT) is taken; name another one with make docs-serve PORT=8001" >&2; exit 1; }
 	@mkdir -p .cvlab/site
@@ -77,10 +77,10 @@ docs-serve: extra-docs ## the site at http://127.0.0.1:8000, built anew whenever
 extra-docs: install
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/docs.txt
 
-first-steps: install ## follow the README as a stranger, with a clock, into runs/bench; ARGS=--install really installs
+first-steps: install ## run the commands of the README in a fresh clone and time them, into runs/bench; ARGS=--install really installs
 	@python tests/cli/first_steps.py --out runs/bench/first_steps.json $(ARGS)
 
-bench: install ## time everything against pure compute and against other packages, into runs/bench; ROWS="loader_torch step" repeats some
+bench: install ## time everything against the bare compute time and other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/bench.txt
 	@papermill --engine cvlab nbs/pipeline/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
 	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
@@ -91,7 +91,7 @@ architectures: install ## fifty models: parameters, multiply-adds, licence of we
 clean: install ## format and clean all notebooks, export the library, write the JSON schema
 	@ruff format --quiet nbs tests && cvlab clean && nbdev-export && cvlab schema
 
-lock: ## resolve requirements/lab.txt, predict.txt and those of the extras anew (needs uv, the extra `dev`)
+lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt

@@ -255,7 +255,7 @@ def data_use(
         str, typer.Argument(help="meadow (2 classes) or species (24 classes, long-tailed).")
     ],
 ):
-    "Draw an embedded data set into data/, unless it is there already."
+    "Generate a built-in data set in data/, unless it is there already."
     to_root()
     from cvlab.datasets.install import use
 
@@ -302,7 +302,7 @@ def verify(
         ),
     ] = "",
 ):
-    "Check every published number, figure, link and hash. Exits with status 1 if any has drifted."
+    "Check every published number, figure, link and hash. Exits with status 1 if any does not match."
     to_root()
     started = time.time()
     from cvlab.evidence import verify as v
@@ -332,7 +332,7 @@ def _print_lines(lines):
 # %% ../../nbs/cli/01_main.ipynb #48c6306f
 @app.command()
 def portfolio():
-    "List what a reviewer looks for in a repository. Each item is present or missing, with evidence."
+    "Check the repository against a reviewer's list. Each item is present or missing, with evidence."
     to_root()
     from cvlab.evidence.pages import portfolio
     from cvlab.evidence.verify import Line

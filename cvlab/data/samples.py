@@ -109,7 +109,7 @@ def _list_table(table: Path) -> pd.DataFrame:  # FILE_COLUMNS
         df = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
     except (ValueError, OSError) as e:
-        raise LabError(f"{table}: no CSV that can be read ({str(e).splitlines()[0]})") from None
+        raise LabError(f"{table}: a CSV that cannot be read ({str(e).splitlines()[0]})") from None
     df.columns = df.columns.str.strip().str.lower()
     if lost := [c for c in ("path", "label") if c not in df.columns]:
         raise LabError(
@@ -158,7 +158,9 @@ def find_root(source: str | Path) -> Path:  # a folder
             "subfolder of images a class"
         )
     if not source.is_dir():
-        raise LabError(f"{source}: no such folder; it should hold one subfolder of images a class")
+        raise LabError(
+            f"{source}: no such folder; it should hold one subfolder of images per class"
+        )
     while not (source / "samples.csv").is_file() and (only := _lone_folder(source)) is not None:
         source = only
     return source
@@ -214,7 +216,7 @@ def to_rgb(
             f"{im.width}x{im.height} pixels; more than {Image.MAX_IMAGE_PIXELS:,} are not safe to decode"
         )
     if im.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, and nothing says what white is")
+        raise ValueError("32 bits a pixel, and the value of white is unknown")
     im.load()
     im = ImageOps.exif_transpose(im)
     if im.mode.startswith("I;16"):

@@ -681,7 +681,9 @@ def make_leakage_report(
     "Examine a split and its images."
     split, folder = split.reset_index(drop=True), Path(folder)
     if len(split) < 8:
-        raise LabError(f"{len(split)} images are too few to be certified; at least 8")
+        raise LabError(
+            f"{len(split)} images are too few for a leakage check; at least 8 are needed; at least 8"
+        )
     pairs, lines, power = find_copies(split, images, folder, bits, alpha, planted, embed)
     same = pairs.loc[pairs.same, ["a", "b"]].to_numpy(int)
     family = families(split, same)
@@ -757,7 +759,7 @@ def list_findings(c: dict) -> list[dict]:  # severity (leak, shortcut, note), ki
             "shortcut",
             p["probe"],
             p["tells"] and p["n"],
-            f"{p['probe']} alone tells the class: balanced accuracy "
+            f"{p['probe']} alone predicts the class: balanced accuracy "
             f"{p['score']} [{p['low']}, {p['high']}] where chance is {p['chance']}, n = {p['n']}",
         )
     n = c["pairs"]["same"]["within"]

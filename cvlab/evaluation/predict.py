@@ -33,7 +33,7 @@ def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]:  # split, folder of
     run = run_of(weights, "weights")  # None: the models of folds
     asked = run.params if run else RunPaths(root).stage("crossval") / "params.yaml"
     if not asked.exists():
-        raise LabError(f"{asked}: no such file; the run is not whole, train again")
+        raise LabError(f"{asked}: no such file; the run is incomplete, train again")
     return read_split(RunPaths(root).split), read_yaml(asked)["requested"]["data"]["path"]
 
 # %% ../../nbs/evaluation/01_predict.ipynb #e26fe5a2
@@ -63,7 +63,7 @@ def samples_for(
     if not known.all():
         raise LabError(
             f"{data}: holds {known.sum()} of the {len(split)} images of the run's split; "
-            "all or none, please"
+            "name a folder with all of them or with none"
         )
     return split.assign(
         path=split.id.map(samples.drop_duplicates("id").set_index("id").path)

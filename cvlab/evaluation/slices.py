@@ -96,7 +96,7 @@ def _cut_points(
 ) -> pd.DataFrame:  # two rows, columns PROPERTIES
     "Upper end of the lowest third and lower end of the highest."
     if not len(train):
-        raise LabError("no training images: nothing says what is low and what is high")
+        raise LabError("no training images: they are needed for the terciles")
     return properties(train).quantile([1 / 3, 2 / 3]).round(6)
 
 

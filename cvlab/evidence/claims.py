@@ -632,7 +632,7 @@ def _clean_accuracy(paths, name):
 
 
 @formula
-def _told(paths, probe):
+def _shortcut(paths, probe):
     return dict(zip(("value", "low", "high"), guessed(paths, probe)))
 
 # %% ../../nbs/evidence/00_claims.ipynb #6736d7c4

@@ -23,7 +23,7 @@ from ..core.io import LabError, read_json, write_text
 from ..core.params import line_of, nearest, plain, read_yaml, resolve
 from ..core.repro import repo_root
 from ..data.samples import read_split, split_hash
-from ..evaluation.metrics import check_judged, evaluate, read_predictions
+from ..evaluation.metrics import check_images, evaluate, read_predictions
 from ..evaluation.slices import read_slices, slice_table
 from cvlab.evidence.claims import (
     TOKENS,
@@ -350,7 +350,7 @@ def _run_files(
         raise LabError(f"{run.params}: has no effective parameters; train again")
     if params["split"] != split_hash(split):
         raise LabError(f"{run.params}: was trained on another split than prepare/split.csv")
-    preds = check_judged(read_predictions(run.predictions), split, str(run.predictions))
+    preds = check_images(read_predictions(run.predictions), split, str(run.predictions))
     slices = read_slices(run.slices) if run.slices.exists() else None
     return SimpleNamespace(
         params=params,

@@ -6,8 +6,8 @@
 __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'Verdict', 'committed', 'against_head', 'locked', 'Lab',
            'kind', 'changes', 'lock_problems', 'stale_stages', 'forget_stages', 'near', 'checks', 'check_prepare',
            'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval', 'check_lr_find', 'check_train',
-           'check_evaluate', 'aside', 'files_of', 'twins', 'Line', 'guarded', 'check_stage', 'measured_line',
-           'class_metrics', 'class_figures', 'check_classes', 'pages', 'check_page', 'page_text', 'verify',
+           'check_evaluate', 'aside', 'files_of', 'twins', 'Line', 'guarded', 'check_stage', 'class_metrics',
+           'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page', 'page_text', 'verify',
            'check_data', 'check_weights', 'numbers_of', 'leaves', 'retrain']
 
 # %% ../../nbs/evidence/02_verify.ipynb #2ab5457b
@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+# %% ../../nbs/evidence/02_verify.ipynb #1c9a0b73
 from ..core.io import LabError, json_hash, read_json, write_text
 from ..core.params import nearest, plain, read_yaml, resolve
 from ..core.repro import UNHASHED, folder_digest
@@ -35,15 +36,9 @@ from ..core.style import figure_png, use_lab_style
 from ..data.samples import data_hash, read_split, split_hash
 from ..evaluation.baselines import majority_baseline
 from ..evaluation.compare import calibration, over_splits
-from cvlab.evaluation.leakage import (
-    accuracy_without,
-    across,
-    counts,
-    group_leaks,
-    list_findings,
-)
+from ..evaluation.leakage import accuracy_without, across, counts, group_leaks, list_findings
 from cvlab.evaluation.metrics import (
-    check_judged,
+    check_images,
     evaluate,
     predicted,
     probabilities,
@@ -119,7 +114,7 @@ def committed(path: Path, root: Path) -> bytes | None:  # None: not in the last 
     )
     return None if old.returncode else old.stdout
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #a69f8333
 def against_head(
     path: str | Path,  # a predictions file in a git repository
     params: str | Path,  # the params.yaml of the training it belongs to
@@ -216,7 +211,7 @@ def _is_kept_aside(path: str) -> bool:
     "Whether a path is data or weights, which are not in git."
     return path == "data" or path.startswith("runs/weights/")
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #37fde2d2
 def changes(entry, lab: Lab):  # yields one line per change
     "Messages for an entry of `dvc status`; missing data or weights are not a change."
     if isinstance(entry, str):
@@ -232,35 +227,7 @@ def changes(entry, lab: Lab):  # yields one line per change
             elif how != "not in cache":
                 yield f"{path}: is not what the stage {'read' if 'deps' in what else 'wrote'} (dvc.lock)"
 
-# %% ../../nbs/evidence/02_verify.ipynb #c59713a9
-def lock_problems(lab: Lab) -> dict[str, list[str]]:  # by stage
-    "Contradictions between dvc.lock, dvc.yaml, params.yaml and the files."
-    found = {
-        s: [line for e in entries for line in changes(e, lab)]
-        for s, entries in _dvc_status(lab.root).items()
-    }
-    for stage, lines in _chain_problems(lab).items():
-        found[stage] = found.get(stage, []) + lines
-    return found
-
-
-def stale_stages(root: str | Path = ".") -> list[str]:
-    "Stages that are in dvc.lock but no longer in dvc.yaml; DVC keeps them."
-    p, known = resolve(Path(root) / "params.yaml"), set()
-    for s, stage in read_yaml(Path(root) / "dvc.yaml")["stages"].items():
-        known |= (
-            {f"{s}@{e}-{n}" for e in p.experiments for n in p.seeds} if "matrix" in stage else {s}
-        )
-    return [s for s in locked(root) if s not in known]
-
-
-def forget_stages(names: list[str], root: str | Path = "."):
-    "Remove entries from dvc.lock; the rest stays byte-equal."
-    path = Path(root) / "dvc.lock"
-    head, *entries = re.split(r"^(?=  \S)", path.read_text(encoding="utf-8"), flags=re.M)
-    write_text(path, head + "".join(e for e in entries if e.split(":")[0].strip() not in names))
-
-
+# %% ../../nbs/evidence/02_verify.ipynb #d2fdacb0
 def _chain_problems(lab: Lab) -> dict[str, list[str]]:
     "Files whose hash differs between the stage that wrote them and a stage that read them."
     made = {o["path"]: (o["md5"], s) for s, e in lab.lock.items() for o in e["outs"]}
@@ -277,6 +244,34 @@ def _chain_problems(lab: Lab) -> dict[str, list[str]]:
             )
     return found
 
+# %% ../../nbs/evidence/02_verify.ipynb #c59713a9
+def lock_problems(lab: Lab) -> dict[str, list[str]]:  # by stage
+    "Contradictions between dvc.lock, dvc.yaml, params.yaml and the files."
+    found = {
+        s: [line for e in entries for line in changes(e, lab)]
+        for s, entries in _dvc_status(lab.root).items()
+    }
+    for stage, lines in _chain_problems(lab).items():
+        found[stage] = found.get(stage, []) + lines
+    return found
+
+# %% ../../nbs/evidence/02_verify.ipynb #64fa580a
+def stale_stages(root: str | Path = ".") -> list[str]:
+    "Stages that are in dvc.lock but no longer in dvc.yaml; DVC keeps them."
+    p, known = resolve(Path(root) / "params.yaml"), set()
+    for s, stage in read_yaml(Path(root) / "dvc.yaml")["stages"].items():
+        known |= (
+            {f"{s}@{e}-{n}" for e in p.experiments for n in p.seeds} if "matrix" in stage else {s}
+        )
+    return [s for s in locked(root) if s not in known]
+
+
+def forget_stages(names: list[str], root: str | Path = "."):
+    "Remove entries from dvc.lock; the rest stays byte-equal."
+    path = Path(root) / "dvc.lock"
+    head, *entries = re.split(r"^(?=  \S)", path.read_text(encoding="utf-8"), flags=re.M)
+    write_text(path, head + "".join(e for e in entries if e.split(":")[0].strip() not in names))
+
 # %% ../../nbs/evidence/02_verify.ipynb #059d85f3
 def _is_number(v) -> bool:
     "Whether a value is int or float, but not bool."
@@ -287,7 +282,7 @@ def near(a, b) -> bool:
     "Whether two numbers are equal up to the last of six decimals."
     return _is_number(a) and _is_number(b) and abs(a - b) <= 2e-6 * max(1, abs(a))
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #b5ca7453
 def _first_difference(
     was, now, at: str = ""
 ) -> str | None:  # such as "test.accuracy: 0.9 is stored, 0.8 is recomputed"
@@ -367,13 +362,41 @@ def _run_params(folder: Path) -> dict:  # requested, effective, hashes
 def check_baseline(lab, stage, folder):
     "Recompute the metrics from the predictions, and the majority baseline from the split."
     files = {
-        p.stem: check_judged(read_predictions(p), lab.split, p.name)
+        p.stem: check_images(read_predictions(p), lab.split, p.name)
         for p in sorted(folder.glob("*.csv"))
     }
     metrics = {name: evaluate(p) | {"split": split_hash(lab.split)} for name, p in files.items()}
     off = _compare_predictions(files["majority"], majority_baseline(lab.split)).logits
     wrong = ["majority.csv: not the majority class of the training set"] if off > 1e-6 else []
     return _same_json(folder / "metrics.json", metrics) + wrong
+
+# %% ../../nbs/evidence/02_verify.ipynb #6295786f
+def _recounted(split: pd.DataFrame, pairs: pd.DataFrame, probes: pd.DataFrame) -> dict:
+    "The entries of a leakage report that follow from its tables."
+    return dict(
+        n=len(split),
+        parts=split.subset.value_counts().to_dict(),
+        pairs=counts(pairs),
+        group_leaks=group_leaks(split),
+        leaking=leaking_ids(split, pairs),
+        same_across=across(pairs, "subset"),
+        label_conflicts=across(pairs, "label"),
+        probes=probes.astype(object).where(probes.notna(), None).to_dict("records"),
+    )
+
+# %% ../../nbs/evidence/02_verify.ipynb #b64893ea
+def _probe_problems(folder: Path) -> list[str]:
+    "Recompute the metrics of the shortcut probes from their predictions."
+    stored, wrong = pd.read_csv(folder / "probes.csv").set_index("probe"), []
+    for probe in predicted_classes(folder / "shortcut_predictions.csv").columns[2:]:
+        now = guessed(sorted(folder.glob("*.csv")), probe)
+        if not np.allclose(
+            stored.loc[probe, ["score", "low", "high"]].astype(float), now, atol=2e-4
+        ):
+            wrong.append(
+                f"probes.csv: {probe}: {stored.score[probe]} is stored, {now[0]} is recomputed"
+            )
+    return wrong
 
 # %% ../../nbs/evidence/02_verify.ipynb #d45e7c86
 @checks("leakage")
@@ -399,34 +422,6 @@ def check_leakage(lab, stage, folder):
         + ([f"accuracy.csv: {off}"] if off else [])
         + _probe_problems(folder)
     )
-
-# %% ../../nbs/evidence/02_verify.ipynb #6295786f
-def _recounted(split: pd.DataFrame, pairs: pd.DataFrame, probes: pd.DataFrame) -> dict:
-    "The entries of a leakage report that follow from its tables."
-    return dict(
-        n=len(split),
-        parts=split.subset.value_counts().to_dict(),
-        pairs=counts(pairs),
-        group_leaks=group_leaks(split),
-        leaking=leaking_ids(split, pairs),
-        same_across=across(pairs, "subset"),
-        label_conflicts=across(pairs, "label"),
-        probes=probes.astype(object).where(probes.notna(), None).to_dict("records"),
-    )
-
-
-def _probe_problems(folder: Path) -> list[str]:
-    "Recompute the metrics of the shortcut probes from their predictions."
-    stored, wrong = pd.read_csv(folder / "probes.csv").set_index("probe"), []
-    for probe in predicted_classes(folder / "shortcut_predictions.csv").columns[2:]:
-        now = guessed(sorted(folder.glob("*.csv")), probe)
-        if not np.allclose(
-            stored.loc[probe, ["score", "low", "high"]].astype(float), now, atol=2e-4
-        ):
-            wrong.append(
-                f"probes.csv: {probe}: {stored.score[probe]} is stored, {now[0]} is recomputed"
-            )
-    return wrong
 
 # %% ../../nbs/evidence/02_verify.ipynb #be951f31
 @checks("interpret")
@@ -527,7 +522,7 @@ def _same_table(path: Path, now: pd.DataFrame) -> list[str]:
     off = _first_difference(was.fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list"))
     return [f"{path.name}: {off}"] if off else []
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #54939b09
 @checks("crossval")
 def check_crossval(lab, stage, folder):
     "Recompute the folds from the split, and all tables from the out-of-fold predictions."
@@ -587,32 +582,6 @@ def check_train(lab, stage, folder):
     off = (abs(logged - history) > printed).any(axis=1)
     return [f"train.log: epoch {off.argmax() + 1} differs from results.csv"] if off.any() else []
 
-# %% ../../nbs/evidence/02_verify.ipynb #a5e92333
-@checks("evaluate")
-def check_evaluate(lab, stage, folder):
-    "Recompute metrics and figures, and compare the predictions with the history."
-    preds = check_judged(read_predictions(folder / "predictions.csv"), lab.split, "predictions.csv")
-    metrics = {
-        subset: evaluate(preds, subset) | {"split": split_hash(lab.split)}
-        for subset in ("val", "test")
-    }
-    run = run_of(folder, "evaluate")
-    history, p = pd.read_csv(run.history), _run_params(run.stage("train"))["effective"]
-
-    def curves():
-        return plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
-
-    def confusion():
-        return plot_confusions(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
-
-    return [
-        *_same_json(folder / "metrics.json", metrics),
-        *_against_history(metrics["val"], history, p),
-        *_figure_problem(folder / "results.png", curves),
-        *_figure_problem(folder / "confusion_matrix.png", confusion),
-        *_figure_problem(folder / "reliability.png", lambda: plot_reliability(calibration(preds))),
-    ]
-
 # %% ../../nbs/evidence/02_verify.ipynb #80cc9313
 def _against_history(
     val: dict,
@@ -633,6 +602,32 @@ def _against_history(
         f"predictions.csv: validation {what} {now:.5f}, the kept epoch had {was:.5f}"
         for what, now, was in pairs
         if abs(now - was) > tolerance * max(1, was)
+    ]
+
+# %% ../../nbs/evidence/02_verify.ipynb #a5e92333
+@checks("evaluate")
+def check_evaluate(lab, stage, folder):
+    "Recompute metrics and figures, and compare the predictions with the history."
+    preds = check_images(read_predictions(folder / "predictions.csv"), lab.split, "predictions.csv")
+    metrics = {
+        subset: evaluate(preds, subset) | {"split": split_hash(lab.split)}
+        for subset in ("val", "test")
+    }
+    run = run_of(folder, "evaluate")
+    history, p = pd.read_csv(run.history), _run_params(run.stage("train"))["effective"]
+
+    def curves():
+        return plot_history(history, p["train"]["monitor"], metrics["val"]["n"])
+
+    def confusion():
+        return plot_confusions(metrics["test"]["confusion_matrix"], metrics["test"]["classes"])
+
+    return [
+        *_same_json(folder / "metrics.json", metrics),
+        *_against_history(metrics["val"], history, p),
+        *_figure_problem(folder / "results.png", curves),
+        *_figure_problem(folder / "confusion_matrix.png", confusion),
+        *_figure_problem(folder / "reliability.png", lambda: plot_reliability(calibration(preds))),
     ]
 
 # %% ../../nbs/evidence/02_verify.ipynb #c9b12111
@@ -684,7 +679,7 @@ def _same_text(a: str, b: str) -> bool:
         near(float(x), float(y)) for x, y in pairs
     )
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #50fc7dad
 def _cells_of(
     path: Path, places: dict[str, str] | None = None
 ) -> tuple[str, list[bytes]]:  # text, images
@@ -711,7 +706,7 @@ def _same_notebook(old: Path, new: Path, places: dict[str, str]) -> bool:
         and all(a == b or _same_image(io.BytesIO(a), io.BytesIO(b)) for a, b in zip(was, now))
     )
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #d5cd7e97
 def _same_file(
     old: Path,
     new: Path,
@@ -738,7 +733,7 @@ def files_of(lab: Lab, stage: str) -> list[Path]:
         if f.name not in UNHASHED
     ]
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #d80bc7f9
 AGAIN = [n for n, s in STAGES.items() if s.again]
 
 
@@ -852,7 +847,7 @@ def _ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
         f"runs/ledger.csv: {k} test images were used, the split has {n}" for k in mine.n if k != n
     ]
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #7a594f2b
 def twins(lab: Lab, stage: str, folder: Path) -> list[str]:
     "Other seeds of the experiment with identical predictions."
     if kind(stage) != "evaluate":
@@ -876,7 +871,7 @@ class Line:
     state: str  # verified | re-trainable | unverifiable | drift
     why: str
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #d4da327a
 def guarded(f, *args) -> list[str]:
     "Run a check; an unreadable file is a problem."
     try:
@@ -906,34 +901,17 @@ def check_stage(
         return [Line(stage, "re-trainable", rest)]
     return [Line(stage, "verified", again + (f"; re-trainable: {rest}" if rest else ""))]
 
-# %% ../../nbs/evidence/02_verify.ipynb #52959811
-def _check_measured(lab: Lab) -> list[Line]:
-    "One line per data set and recipe below runs/measured."
-    return [measured_line(f, lab) for f in sorted(lab.path("runs/measured").glob("*/*"))]
+# %% ../../nbs/evidence/02_verify.ipynb #a072ca52
+def _measured_problems(preds: Path) -> list[str]:
+    "Compare predictions with the split and the history of the same run."
+    from cvlab.evaluation.scores import score
+    from cvlab.tasks.infer import task_type
 
-
-def measured_line(recipe: Path, lab: Lab) -> Line:
-    "Check the runs of one recipe, or one leakage report."
-    files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
-    problems = [
-        f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(_measured_problems, f)
-    ]
-    what = f"{len(files)} predictions agree with their splits and histories"
-    if (recipe / "oof_classes.csv").exists():
-        problems, what = (
-            guarded(check_classes, recipe),
-            "the metrics of its folds were recomputed, except top-5 accuracy",
-        )
-        if not (recipe / "single_model_classes.csv").exists():
-            what += " and the metrics of single models on the test set"
-    if (recipe / "leakage_report.json").exists():
-        problems = guarded(check_leakage, lab, "leakage", recipe)
-        what = "the leakage report was recomputed from its tables"
-    return (
-        Line(name, "drift", problems[0])
-        if problems
-        else Line(name, "unverifiable", f"its images cannot be redistributed; {what}")
-    )
+    run = run_of(preds, "evaluate")
+    p = _run_params(run.stage("train"))["effective"]
+    task = task_type(p)()
+    table = check_images(read_predictions(preds, task.schema), read_split(run.split), preds.name)
+    return _against_history(score(task, table, "val"), pd.read_csv(run.history), p)
 
 # %% ../../nbs/evidence/02_verify.ipynb #44f5c7d0
 def class_metrics(
@@ -971,6 +949,30 @@ def class_metrics(
 
     rows = [of_way(*way) for way in zip(ways.experiment, ways.way)]
     return pd.DataFrame(now), pd.DataFrame(rows, index=ways.index)
+
+# %% ../../nbs/evidence/02_verify.ipynb #1dc1d915
+def _effect_problems(
+    scores: pd.DataFrame,
+    effects: pd.DataFrame,
+    n: int,  # images of all folds
+) -> list[str]:
+    "Recompute each effect and its interval from the differences to the first experiment, fold by fold."
+    at, off = scores.set_index(["repeat", "fold"]), []
+    base = at[at.experiment == at.experiment.iloc[0]]
+    k, test = scores.fold.nunique(), base.n.mean()
+    for r in effects.itertuples():
+        now = over_splits(
+            (at[at.experiment == r.experiment][r.metric] - base[r.metric]).to_numpy(),
+            n * (k - 1) // k,
+            test,
+        )
+        pairs = ("mean", r.effect), ("low", r.low), ("high", r.high)
+        if max(abs(now[name] - stored) for name, stored in pairs) > 1e-5:
+            off.append(
+                f"effects.csv: {r.experiment}, {r.metric}: {r.effect:.5f} is stored, "
+                f"{now['mean']:.5f} is recomputed from scores.csv"
+            )
+    return off
 
 # %% ../../nbs/evidence/02_verify.ipynb #2bc3732b
 def class_figures(recipe: Path, scores: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
@@ -1019,43 +1021,34 @@ def check_classes(recipe: Path) -> list[str]:
     off += _effect_problems(scores, effects, (split.subset != "test").sum())
     return off + class_figures(recipe, scores, effects)
 
-# %% ../../nbs/evidence/02_verify.ipynb #1dc1d915
-def _effect_problems(
-    scores: pd.DataFrame,
-    effects: pd.DataFrame,
-    n: int,  # images of all folds
-) -> list[str]:
-    "Recompute each effect and its interval from the differences to the first experiment, fold by fold."
-    at, off = scores.set_index(["repeat", "fold"]), []
-    base = at[at.experiment == at.experiment.iloc[0]]
-    k, test = scores.fold.nunique(), base.n.mean()
-    for r in effects.itertuples():
-        now = over_splits(
-            (at[at.experiment == r.experiment][r.metric] - base[r.metric]).to_numpy(),
-            n * (k - 1) // k,
-            test,
+# %% ../../nbs/evidence/02_verify.ipynb #52959811
+def _check_measured(lab: Lab) -> list[Line]:
+    "One line per data set and recipe below runs/measured."
+    return [measured_line(f, lab) for f in sorted(lab.path("runs/measured").glob("*/*"))]
+
+
+def measured_line(recipe: Path, lab: Lab) -> Line:
+    "Check the runs of one recipe, or one leakage report."
+    files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
+    problems = [
+        f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(_measured_problems, f)
+    ]
+    what = f"{len(files)} predictions agree with their splits and histories"
+    if (recipe / "oof_classes.csv").exists():
+        problems, what = (
+            guarded(check_classes, recipe),
+            "the metrics of its folds were recomputed, except top-5 accuracy",
         )
-        if (
-            max(abs(now["mean"] - r.effect), abs(now["low"] - r.low), abs(now["high"] - r.high))
-            > 1e-5
-        ):
-            off.append(
-                f"effects.csv: {r.experiment}, {r.metric}: {r.effect:.5f} is stored, "
-                f"{now['mean']:.5f} is recomputed from scores.csv"
-            )
-    return off
-
-
-def _measured_problems(preds: Path) -> list[str]:
-    "Compare predictions with the split and the history of the same run."
-    from cvlab.evaluation.scores import score
-    from cvlab.tasks.infer import task_type
-
-    run = run_of(preds, "evaluate")
-    p = _run_params(run.stage("train"))["effective"]
-    task = task_type(p)()
-    table = check_judged(read_predictions(preds, task.schema), read_split(run.split), preds.name)
-    return _against_history(score(task, table, "val"), pd.read_csv(run.history), p)
+        if not (recipe / "single_model_classes.csv").exists():
+            what += " and the metrics of single models on the test set"
+    if (recipe / "leakage_report.json").exists():
+        problems = guarded(check_leakage, lab, "leakage", recipe)
+        what = "the leakage report was recomputed from its tables"
+    return (
+        Line(name, "drift", problems[0])
+        if problems
+        else Line(name, "unverifiable", f"its images cannot be redistributed; {what}")
+    )
 
 # %% ../../nbs/evidence/02_verify.ipynb #071adf18
 def pages(lab: Lab) -> list[Path]:
@@ -1068,7 +1061,7 @@ def pages(lab: Lab) -> list[Path]:
         *sorted(lab.path("nbs/tutorials").glob("*.ipynb")),
     ]
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #7657375e
 def check_page(lab: Lab, page: Path) -> list[Line]:
     "Check numbers, links and figures of one page."
     name = page.relative_to(lab.root).as_posix()
@@ -1125,7 +1118,7 @@ def verify(root: str | Path = ".") -> list[Line]:  # the problems first
         for p in problems
     ]
     lines += _check_measured(lab) + [line for p in pages(lab) for line in check_page(lab, p)]
-    return sorted(lines, key=lambda label: label.state != "drift")
+    return sorted(lines, key=lambda line: line.state != "drift")
 
 # %% ../../nbs/evidence/02_verify.ipynb #f9a27f01
 def check_data(lab: Lab) -> list[Line]:
@@ -1190,9 +1183,8 @@ def _weights_line(lab: Lab, stage: str) -> Line:
             f"{weights.relative_to(lab.root)} is missing; `make repro` trains it",
         )
     stored, now = read_predictions(folder / "predictions.csv"), _predict_again(lab, weights)
-    if stored.iloc[:, :3].values.tolist() != now.iloc[:, :3].values.tolist() or list(
-        stored
-    ) != list(now):
+    images = [t.iloc[:, :3].values.tolist() for t in (stored, now)]  # id, subset, label
+    if images[0] != images[1] or list(stored) != list(now):
         return Line(
             stage, "drift", "the weights predict other images or classes than predictions.csv"
         )
@@ -1240,16 +1232,14 @@ def leaves(value, at: str = ""):  # yields (position, number)
     if _is_number(value):
         yield at.rstrip("."), float(value)
     items = (
-        value.items()
+        value
         if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
+        else dict(enumerate(value if isinstance(value, list) else ()))
     )
-    for k, v in items:
+    for k, v in items.items():
         yield from leaves(v, f"{at}{k}.")
 
-
+# %% ../../nbs/evidence/02_verify.ipynb #2e2612ec
 def _compare_numbers(
     old: Path, new: Path
 ) -> str:  # byte-equal | within tolerance ... | different ...

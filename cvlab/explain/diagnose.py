@@ -123,7 +123,7 @@ def check_history(
         return h.assign(val_accuracy=np.nan)
     if ((h.val_accuracy < 0) | (h.val_accuracy > 1)).any():
         raise LabError(
-            f"history: val_accuracy {h.val_accuracy.max():g} is no share; divide percentages by 100"
+            f"history: val_accuracy {h.val_accuracy.max():g} is not a fraction; divide percentages by 100"
         )
     return h
 
@@ -397,7 +397,7 @@ def diverged(c: Curves) -> Finding | None:
     elif len(c) >= MIN_EPOCHS and end(c.train, c) > WORSE:
         epoch, rule = (
             int(c.epoch[(c.train > WORSE).argmax()]),
-            "the training loss ends above that of knowing nothing",
+            "the training loss ends above the chance loss",
         )
         numbers = {"training loss at the end, of chance": (end(c.train, c), ">", WORSE)}
     else:
@@ -408,7 +408,7 @@ def diverged(c: Curves) -> Finding | None:
         epoch,
         rule,
         numbers,
-        "fp16 overflows above 65504: try it in fp32." if half else "A tenth of the learning rate.",
+        "fp16 overflows above 65504: train in fp32." if half else "A tenth of the learning rate.",
         ["train.precision=fp32"] if half else _times_rate(c, 0.1),
     )
 
@@ -423,15 +423,18 @@ def too_high(c: Curves) -> Finding | None:
         return None
     if climb.max() > CLIMB:
         i = int((climb > CLIMB).argmax()) + 1
-        epoch, rule = int(c.epoch[i]), "the training loss climbed over what it had already reached"
-        learnt = best[i - 1] < NOTHING
+        epoch, rule = (
+            int(c.epoch[i]),
+            "the training loss rose above a value that it had already reached",
+        )
+        learned = best[i - 1] < NOTHING
         numbers = {"training loss over its best, of chance": (float(climb.max()), ">", CLIMB)}
     else:
         epoch, rule = (
             int(c.epoch[worst.argmax()]),
-            "nothing was learnt, and a loss was far worse than chance",
+            "nothing was learned, and a loss was far above the chance loss",
         )
-        learnt, numbers = (
+        learned, numbers = (
             True,
             {
                 "largest loss, of chance": (float(worst.max()), ">", WORSE),
@@ -443,8 +446,8 @@ def too_high(c: Curves) -> Finding | None:
         epoch,
         rule,
         numbers,
-        f"A {'tenth' if learnt else 'hundredth'} of the rate; the lr_find stage has an interval for it.",
-        _times_rate(c, 0.1 if learnt else 0.01),
+        f"A {'tenth' if learned else 'hundredth'} of the rate; the lr_find stage has an interval for it.",
+        _times_rate(c, 0.1 if learned else 0.01),
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #c1b45b5d
@@ -506,9 +509,9 @@ def overfit(c: Curves) -> Finding | None:
         if rises(c)
         else "the validation loss lies far above the training loss",
         numbers | kept,
-        "It grows sure of its mistakes: smooth the labels."
+        "The wrong predictions become more confident: use label smoothing."
         if kept
-        else "Make it harder to learn by heart; best of all, more images.",
+        else "Regularise more; more images would help most.",
         ["loss.label_smoothing=0.1"] if kept else _regularise(c),
     )
 
@@ -553,18 +556,18 @@ def not_converged(c: Curves) -> Finding | None:
     if not numbers:
         return None
     rule = (
-        "so few epochs show no trend"
+        "too few epochs to show a trend"
         if short
         else "the validation loss still falls at the end"
         if falls(c)
-        else "the training loss is high and on its way down"
+        else "the training loss is high and still falling"
     )
     return Finding(
         "not converged",
         None if short else int(c.epoch[-1]),
         rule,
         numbers,
-        "Train until there is something to see." if short else "Twice as many epochs.",
+        "Train for more epochs." if short else "Twice as many epochs.",
         [change("train.epochs", max(10, 2 * _n_epochs(c)))],
     )
 
@@ -575,20 +578,23 @@ def underfit(c: Curves) -> Finding | None:
         return None
     says, over = (
         (
-            "Nothing was learnt: ten times the rate; if lr_find calls that too high, look at the labels.",
+            "Nothing was learned: ten times the learning rate; if lr_find calls that too high, check the labels.",
             _times_rate(c, 10),
         )
         if left >= NOTHING
-        else ("It learns slowly: three times the rate.", _times_rate(c, 3))
+        else ("The training loss falls slowly: three times the learning rate.", _times_rate(c, 3))
         if pace(c) * len(c) > RISE
-        else ("It stands still: less that holds it back, or a larger model.", _liberate(c))
+        else (
+            "The training loss has stopped falling: regularise less, or use a larger model.",
+            _liberate(c),
+        )
     )
     numbers = {
         "training loss at the end, of chance": (left, ">", UNDERFIT),
         "its fall an epoch": (pace(c),),
     }
     return Finding(
-        "underfit", None, "much is left of the loss on the training images", numbers, says, over
+        "underfit", None, "the loss on the training images stays high", numbers, says, over
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #c3bac5be
@@ -611,16 +617,16 @@ def noisy(c: Curves) -> Finding | None:
     ):
         return None
     says, over = (
-        ("Let the rate come down.", ["schedule.name=one_cycle"])
+        ("Let the learning rate decay.", ["schedule.name=one_cycle"])
         if not _rate_fell(c) and c.get("schedule.name", "one_cycle") != "one_cycle"
-        else ("Judge an average of the weights.", ["train.ema=0.99"])
+        else ("Validate an average of the weights.", ["train.ema=0.99"])
         if c.get("train.ema") == 0
-        else ("A third of the rate.", _times_rate(c, 1 / 3))
+        else ("A third of the learning rate.", _times_rate(c, 1 / 3))
     )
     return Finding(
         "noisy validation",
         int(c.epoch[len(c) // 2]),
-        "the accuracy moves by more than counting explains",
+        "the accuracy varies by more than sampling explains",
         {"spread of the accuracy": (spread(x), ">", NOISY * se), "its standard error": (se,)},
         says,
         over,
@@ -637,19 +643,19 @@ def plateau(c: Curves) -> Finding | None:
         return None
     best, gap = int(val[:-half].argmin()), end(c.val - c.train, c)
     says, over = (
-        ("Let the rate come down.", ["schedule.name=one_cycle"])
+        ("Let the learning rate decay.", ["schedule.name=one_cycle"])
         if not _rate_fell(c) and c.get("schedule.name", "one_cycle") != "one_cycle"
-        else ("More epochs will not help: make it harder to learn by heart.", _regularise(c))
+        else ("More epochs will not help: regularise more.", _regularise(c))
         if gap > GAIN
         else (
-            "More epochs will not help: less that holds it back, or a larger model.",
+            "More epochs will not help: regularise less, or use a larger model.",
             _liberate(c),
         )
     )
     return Finding(
         "plateau",
         int(c.epoch[best]),
-        "no gain in the second half of the epochs, and something is left",
+        "no gain in the second half of the epochs, at a loss that could be lower",
         {
             "gain in the second half, of chance": (gain, "<=", STILL),
             "validation loss at the end": (left, ">", LEFT),
@@ -682,7 +688,7 @@ def leak(c: Curves) -> Finding | None:
     fair = len(c) >= MIN_EPOCHS and not _eased(c)
     what = "validation over training loss at the same weights"
     if first >= PERFECT and not c.get("model.weights"):
-        epoch, rule = int(c.epoch[0]), "from random weights to no mistakes in one epoch"
+        epoch, rule = int(c.epoch[0]), "a near-perfect accuracy after one epoch from random weights"
         numbers = {"accuracy of the first epoch, lower bound": (first, ">=", PERFECT)}
     elif fair and ratio < 1 - luck:
         epoch, rule, numbers = (
@@ -691,7 +697,10 @@ def leak(c: Curves) -> Finding | None:
             {what: (ratio, "<", 1 - luck)},
         )
     elif fair and last >= PERFECT and end(c.train, c) <= GAIN and ratio < 1 + luck:
-        epoch, rule = None, "known by heart, and the validation images as well"
+        epoch, rule = (
+            None,
+            "the training images are memorised, and the validation images fit as well",
+        )
         numbers = {
             "accuracy at the end, lower bound": (last, ">=", PERFECT),
             what: (ratio, "<", 1 + luck),
@@ -704,8 +713,8 @@ def leak(c: Curves) -> Finding | None:
         epoch,
         rule,
         numbers,
-        "No experiment yet: look for copies of training "
-        "images among those of validation, and for what gives the class away. Or it is this easy.",
+        "Check the data first: look for copies of training "
+        "images in the validation set, and for shortcuts to the class; or the task is this easy.",
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2f2df824
@@ -753,7 +762,7 @@ def converged(c: Curves) -> Finding:
             if c.counts
             else {}
         ),
-        "Nothing that a history shows is left to mend: other seeds, then another idea.",
+        "The history shows nothing to improve: repeat with other seeds, then change the approach.",
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #eb853a6f

@@ -254,7 +254,7 @@ def plot_history(
     _lines(axes[1], runs, measured(runs[0]), ORANGE, "val")
     _lines(axes[2], runs, "lr", GREY, "learning rate")
     units = {"val_accuracy": " (share right)"}.get(measured(runs[0]), "")
-    names = "loss (mean an image)", measured(runs[0]).replace("_", " ") + units, "learning rate"
+    names = "loss (mean per image)", measured(runs[0]).replace("_", " ") + units, "learning rate"
     for ax, name in zip(axes, names):
         _epochs(ax, name)
     losses = pd.concat([r[["train_loss", "val_loss"]].stack() for r in runs])
@@ -272,7 +272,7 @@ def _finish_lr(fig, ax, median, interval, chosen):
     low, start = median.min(), median.iloc[: max(1, len(median) // 10)].median()
     fall = max(start - low, 1e-3)
     ax.set(xscale="log", ylim=(low - 0.1 * fall, start + 0.6 * fall))
-    ax.set(xlabel="learning rate (log scale)", ylabel="loss (mean an image)")
+    ax.set(xlabel="learning rate (log scale)", ylabel="loss (mean per image)")
     legend_above(ax, ncols=2)
     if not (interval and chosen):
         return figure_title(fig, "Learning-rate finder")

@@ -119,7 +119,7 @@ def origin(name: str) -> str:  # lab | timm | torchvision
         return "torchvision"
     near = difflib.get_close_matches(name, sorted({*MODELS, *timm.list_models(), *theirs}), 3, 0.5)
     raise LabError(
-        f"model.name: {name!r} is no model of the lab, of timm or of torchvision; "
+        f"model.name: {name!r} is not a model of the lab, timm or torchvision; "
         f"nearest: {', '.join(near) or 'none, see timm.list_models()'}"
     )
 
@@ -213,7 +213,7 @@ def load_weights(
     except FileNotFoundError:
         raise LabError(f"model.weights: {path}: no such file") from None
     except (SafetensorError, OSError) as e:  # a folder gives "No such device"
-        raise LabError(f"model.weights: {path} is no safetensors file ({e})") from None
+        raise LabError(f"model.weights: {path} is not a safetensors file ({e})") from None
     own = model.state_dict()
     if _misfits(own, state, head):
         state = _adapted(model, state)
@@ -232,7 +232,7 @@ def _pretrained_file(name: str) -> str:  # path of a safetensors file
     "The published weights of a timm model; raises `LabError` if they are not available."
     if origin(name) != "timm":
         raise LabError(
-            f"model.weights: nobody publishes {name} as safetensors; name a file, or a model of timm's"
+            f"model.weights: there are no published weights of {name}; name a file, or a model of timm"
         )
     import timm
     from huggingface_hub import hf_hub_download
@@ -273,7 +273,7 @@ def normalisation(
     if whose != "lab" and (found := [k for k, v in (known or {}).items() if v == stats]):
         return found[0]
     raise LabError(
-        f"model.normalise: auto: nothing says which statistics {weights} needs; one of {', '.join(known or ())}"
+        f"model.normalise: auto: the statistics of {weights} are unknown; one of {', '.join(known or ())}"
     )
 
 # %% ../../nbs/models/00_create.ipynb #fb6b486a

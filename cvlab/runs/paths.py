@@ -152,7 +152,7 @@ def orphans(root: str | Path, experiments, seeds) -> list[Path]:
 
 
 def root_of(stage: str, out: str | Path) -> Path:
-    "The path of `out` above the stage; `LabError` if the stage is no part of it."
+    "The path of `out` above the stage; `LabError` if it does not end in the stage."
     parts = Path(out).parts
     if stage not in parts:
         raise LabError(

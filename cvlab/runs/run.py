@@ -203,7 +203,9 @@ def check_effective(
         section, name = key.split(".")
         want = done[section][name]
         if want not in ("auto", got):
-            raise LabError(f"{key} was asked to be {want!r} and was {got!r}: this run is no result")
+            raise LabError(
+                f"{key} was requested as {want!r}, but {got!r} was used: this run is not a valid result"
+            )
         done[section][name] = got
     return done
 

@@ -25,7 +25,7 @@ def numbers_of(samples: pd.DataFrame) -> np.ndarray:  # float64 (n,)
     if not (good := np.isfinite(values)).all():
         i = int(np.argmin(good))
         raise LabError(
-            f"{samples.path.iloc[i]}: its label {samples.label.iloc[i]!r} is no number; "
+            f"{samples.path.iloc[i]}: its label {samples.label.iloc[i]!r} is not a number; "
             "name a CSV with the columns path and label, a number each"
         )
     if len(values) < FEWEST:

@@ -40,7 +40,7 @@ class Schema:
 
     @classmethod
     def wrong_label(cls, preds: pd.DataFrame) -> tuple[str, np.ndarray]:  # reason, bool (n,)
-        "Rows whose label cannot be judged."
+        "Rows with an invalid label."
         return "", np.zeros(len(preds), bool)
 
     @classmethod
@@ -108,7 +108,7 @@ class Numbers(Schema):
 
     @classmethod
     def wrong_label(cls, preds):
-        return "is no number", ~np.isfinite(pd.to_numeric(preds.label, errors="coerce"))
+        return "is not a number", ~np.isfinite(pd.to_numeric(preds.label, errors="coerce"))
 
 # %% ../../nbs/tasks/00_tables.ipynb #d7bbb631
 LOWER = ("loss", "mae", "error", "distance")  # ends of the names of columns where lower is better

@@ -124,7 +124,7 @@ class Distil(Callback):
         n = len(getattr(self.dls.train, "images", ()))
         if n != len(self.teacher):
             raise LabError(
-                f"the teacher speaks of {len(self.teacher)} images; there are {n} to learn from"
+                f"the teacher has predictions for {len(self.teacher)} images; the training set has {n}"
             )
         if hasattr(self.learn, "mix"):
             raise LabError(
@@ -241,7 +241,7 @@ def _read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSO
             )
     except (SafetensorError, TypeError, KeyError, ValueError):
         raise LabError(
-            f"{path} is no state of an interrupted training; remove it to train from the beginning"
+            f"{path} is not the state of an interrupted training; remove it to train from the beginning"
         ) from None
     if odd := [k for k in {**info["key"], **key} if info["key"].get(k) != key.get(k)]:
         there, here = (str(d.get(odd[0]))[:20] for d in (info["key"], key))

@@ -53,13 +53,13 @@ def _first_learning(
         )
         if below is None:
             raise LabError(
-                f"train.cache_features: {here or 'the network'} has no part that learns as a whole"
+                f"train.cache_features: {here or 'the network'} has no module that is trained as a whole"
             )
         before += children[:below]
         here = children[below]
     if not here:
         raise LabError(
-            "train.cache_features: nothing is frozen; set model.freeze to half, most or body"
+            "train.cache_features: nothing is frozen; set model.freeze to half, most or backbone"
         )
     return here, before
 
@@ -289,7 +289,7 @@ class Shortened(Callback):
     def before_fit(self):
         shape = "x".join(map(str, self.dls.train.outputs.shape[2:]))
         self.history.log(
-            f"the frozen layers are computed once: {self.cut.at} is given {shape} floats an image"
+            f"frozen layers cached: the input of {self.cut.at} has shape {shape} per image"
         )
         self.stack = ExitStack()
         for m in [
@@ -318,7 +318,7 @@ def cache_features(
         )
     if first.side != first.images.shape[1]:
         raise LabError(
-            "train.cache_features: windows differ from epoch to epoch; set data.crop_margin to 0"
+            "train.cache_features: random crops differ between epochs; set data.crop_margin to 0"
         )
     model = model.to(first.device, memory_format=first.layout)
     freeze(model, frozen)

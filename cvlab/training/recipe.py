@@ -187,7 +187,7 @@ def fit(
     learn = _learner_of(p, *loaders[:2], model, task, seed, device, log, cbs)
     if title:
         log(
-            f"{title}: {p.model.name}, {n_parameters(model):,} parameters learn, "
+            f"{title}: {p.model.name}, {n_parameters(model):,} trainable parameters, "
             f"{p.model.weights or 'random weights'}, input {loaders[0].normalise}"
         )
     if hasattr(learn, "checkpoint"):

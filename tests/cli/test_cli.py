@@ -192,7 +192,7 @@ def test_an_interrupted_training_is_not_overwritten(trained):
     stored.write_bytes(b"")
     assert "continue with --resume, or remove it" in cvlab(*args)[2]
     code, _, err = cvlab(*args, "--resume")
-    assert code == 1 and "is no state of an interrupted training" in err
+    assert code == 1 and "is not the state of an interrupted training" in err
     stored.unlink()
 
 
