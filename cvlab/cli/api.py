@@ -315,7 +315,7 @@ def verdict(
 # %% ../../nbs/cli/00_api.ipynb #9489d153
 def _what_next(run) -> list[str]:  # one line per finding
     "Findings from the learning curves of a `TrainedRun`, with suggestions."
-    from cvlab.explain.figures import findings
+    from cvlab.explain.diagnose import findings
 
     params = plain(read_yaml(run.paths.params))["effective"]
     found = findings(run.task, run.history, run.predictions, params)

@@ -63,7 +63,7 @@ def members(path: Path):  # yields Member
                 if not m.isdir():
                     yield Member(m.name, m.size, odd, lambda m=m: t.extractfile(m))
 
-# %% ../../nbs/data/00_archives.ipynb #6964fdcf
+# %% ../../nbs/data/00_archives.ipynb #5e04756b
 def check_room(source: Path, size: int, total: int):
     "Raise a `LabError` if `size` packed bytes would unpack to too many."
     if total > max(ROOM, 20 * size):
@@ -72,7 +72,7 @@ def check_room(source: Path, size: int, total: int):
             "unpack it yourself if that is right"
         )
 
-
+# %% ../../nbs/data/00_archives.ipynb #e0b649e7
 def _check_members(path: Path):
     "Raise a `LabError` if an archive would write outside its folder or fill the disk."
     total, seen = 0, set()
@@ -87,7 +87,7 @@ def _check_members(path: Path):
         check_room(path, path.stat().st_size, total)
         seen.add(name)
 
-
+# %% ../../nbs/data/00_archives.ipynb #df672d03
 def _copy_member(m: Member, to: Path):
     "Write one member, never more bytes than declared."
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _unpack(path: Path, into: Path) -> Path:  # the folder
         raise LabError(f"{path}: cannot be unpacked ({reason(e)})") from None
     return target
 
-# %% ../../nbs/data/00_archives.ipynb #f2488877
+# %% ../../nbs/data/00_archives.ipynb #01db99ca
 def tables_in(source: Path) -> list[Path]:
     "The tables of a folder without images, or the given table."
     if source.is_file():
@@ -145,14 +145,14 @@ def tables_in(source: Path) -> list[Path]:
         ]
     return tables
 
-
+# %% ../../nbs/data/00_archives.ipynb #405e4eae
 def _subset_in(path: Path) -> str:  # train, val, test or ""
     "The subset in a table's name or folder, as in validation-00000-of-00001.parquet."
     return next(
         (SUBSETS[w] for w in re.split(r"[-_./]", path.as_posix().lower()) if w in SUBSETS), ""
     )
 
-# %% ../../nbs/data/00_archives.ipynb #69891704
+# %% ../../nbs/data/00_archives.ipynb #c8ec75ce
 def arrow():
     "pyarrow, or a `LabError` with the command that installs it."
     try:
@@ -164,7 +164,7 @@ def arrow():
         ) from None
     return pyarrow
 
-
+# %% ../../nbs/data/00_archives.ipynb #d3523817
 def batches(table: Path):  # yields pyarrow.RecordBatch
     "The rows of a table in batches."
     pa = arrow()
@@ -208,7 +208,7 @@ def _columns_of(table: Path, schema) -> tuple[str, str, list[str]]:  # image, la
         raise LabError(f"{table}: column {labels[0]!r} holds {kind}; a class is a name or a number")
     return images[0], labels[0], (features.get(labels[0]) or {}).get("names", [])
 
-# %% ../../nbs/data/00_archives.ipynb #f82c1db5
+# %% ../../nbs/data/00_archives.ipynb #08989bb0
 def _rows_in(table: Path, subset: str):  # yields bytes or None, and a dict: label, subset, group
     "The images of a table with their labels, subsets and groups."
     for batch in batches(table):
@@ -227,7 +227,7 @@ def _rows_in(table: Path, subset: str):  # yields bytes or None, and a dict: lab
                 ),
             )
 
-
+# %% ../../nbs/data/00_archives.ipynb #19387fb6
 def _suffix_of(data: bytes) -> str:
     "The usual suffix for the format of these bytes; .png if it is unknown."
     try:

@@ -88,7 +88,7 @@ HOSTILE = {  # file in the folder `disc`: verdict, and a substring of the reason
     "text.jpg": ("refused", "no image inside"),
     "bomb.png": ("refused", "decompression bomb"),
     "huge.png": ("refused", "not safe to decode"),
-    "float.tiff": ("refused", "what white is"),
+    "float.tiff": ("refused", "value of white is unknown"),
     "jpeg.png": ("converted", "JPEG in spite of its name"),
     "cmyk.jpg": ("converted", "CMYK"),
     "sixteen.png": ("converted", "16 bits"),

@@ -300,6 +300,10 @@ class _Draws:
         return self.n // self.bs if self.train else -(-self.n // self.bs)
 
     @property
+    def dataset(self):  # fastai and torch ask a loader for its length by this name
+        return self.images
+
+    @property
     def side(self) -> int:
         return self.size or self.images.shape[1]
 
@@ -326,10 +330,11 @@ class _Draws:
 
 # %% ../../nbs/data/04_loaders.ipynb #9be2273a
 class _Crops(_Draws):
-    "The cropped images of each batch, as bytes on the device."
+    "The cropped images of each batch, as bytes on the device, and their targets."
 
     device, resident = torch.device("cpu"), False  # resident: all images are on the device
     store = buffer = None  # all images on the device; the bytes of one batch
+    move = None  # see `Batches`
 
     def bytes(
         self, idx: Tensor, places: Tensor
@@ -346,6 +351,11 @@ class _Crops(_Draws):
             self.buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         _gather(self.images, idx.tolist(), self.buffer.numpy()[: len(idx)], places.tolist())
         return self.buffer[: len(idx)].to(self.device, non_blocking=True)
+
+    def targets_of(self, idx: Tensor, places: Tensor) -> Tensor:  # (bs, ...)
+        "The targets of a batch."
+        y = self.targets[idx]
+        return self.move(y, places, self.side) if self.move else y
 
 # %% ../../nbs/data/04_loaders.ipynb #f4461795
 def _check_batch_size(dl: _Draws):
@@ -387,15 +397,6 @@ class Batches(_Crops):
         # progressive resizing: side after resizing, pixels, if less than `size`
         self.shown = self.idx = None
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    @property
-    def dataset(self):  # fastai and torch ask a loader for its length by this name
-        return self.images
-
-    def targets_of(self, idx: Tensor, places: Tensor) -> Tensor:  # (bs, ...)
-        "The targets of a batch."
-        y = self.targets[idx]
-        return self.move(y, places, self.side) if self.move else y
 
     def __iter__(self):
         for idx, places, gen in self.draws():

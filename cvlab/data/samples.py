@@ -155,7 +155,7 @@ def find_root(source: str | Path) -> Path:  # a folder
     if source.is_file():
         raise LabError(
             f"{source}: a file, and neither a CSV nor an archive; name the folder that holds one "
-            "subfolder of images a class"
+            "subfolder of images per class"
         )
     if not source.is_dir():
         raise LabError(

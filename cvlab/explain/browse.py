@@ -349,7 +349,7 @@ def _image_html(png: bytes, alt: str, width: str = "100%") -> str:
 def _findings_html(run) -> str:  # one line
     "The findings of a run's history."
     # imported here: it loads torch, which a table does not need
-    from cvlab.explain.figures import findings
+    from cvlab.explain.diagnose import findings
     from cvlab.tasks.infer import task_type
 
     try:

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM', 'GAP', 'GAIN', 'STILL', 'LEFT', 'ONE_IMAGE',
            'NOISY', 'PERFECT', 'SPREAD', 'ANNEALED', 'NEEDED', 'FLIPS', 'FLIPS_ONLY', 'LINES', 'RULES', 'EXPLAINS',
-           'Curves', 'check_history', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change', 'rate',
+           'check_history', 'Curves', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change', 'rate',
            'augments', 'plot_diagnoses', 'diverged', 'too_high', 'rises', 'overfit', 'pace', 'falls', 'not_converged',
-           'underfit', 'spread', 'noisy', 'plateau', 'leak', 'converged', 'Findings', 'diagnose', 'findings_table']
+           'underfit', 'spread', 'noisy', 'plateau', 'leak', 'converged', 'findings_table', 'Findings', 'diagnose',
+           'findings']
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2a35ba59
 import math
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import reduce, singledispatch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,6 +29,10 @@ from ..core.params import merge, parse_override
 from ..core.style import BLUE, GREEN, GREY, ORANGE
 from ..data.augment import switched_on
 from ..evaluation.metrics import wilson_interval
+from ..tasks.base import Task
+from ..tasks.classify import Classification
+from ..tasks.regress import Regression
+from ..tasks.tables import classes_of
 
 # %% ../../nbs/explain/03_diagnose.ipynb #0802b8fe
 def _loss_floor(
@@ -64,10 +69,41 @@ PERFECT = 0.95
 SPREAD = 3.0
 ANNEALED = 0.1  # a rate below this fraction of its maximum counts as decayed
 
-# %% ../../nbs/explain/03_diagnose.ipynb #578f5781
+# %% ../../nbs/explain/03_diagnose.ipynb #5e2849d5
 NEEDED = ["epoch", "train_loss", "val_loss", "lr"]
 
 
+def check_history(
+    h: pd.DataFrame,  # columns epoch, train_loss, val_loss, lr, and val_accuracy of classes
+    classes: bool = True,  # is the answer a class?
+) -> pd.DataFrame:  # numbers, sorted by epoch; val_accuracy is nan without classes
+    "Check a history; `LabError` names the first problem."
+    needed = [*NEEDED, "val_accuracy"] if classes else NEEDED
+    if missing := [c for c in needed if c not in h]:
+        raise LabError(f"history: no column {', '.join(missing)}")
+    if not len(h):
+        raise LabError(
+            "history: no epoch in it; the training stopped before the first one was complete"
+        )
+    h = (
+        h[needed]
+        .apply(pd.to_numeric, errors="coerce")
+        .astype(float)
+        .sort_values("epoch", ignore_index=True)
+    )
+    if not np.isfinite(h.epoch).all() or h.epoch.duplicated().any():
+        raise LabError(
+            "history: duplicate or non-finite epochs; is this the table of one training?"
+        )
+    if not classes:
+        return h.assign(val_accuracy=np.nan)
+    if ((h.val_accuracy < 0) | (h.val_accuracy > 1)).any():
+        raise LabError(
+            f"history: val_accuracy {h.val_accuracy.max():g} is not a fraction; divide percentages by 100"
+        )
+    return h
+
+# %% ../../nbs/explain/03_diagnose.ipynb #578f5781
 @dataclass(frozen=True, eq=False)
 class Curves:
     "A history in units of the chance loss."
@@ -98,50 +134,27 @@ class Curves:
             self.params,
         )
 
-# %% ../../nbs/explain/03_diagnose.ipynb #5e2849d5
-def check_history(
-    h: pd.DataFrame,  # columns epoch, train_loss, val_loss, lr, and val_accuracy of classes
-    classes: bool = True,  # is the answer a class?
-) -> pd.DataFrame:  # numbers, sorted by epoch; val_accuracy is nan without classes
-    "Check a history; `LabError` names the first problem."
-    needed = [*NEEDED, "val_accuracy"] if classes else NEEDED
-    if missing := [c for c in needed if c not in h]:
-        raise LabError(f"history: no column {', '.join(missing)}")
-    if not len(h):
-        raise LabError("history: no epoch in it; the training was over before its first epoch was")
-    h = (
-        h[needed]
-        .apply(pd.to_numeric, errors="coerce")
-        .astype(float)
-        .sort_values("epoch", ignore_index=True)
-    )
-    if not np.isfinite(h.epoch).all() or h.epoch.duplicated().any():
-        raise LabError(
-            "history: epochs have to be different numbers; is this the table of one training?"
-        )
-    if not classes:
-        return h.assign(val_accuracy=np.nan)
-    if ((h.val_accuracy < 0) | (h.val_accuracy > 1)).any():
-        raise LabError(
-            f"history: val_accuracy {h.val_accuracy.max():g} is not a fraction; divide percentages by 100"
-        )
-    return h
-
 # %% ../../nbs/explain/03_diagnose.ipynb #4dd47060
 def _chance_loss(
     n_classes: int | None, loss: dict, chance: float | None
-) -> tuple[float, float]:  # of perfect predictions; of knowing nothing, above it
+) -> tuple[float, float]:  # loss of perfect predictions; chance loss above it
     "The two ends of the scale: of cross-entropy, or of the squared error of standardised numbers."
     if n_classes is None:
         return 0.0, 1.0
-    floor = _loss_floor(n_classes, loss.get("label_smoothing", 0.0))
-    # focal loss at probability 0.5
-    unit = (chance or math.log(n_classes)) * (1 - 1 / n_classes) ** loss.get("gamma", 0.0) - floor
+    floor, chance = (
+        _loss_floor(n_classes, loss.get("label_smoothing", 0.0)),
+        chance or math.log(n_classes),
+    )
+    unit = (
+        chance * (1 - 1 / n_classes) ** loss.get("gamma", 0.0) - floor
+    )  # gamma: of the focal loss
     if unit <= 0:
-        raise LabError(f"diagnose: a chance loss of {chance:g} leaves nothing to learn")
+        raise LabError(
+            f"diagnose: the chance loss {chance:g} is not above the minimum of the loss, {floor:.3g}"
+        )
     return floor, unit
 
-
+# %% ../../nbs/explain/03_diagnose.ipynb #73f69250
 def curves(
     history: pd.DataFrame,  # see `check_history`
     n_classes: int | None,  # None: the answer is a number
@@ -382,16 +395,16 @@ def _cut_short(c: Curves) -> bool:
 # %% ../../nbs/explain/03_diagnose.ipynb #1cc4970e
 def diverged(c: Curves) -> Finding | None:
     bad = ~np.isfinite([c.train, c.val, *([c.acc] if c.counts else [])]).all(0)
-    rule = "a loss is not a number"
+    rule = "a loss or accuracy is NaN or infinite"
     if bad.any():
         epoch, numbers = (
             int(c.epoch[bad.argmax()]),
-            {"epochs with such a loss": (int(bad.sum()), ">", 0)},
+            {"epochs with such a value": (int(bad.sum()), ">", 0)},
         )
     elif _cut_short(c):
         epoch, rule = (
             int(c.epoch[-1]) + 1,
-            "the training ended before its last epoch, and not by train.patience",
+            "the training ended before its last epoch, but not through early stopping",
         )
         numbers = {"epochs": (len(c), "<", _n_epochs(c))}
     elif len(c) >= MIN_EPOCHS and end(c.train, c) > WORSE:
@@ -399,7 +412,7 @@ def diverged(c: Curves) -> Finding | None:
             int(c.epoch[(c.train > WORSE).argmax()]),
             "the training loss ends above the chance loss",
         )
-        numbers = {"training loss at the end, of chance": (end(c.train, c), ">", WORSE)}
+        numbers = {"training loss at the end, relative to chance": (end(c.train, c), ">", WORSE)}
     else:
         return None
     half = c.get("train.precision") == "fp16"
@@ -423,24 +436,22 @@ def too_high(c: Curves) -> Finding | None:
         return None
     if climb.max() > CLIMB:
         i = int((climb > CLIMB).argmax()) + 1
-        epoch, rule = (
-            int(c.epoch[i]),
-            "the training loss rose above a value that it had already reached",
-        )
-        learned = best[i - 1] < NOTHING
-        numbers = {"training loss over its best, of chance": (float(climb.max()), ">", CLIMB)}
+        epoch, learned = int(c.epoch[i]), best[i - 1] < NOTHING
+        rule = "the training loss rose above a value that it had already reached"
+        numbers = {
+            "rise of the training loss above its minimum, relative to chance": (
+                float(climb.max()),
+                ">",
+                CLIMB,
+            )
+        }
     else:
-        epoch, rule = (
-            int(c.epoch[worst.argmax()]),
-            "nothing was learned, and a loss was far above the chance loss",
-        )
-        learned, numbers = (
-            True,
-            {
-                "largest loss, of chance": (float(worst.max()), ">", WORSE),
-                "training loss at the end": (end(c.train, c), ">=", NOTHING),
-            },
-        )
+        epoch, learned = int(c.epoch[worst.argmax()]), True
+        rule = "nothing was learned, and a loss was far above the chance loss"
+        numbers = {
+            "largest loss, relative to chance": (float(worst.max()), ">", WORSE),
+            "training loss at the end": (end(c.train, c), ">=", NOTHING),
+        }
     return Finding(
         "learning rate too high",
         epoch,
@@ -467,22 +478,22 @@ def rises(c: Curves) -> tuple[int, dict] | None:  # position of the best epoch, 
         (
             best,
             {
-                "rise of the validation loss, of chance": (rise, ">", least),
-                "of the gap": (opens, ">", least),
+                "rise of the validation loss, relative to chance": (rise, ">", least),
+                "rise of the gap to the training loss": (opens, ">", least),
             },
         )
         if min(rise, opens) > least
         else None
     )
 
-
+# %% ../../nbs/explain/03_diagnose.ipynb #9e76c28c
 def _gapes(c: Curves) -> tuple[int, dict] | None:  # position of the last epoch before it, numbers
     "Is the final validation loss far above the training loss?"
     gap, least = end(c.val - c.train, c), _noticeable(c, GAP)
     closed = np.flatnonzero(smooth(c.val - c.train) <= least)
     if gap > least:
         return int(closed[-1]) if len(closed) else 0, {
-            "gap at the end, of chance": (gap, ">", least)
+            "gap at the end, relative to chance": (gap, ">", least)
         }
 
 # %% ../../nbs/explain/03_diagnose.ipynb #0cee1ba6
@@ -507,7 +518,7 @@ def overfit(c: Curves) -> Finding | None:
         int(c.epoch[min(best + 1, len(c) - 1)]),
         "the validation loss rises from its best while the training loss does not"
         if rises(c)
-        else "the validation loss lies far above the training loss",
+        else "the validation loss is far above the training loss",
         numbers | kept,
         "The wrong predictions become more confident: use label smoothing."
         if kept
@@ -521,29 +532,29 @@ def pace(c: Curves) -> float:  # units of chance per epoch, positive if falling
     _, second, third = np.array_split(c.train, 3)
     return float(np.median(second) - np.median(third)) / (len(c) / 3)
 
-
+# %% ../../nbs/explain/03_diagnose.ipynb #434f6e20
 def _on_its_way(c: Curves) -> dict:  # numbers, or empty
     "Would twice as many epochs fix a high training loss?"
     left = end(c.train, c)
     hope = left - pace(c) * len(c)
     return (
         {
-            "training loss at the end, of chance": (left, ">", UNDERFIT),
-            "after as many epochs at its pace": (hope, "<=", UNDERFIT),
+            "training loss at the end, relative to chance": (left, ">", UNDERFIT),
+            "expected after twice as many epochs": (hope, "<=", UNDERFIT),
         }
         if hope <= UNDERFIT < left
         else {}
     )
 
-
+# %% ../../nbs/explain/03_diagnose.ipynb #0dbeb00d
 def falls(c: Curves) -> dict:  # numbers, or empty
     "Is the validation loss still falling?"
     slope, _, high = _trend(c.val)
     gain, least = -slope * (min(len(c), max(4, math.ceil(len(c) / 3))) - 1), _noticeable(c, GAIN)
     return (
         {
-            "fall in the last third, of chance": (gain, ">", least),
-            "slope an epoch, upper end of its interval": (high, "<", 0),
+            "fall in the last third, relative to chance": (gain, ">", least),
+            "slope per epoch, upper end of its interval": (high, "<", 0),
         }
         if gain > least and high < 0
         else {}
@@ -558,7 +569,7 @@ def not_converged(c: Curves) -> Finding | None:
     rule = (
         "too few epochs to show a trend"
         if short
-        else "the validation loss still falls at the end"
+        else "the validation loss is still falling at the end"
         if falls(c)
         else "the training loss is high and still falling"
     )
@@ -590,8 +601,8 @@ def underfit(c: Curves) -> Finding | None:
         )
     )
     numbers = {
-        "training loss at the end, of chance": (left, ">", UNDERFIT),
-        "its fall an epoch": (pace(c),),
+        "training loss at the end, relative to chance": (left, ">", UNDERFIT),
+        "fall per epoch": (pace(c),),
     }
     return Finding(
         "underfit", None, "the loss on the training images stays high", numbers, says, over
@@ -655,9 +666,9 @@ def plateau(c: Curves) -> Finding | None:
     return Finding(
         "plateau",
         int(c.epoch[best]),
-        "no gain in the second half of the epochs, at a loss that could be lower",
+        "the validation loss did not improve in the second half of the epochs",
         {
-            "gain in the second half, of chance": (gain, "<=", STILL),
+            "improvement in the second half, relative to chance": (gain, "<=", STILL),
             "validation loss at the end": (left, ">", LEFT),
         },
         says,
@@ -704,7 +715,7 @@ def leak(c: Curves) -> Finding | None:
         numbers = {
             "accuracy at the end, lower bound": (last, ">=", PERFECT),
             what: (ratio, "<", 1 + luck),
-            "training loss at the end, of chance": (end(c.train, c), "<=", GAIN),
+            "training loss at the end, relative to chance": (end(c.train, c), "<=", GAIN),
         }
     else:
         return None
@@ -750,9 +761,9 @@ def converged(c: Curves) -> Finding:
         int(c.epoch[best_epoch(c)]),
         "no rule applies",
         {
-            "validation loss at the end, of chance": (end(c.val, c),),
+            "validation loss at the end, relative to chance": (end(c.val, c),),
             "training loss": (end(c.train, c),),
-            "slope an epoch": (slope,),
+            "slope per epoch": (slope,),
         }
         | (
             {
@@ -763,6 +774,26 @@ def converged(c: Curves) -> Finding:
             else {}
         ),
         "The history shows nothing to improve: repeat with other seeds, then change the approach.",
+    )
+
+# %% ../../nbs/explain/03_diagnose.ipynb #3ab7c686
+def findings_table(
+    findings: list,  # of `Finding`
+) -> pd.DataFrame:  # one row each
+    "Findings as a table of text."
+    rows = [
+        (
+            f.name,
+            "" if f.epoch is None else str(f.epoch),
+            f.rule,
+            f.because,
+            f.remedy,
+            " ".join(f.overrides),
+        )
+        for f in findings
+    ]
+    return pd.DataFrame(
+        rows, columns=["finding", "epoch", "rule", "numbers", "remedy", "next experiment"]
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #eb853a6f
@@ -803,22 +834,23 @@ def diagnose(
     hidden = set().union(*(EXPLAINS.get(f.name, set()) for f in found))
     return Findings([f for f in found if f.name not in hidden] or [converged(c)])
 
-# %% ../../nbs/explain/03_diagnose.ipynb #3ab7c686
-def findings_table(
-    findings: list,  # of `Finding`
-) -> pd.DataFrame:  # one row each
-    "Findings as a table of text."
-    rows = [
-        (
-            f.name,
-            "" if f.epoch is None else str(f.epoch),
-            f.rule,
-            f.because,
-            f.remedy,
-            " ".join(f.overrides),
-        )
-        for f in findings
-    ]
-    return pd.DataFrame(
-        rows, columns=["finding", "epoch", "rule", "numbers", "remedy", "next experiment"]
-    )
+# %% ../../nbs/explain/03_diagnose.ipynb #b80c64cf
+@singledispatch
+def findings(task: Task, history: pd.DataFrame, preds: pd.DataFrame, params: dict) -> list:
+    "Diagnoses of a training; empty where none are known for the task."
+    return []
+
+
+def _n_val(preds):
+    return int((preds.subset == "val").sum())
+
+
+@findings.register
+def _(task: Classification, history, preds, params):
+    n_classes = len(classes_of(preds))
+    return diagnose(history, n_classes=n_classes, n_val=_n_val(preds), params=params)
+
+
+@findings.register
+def _(task: Regression, history, preds, params):
+    return diagnose(history, n_classes=None, n_val=_n_val(preds), params=params)

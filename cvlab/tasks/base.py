@@ -19,7 +19,7 @@ from ..data.samples import split_samples
 from .tables import Schema
 
 # %% ../../nbs/tasks/01_base.ipynb #a42d05a7
-SHOWN = 10  # classes in a notebook's table
+SHOWN = 10  # classes in the table that a notebook displays
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _bar(name: str, probability: float) -> str:  # a row of HTML
 
 # %% ../../nbs/tasks/01_base.ipynb #021a29fa
 class Meter:
-    "Mean of a value over the images of an epoch; subclasses say which."
+    "Mean of a value over the images of an epoch; subclasses define the value."
 
     name = ""
 
@@ -66,74 +66,22 @@ class Meter:
         self.total, self.n = self.total + self.of(pred, y), self.n + len(y)
 
     def values(self) -> dict[str, float]:  # name -> mean over the images
-        "What was measured, the first for the column of the history."
+        "The measured values; the first is the column of the history."
         return {self.name: float(self.total) / self.n}
 
-# %% ../../nbs/tasks/01_base.ipynb #089d4e4b
-class Task:
-    "What differs between kinds of answer; an instance knows the training set."
+# %% ../../nbs/tasks/01_base.ipynb #82735368
+class _Images:
+    "Which labels a task accepts, how images are split, and what their targets are."
 
-    name = ""  # value of the parameter `task`
-    monitors = ("val_loss",)  # columns of the history that may select the epoch
-    # the metrics named first: key in metrics.json -> words; of the first, larger is better
-    metrics: dict[str, str] = {}
-    digits = ".3f"  # format of the first
-    groups = "classes"  # what `strata` are
-    interval = "bootstrap"  # how the confidence intervals of the metrics are made
-    off: dict[str, dict] = {}  # options that make no sense: section -> key -> value that is off
-    schema = Schema  # of its predictions table
-    card = ""  # template of its model card in nbs/pages; "": none
-    n_outputs = 1  # of the model
-
-    @classmethod
-    def of(
-        cls,
-        split: pd.DataFrame,  # id, label, subset
-    ) -> "Task":
-        "The task on these images."
-        raise NotImplementedError
-
-    @classmethod
-    def load(
-        cls,
-        info: dict,  # of <which>.json
-    ) -> "Task":
-        "The task of a model; `LabError` for a missing or invalid key."
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        "What it knows of the training set, in words."
-        return self.name
-
-    @property
-    def state(self) -> dict:
-        "What `load` needs, as JSON."
-        raise NotImplementedError
-
-    @classmethod
-    def check(cls, p: Params):
-        "Raise a `LabError` for an option that makes no sense here."
-        for section, keys in cls.off.items():
-            for key, value in keys.items():
-                if (now := getattr(getattr(p, section), key)) == value:
-                    continue
-                raise LabError(
-                    f"{section}.{key}={now}: not with task={cls.name}; set it to "
-                    f"{'null' if value is None else value}"
-                )
-        if p.train.monitor not in cls.monitors:
-            raise LabError(
-                f"train.monitor={p.train.monitor}: not with task={cls.name}; "
-                f"choose one of {', '.join(cls.monitors)}"
-            )
+    groups = "classes"  # what `strata` are, in words
 
     @classmethod
     def check_samples(cls, source, samples: pd.DataFrame):
-        "Raise a `LabError` where the labels cannot be learned."
+        "Raise a `LabError` if the labels cannot be learned."
 
     @classmethod
     def strata(cls, samples: pd.DataFrame) -> pd.Series:  # of text
-        "The group of each image that every subset gets its share of."
+        "The group of each image; every subset gets its share of each group."
         return samples.label
 
     @classmethod
@@ -149,7 +97,7 @@ class Task:
         return out.assign(label=samples.label)
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:  # (n, ...)
-        "What the model should learn to give."
+        "The targets of these images."
         raise NotImplementedError
 
     def move(
@@ -161,17 +109,54 @@ class Task:
         "The targets after the crops and flips of their images; a class or a number stays."
         return targets
 
+# %% ../../nbs/tasks/01_base.ipynb #3d2b1498
+class _Training:
+    "Options, loss and metric of the training of a task."
+
+    name = ""  # value of the parameter `task`
+    n_outputs = 1  # of the model
+    monitors = ("val_loss",)  # columns of the history that may select the epoch
+    off: dict[str, dict] = {}  # options that make no sense: section -> key -> value that is off
+
+    @classmethod
+    def check(cls, p: Params):
+        "Raise a `LabError` for an option that makes no sense for this task."
+        for section, keys in cls.off.items():
+            for key, value in keys.items():
+                if (now := getattr(getattr(p, section), key)) == value:
+                    continue
+                raise LabError(
+                    f"{section}.{key}={now}: not with task={cls.name}; set it to "
+                    f"{'null' if value is None else value}"
+                )
+        if p.train.monitor not in cls.monitors:
+            raise LabError(
+                f"train.monitor={p.train.monitor}: not with task={cls.name}; "
+                f"choose one of {', '.join(cls.monitors)}"
+            )
+
     def loss(
         self,
         section,  # `loss` of params.yaml
         targets: np.ndarray,  # of the training set
     ) -> nn.Module:  # of (outputs, targets)
-        "The loss."
+        "The loss function."
         raise NotImplementedError
 
-    def meter(self, monitor: str = "") -> Meter:
-        "What the history measures besides the losses."
+    def meter(self, monitor: str = "") -> Meter:  # monitor: column that selects the epoch
+        "The metric that the history records besides the losses."
         raise NotImplementedError
+
+# %% ../../nbs/tasks/01_base.ipynb #6c6299fb
+class _Answers:
+    "What the outputs of a model mean, and how results are reported."
+
+    # the metrics named first: key in metrics.json -> words; of the first, larger is better
+    metrics: dict[str, str] = {}
+    digits = ".3f"  # format of the first metric
+    interval = "bootstrap"  # how the confidence intervals of the metrics are made
+    schema = Schema  # of the predictions table
+    card = ""  # template of the model card in nbs/pages; "": none
 
     def table(
         self,
@@ -189,7 +174,7 @@ class Task:
     def mean(
         outputs: Tensor,  # (models or views, n, n_outputs)
     ) -> Tensor:  # (n, n_outputs)
-        "Several outputs for the same images as one."
+        "Combine several outputs for the same images into one."
         return outputs.mean(0)
 
     def output(self, label: str) -> int:  # index
@@ -200,5 +185,34 @@ class Task:
         self,
         outputs: np.ndarray,  # float32 (n_outputs,)
     ) -> Prediction:
-        "Outputs of a model as a prediction."
+        "Convert the outputs for one image to a prediction."
+        raise NotImplementedError
+
+# %% ../../nbs/tasks/01_base.ipynb #5a94381c
+class Task(_Images, _Training, _Answers):
+    "What differs between kinds of answer; an instance holds what it learned from the training set."
+
+    @classmethod
+    def of(
+        cls,
+        split: pd.DataFrame,  # id, label, subset
+    ) -> "Task":
+        "Create the task for these images."
+        raise NotImplementedError
+
+    @classmethod
+    def load(
+        cls,
+        info: dict,  # of <which>.json
+    ) -> "Task":
+        "Create the task of a stored model; `LabError` for a missing or invalid key."
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        "What it knows of the training set, in words."
+        return self.name
+
+    @property
+    def state(self) -> dict:
+        "What `load` needs, as JSON."
         raise NotImplementedError

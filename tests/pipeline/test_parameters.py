@@ -214,4 +214,4 @@ def test_frozen_layers_are_computed_once(lab):
     a, b = (pd.read_csv(root / f"once-{o}" / "train/seed-0/results.csv") for o in ("true", "false"))
     pd.testing.assert_frame_equal(a, b, rtol=1e-3)
     logs = [(root / f"once-{o}" / "train/seed-0/train.log").read_text() for o in ("true", "false")]
-    assert "computed once" in logs[0] and "computed once" not in logs[1]
+    assert "layers cached" in logs[0] and "layers cached" not in logs[1]
