@@ -72,7 +72,7 @@ BENCH_AUGMENT = dict(rotate=10.0, zoom=0.1, brightness=0.2, contrast=0.2)
 
 
 def quiet(*a):
-    return None
+    "A log that prints nothing."
 
 
 def lab_loaders(
@@ -110,7 +110,7 @@ def _lab_learner(
         cbs=list(cbs),
     )
 
-
+# %% ../../nbs/bench/01_bench.ipynb #59b3c20f
 def lab_loop(
     *args, net="resnet18", precision="fp32", **kw
 ):  # -> function; arguments as for `lab_loaders`
@@ -189,7 +189,7 @@ def _net_and_batch(net: str, size: int, bs: int, precision: str, channels_last: 
     )
     return model, xb, partial(torch.autocast, "cpu", dtype=dtype, enabled=dtype is not None)
 
-
+# %% ../../nbs/bench/01_bench.ipynb #ad079d87
 def step_of(
     net: str,
     size: int,
@@ -280,7 +280,7 @@ def accuracies(
 
     return np.array([one(seed) for seed in range(seeds)])
 
-
+# %% ../../nbs/bench/01_bench.ipynb #6c78aff6
 def paired_difference(
     a, b
 ) -> tuple[float, float]:  # mean of a - b, half the width of its 95 % confidence interval
@@ -386,7 +386,7 @@ def predictor(folder: Path, net: str, size: int, side: int | None = None) -> Pre
     )
     return Predictor(folder)
 
-
+# %% ../../nbs/bench/01_bench.ipynb #010fb863
 def forward_of(p: Predictor, bs: int):  # -> function
     "The forward pass alone, on a batch in memory."
     xb = torch.randn(bs, 3, p.info["size"], p.info["size"])
@@ -454,7 +454,7 @@ def _many_images(folder: Path, n: int, side: int = 32):  # pixels
             to.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(tiny_image(rng, ("disc", "square")[i % 2], side)).save(to, compress_level=1)
 
-
+# %% ../../nbs/bench/01_bench.ipynb #2042879e
 def started(folder: str, side: int = 32) -> dict:  # start, epoch: seconds; own, files: MB
     "Open the split and the cache, and train the small model for one epoch."
     from cvlab.data.samples import read_split
@@ -491,9 +491,8 @@ def growth(
         begin = time.perf_counter()
         image_cache(folder / "data", split, side, folder / "cache")
         decode = time.perf_counter() - begin
-        beside = (
-            sum(f.stat().st_size for f in [folder / "split.csv", *(folder / "cache").iterdir()]) / n
-            - 3 * side**2
+        stored = sum(
+            f.stat().st_size for f in [folder / "split.csv", *(folder / "cache").iterdir()]
         )
         code = (
             "import json; from cvlab.bench.bench import started; "
@@ -502,16 +501,10 @@ def growth(
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-        assert len(list((folder / "cache").iterdir())) == 1, (
-            "the images were decoded again at the start"
-        )
-    return dict(
-        n=n,
-        prepare=prepare,
-        decode=decode,
-        **json.loads(done.stdout.splitlines()[-1]),
-        index=beside,
-    )
+        one_cache = len(list((folder / "cache").iterdir())) == 1
+        assert one_cache, "the images were decoded again at the start"
+    own = json.loads(done.stdout.splitlines()[-1])
+    return dict(n=n, prepare=prepare, decode=decode, **own, index=stored / n - 3 * side**2)
 
 # %% ../../nbs/bench/01_bench.ipynb #b01913dd
 def steepness(n, y) -> float:  # of y in n

@@ -49,7 +49,7 @@ class JpegFiles(torch.utils.data.Dataset):
         with Image.open(self.paths[i]) as im:
             return self.tfm(im.convert("RGB")), self.ys[i]
 
-
+# %% ../../nbs/bench/00_frameworks.ipynb #420b6856
 def torch_loader(
     files: pd.DataFrame, subset: str, size: int, bs: int, workers: int = 0
 ) -> torch.utils.data.DataLoader:
@@ -128,7 +128,7 @@ def fastai_learner(
     )
     return vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
 
-
+# %% ../../nbs/bench/00_frameworks.ipynb #a567bbb3
 def fastai_loop(
     files: pd.DataFrame,
     size: int,
@@ -342,23 +342,13 @@ def fastai_notebooks(
     for name, text in FASTAI_NOTEBOOKS.items():
         code = text.format(path=str(folder), size=size, net=FASTAI_MODEL)
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        nb.metadata.kernelspec = {
-            "name": "python3",
-            "display_name": "python3",
-            "language": "python",
-        }
+        nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
         nbformat.write(nb, root / f"{name}.ipynb")
 
     def run():
         for name in FASTAI_NOTEBOOKS:
-            command = [
-                sys.executable,
-                "-m",
-                "papermill",
-                "--no-progress-bar",
-                f"{name}.ipynb",
-                f"{name}-done.ipynb",
-            ]
+            papermill = [sys.executable, "-m", "papermill", "--no-progress-bar"]
+            command = [*papermill, f"{name}.ipynb", f"{name}-done.ipynb"]
             subprocess.run(command, check=True, capture_output=True, cwd=root)
         return root
 

@@ -166,12 +166,7 @@ def open_data(
         ) from None
     return data
 
-# %% ../../nbs/data/03_importers.ipynb #df48c59e
-def _printable(text: str) -> str:
-    "A name on one line, with special characters escaped."
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
+# %% ../../nbs/data/03_importers.ipynb #e3de5e8c
 def doubts(samples: pd.DataFrame) -> list[str]:  # one line each
     "Possible mistakes: classes missing in a subset, and class names that differ only in case."
     lines, names = [], pd.Series(sorted(set(samples.label)))
@@ -189,7 +184,25 @@ def doubts(samples: pd.DataFrame) -> list[str]:  # one line each
             )
     return lines
 
-# %% ../../nbs/data/03_importers.ipynb #fb6889ca
+# %% ../../nbs/data/03_importers.ipynb #07f41986
+def _printable(text: str) -> str:
+    "A name on one line, with special characters escaped."
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _files_in(some: pd.DataFrame, most: int) -> list[str]:  # some: rows of `Data.verdicts`
+    "Each file with its reason, or the number of files per reason."
+    if len(some) <= most:
+        return [f"  {_printable(p)}: {why}" for p, why in zip(some.path, some.why)]
+    kind = some.why.str.replace(
+        r"(belongs to|the same image as) [^,]*,", r"\1 another,", regex=True
+    )
+    return [
+        f"  {len(g):,} x {why}, such as {_printable(g.path.iloc[0])}"
+        for why, g in some.groupby(kind)
+    ]
+
+# %% ../../nbs/data/03_importers.ipynb #6e8d95db
 def report(
     data: Data,
     most: int = 20,  # files listed per verdict, before counting
@@ -214,15 +227,5 @@ def report(
     for verdict in ("refused", "converted", "ignored"):
         some = data.verdicts[data.verdicts.verdict == verdict]
         if len(some):
-            lines.append(f"{verdict}: {len(some)}")
-        if len(some) <= most:
-            lines += [f"  {_printable(p)}: {why}" for p, why in zip(some.path, some.why)]
-        else:
-            kind = some.why.str.replace(
-                r"(belongs to|the same image as) [^,]*,", r"\1 another,", regex=True
-            )
-            lines += [
-                f"  {len(g):,} x {why}, such as {_printable(g.path.iloc[0])}"
-                for why, g in some.groupby(kind)
-            ]
+            lines += [f"{verdict}: {len(some)}", *_files_in(some, most)]
     return "\n".join(lines)

@@ -161,10 +161,10 @@ COLOURS = dict(  # colour, and the change for a tint of 1
     brown=((112, 92, 56), (14, 12, 8)),
 )
 
-# %% ../../nbs/datasets/01_longtail.ipynb #0d955c40
+# %% ../../nbs/datasets/01_longtail.ipynb #bb150727
 # fmt: off
 ORANGE, WINE, GREEN = (236, 172, 14), (66, 18, 44), (98, 134, 62)
-SPECIES = dict( # from the most to the least frequent
+SPECIES = dict( # the twelve most frequent, in this order
     dandelion=Species("star", "yellow", .145, "toothed", .36, stalk=.012, base=(ORANGE, .4),
                       eye=(.22, .05, ORANGE),
                       crowns=((24, .3, 1., .1, -.05), (21, .2, .8, .09, .1),
@@ -200,7 +200,12 @@ SPECIES = dict( # from the most to the least frequent
     ragged_robin=Species("star", "pink", .125, "narrow", .46, (1, 3), petal="ragged",
                          stalk=.005,
                          crowns=((5, .08, 1., .42, .1),), eye=(.1, .05, (150, 60, 100)),
-                         bulb=(.2, (120, 60, 60))),
+                         bulb=(.2, (120, 60, 60))))
+# fmt: on
+
+# %% ../../nbs/datasets/01_longtail.ipynb #ecb41403
+# fmt: off
+SPECIES |= dict( # the twelve rarest, in this order
     tufted_vetch=Species("raceme", "blue", .15, "ladder", .4, stalk=.006, petal="keel",
                          n=(15, 19),
                          parts=(.46, .085, .3)),
@@ -213,8 +218,7 @@ SPECIES = dict( # from the most to the least frequent
                       crowns=((14, .25, 1., .12, -.4),),
                       eye=(.36, .5, (226, 180, 30))),
     wild_carrot=Species("umbel", "white", .18, "feather", .46, view=(.35, .7), n=(24, 9),
-                        parts=(.21, .055, .2),
-                        petal="closed"),
+                        parts=(.21, .055, .2), petal="closed"),
     cornflower=Species("star", "blue", .125, "lance", .48, (1, 2), (.35, .8), petal="trumpet",
                        stalk=.006,
                        crowns=((9, .2, 1., .24, .2), (14, .1, .48, .045, .4)),
@@ -287,34 +291,11 @@ class Leaf:
     splay: tuple = (0.1, 0.2)  # angle from the upright, in turns
     rgb: tuple = (78, 124, 52)
 
-# %% ../../nbs/datasets/01_longtail.ipynb #2bb47b42
-def _pairs(
-    n, first, last, turn, long, short, wide
-):  # leaflets on both sides, from `long` at the foot to `short`
-    return tuple(
-        (first + (last - first) * i / (n - 1), e * turn, long + (short - long) * i / (n - 1), wide)
-        for i in range(n)
-        for e in (-1, 1)
-    )
-
-
-_foot, _fan = (
-    (0,) * 7,
-    (
-        (0, 0, 1, 0.13),
-        (0, 0.07, 0.85, 0.11),
-        (0, -0.07, 0.85, 0.11),
-        (0, 0.14, 0.6, 0.1),
-        (0, -0.14, 0.6, 0.1),
-    ),
-)
-_cut = tuple(
-    (0.4, t, f, 0.05) for t, f in ((0, 0.6), (0.07, 0.55), (-0.07, 0.55), (0.16, 0.4), (-0.16, 0.4))
-)
-LEAVES = dict(
+# %% ../../nbs/datasets/01_longtail.ipynb #5cddcb20
+_foot = (0,) * 7
+LEAVES = dict(  # of one leaflet
     toothed=Leaf(_foot, 0.3, "toothed", ((0, 0, 1, 0.13),), (0.03, 0.2)),
     scales=Leaf((0.3, 0.55, 0.7), 0.05, "lance", ((0, 0, 1, 0.1),)),
-    divided=Leaf((0.2, 0.3, 0.5, 0.62), 0.17, "lance", _cut),
     round=Leaf(
         (0, 0.05, 0.1, 0.4, 0.55),
         0.19,
@@ -324,6 +305,47 @@ LEAVES = dict(
         (64, 122, 46),
     ),
     spoon=Leaf((0.1, 0.25, 0.4, 0.55, 0.7), 0.11, "oval", ((0, 0, 1, 0.13),), (0.06, 0.12)),
+    narrow=Leaf((0.3, 0.3, 0.55, 0.55, 0.75, 0.75), 0.1, "lance", ((0, 0, 1, 0.07),), (0.08, 0.14)),
+    paired=Leaf((0.3, 0.3, 0.55, 0.55, 0.75, 0.75), 0.11, "oval", ((0, 0, 1, 0.2),), (0.12, 0.2)),
+    lance=Leaf(
+        (0.1, 0.25, 0.4, 0.52, 0.64, 0.76),
+        0.15,
+        "lance",
+        ((0, 0, 1, 0.08),),
+        (0.06, 0.13),
+        (98, 130, 78),
+    ),
+    strap=Leaf((0,) * 6, 0.34, "blade", ((0, 0, 1, 0.04),), (0.02, 0.13), (66, 116, 56)),
+    grassy=Leaf((0.1, 0.25, 0.4, 0.5), 0.12, "blade", ((0, 0, 1, 0.025),), (0.05, 0.1)),
+    wrinkled=Leaf(_foot, 0.22, "oval", ((0, 0, 1, 0.18),), (0.05, 0.22), (92, 138, 62)),
+    ribwort=Leaf(_foot, 0.3, "lance", ((0, 0, 1, 0.075),), (0.02, 0.17), (80, 122, 54)),
+)
+
+# %% ../../nbs/datasets/01_longtail.ipynb #5df02329
+def _pairs(
+    n, first, last, turn, long, short, wide
+):  # leaflets on both sides, from `long` at the foot to `short`
+    return tuple(
+        (first + (last - first) * i / (n - 1), e * turn, long + (short - long) * i / (n - 1), wide)
+        for i in range(n)
+        for e in (-1, 1)
+    )
+
+# %% ../../nbs/datasets/01_longtail.ipynb #9b99febd
+_fan = (
+    (0, 0, 1, 0.13),
+    (0, 0.07, 0.85, 0.11),
+    (0, -0.07, 0.85, 0.11),
+    (0, 0.14, 0.6, 0.1),
+    (0, -0.14, 0.6, 0.1),
+)
+_cut = tuple(
+    (0.4, t, f, 0.05) for t, f in ((0, 0.6), (0.07, 0.55), (-0.07, 0.55), (0.16, 0.4), (-0.16, 0.4))
+)
+
+# %% ../../nbs/datasets/01_longtail.ipynb #1d498013
+LEAVES |= dict(  # of several
+    divided=Leaf((0.2, 0.3, 0.5, 0.62), 0.17, "lance", _cut),
     feather=Leaf(
         (0.15, 0.3, 0.42, 0.55, 0.68),
         0.17,
@@ -345,16 +367,6 @@ LEAVES = dict(
         ((0.4, 0, 0.6, 0.19), (0.4, 0.22, 0.56, 0.19), (0.4, -0.22, 0.56, 0.19)),
     ),
     palmate=Leaf((0.1, 0.3, 0.5, 0.66), 0.16, "oval", _fan, (0.12, 0.2)),
-    narrow=Leaf((0.3, 0.3, 0.55, 0.55, 0.75, 0.75), 0.1, "lance", ((0, 0, 1, 0.07),), (0.08, 0.14)),
-    paired=Leaf((0.3, 0.3, 0.55, 0.55, 0.75, 0.75), 0.11, "oval", ((0, 0, 1, 0.2),), (0.12, 0.2)),
-    lance=Leaf(
-        (0.1, 0.25, 0.4, 0.52, 0.64, 0.76),
-        0.15,
-        "lance",
-        ((0, 0, 1, 0.08),),
-        (0.06, 0.13),
-        (98, 130, 78),
-    ),
     ladder=Leaf(
         (0.15, 0.3, 0.45, 0.58),
         0.2,
@@ -362,10 +374,6 @@ LEAVES = dict(
         _pairs(8, 0.15, 0.95, 0.2, 0.2, 0.14, 0.045),
         (0.12, 0.2),
     ),
-    strap=Leaf((0,) * 6, 0.34, "blade", ((0, 0, 1, 0.04),), (0.02, 0.13), (66, 116, 56)),
-    grassy=Leaf((0.1, 0.25, 0.4, 0.5), 0.12, "blade", ((0, 0, 1, 0.025),), (0.05, 0.1)),
-    wrinkled=Leaf(_foot, 0.22, "oval", ((0, 0, 1, 0.18),), (0.05, 0.22), (92, 138, 62)),
-    ribwort=Leaf(_foot, 0.3, "lance", ((0, 0, 1, 0.075),), (0.02, 0.17), (80, 122, 54)),
 )
 
 # %% ../../nbs/datasets/01_longtail.ipynb #7391ee8a
@@ -764,7 +772,7 @@ def draw_plant(
     FORMS[k.form](sk, rng, k, o, light, _head_tilt(rng, top, o.size, k))
     return sk.done()
 
-# %% ../../nbs/datasets/01_longtail.ipynb #d1d211d9
+# %% ../../nbs/datasets/01_longtail.ipynb #51f04154
 # in addition to the meadow's `RANGES`
 FRAME = dict(across=(0.36, 0.64), foot=(0.86, 1.06), near=(0.85, 1.4), sharp=(0.86, 1.18))
 
@@ -792,7 +800,7 @@ def grow(
         tint=2 * u[5] - 1,
     )
 
-
+# %% ../../nbs/datasets/01_longtail.ipynb #212bff9d
 def neighbours(rng, camera, foot):  # foot: height in the frame of the main plant's foot
     "Plants at the edges, and small ones far behind."
     names = list(SPECIES)
@@ -849,7 +857,7 @@ def _arrange(
         np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order],
     )
 
-# %% ../../nbs/datasets/01_longtail.ipynb #cc30b3cc
+# %% ../../nbs/datasets/01_longtail.ipynb #76f7bde6
 def render_portrait(
     scene: Scene,  # from `sample_portrait`
     size: int = 128,  # width and height in pixels
@@ -904,6 +912,19 @@ def _species_jobs(folder, most=300, least=3, test=20, size=128, seed=0):  # see 
         for i in range(k)
     ]
     return [(str(folder), seed * 1_000_003 + i, n, name, size) for i, (n, name) in enumerate(files)]
+
+# %% ../../nbs/datasets/01_longtail.ipynb #abdc0cac
+def _shoot(jobs, workers):  # forked on Linux, spawned by the installed module elsewhere
+    "Draw all images, in a process pool if possible."
+    linux = sys.platform == "linux"
+    workers = min(
+        workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
+    )
+    if workers < 2 or not (linux or __name__ != "__main__"):
+        return [_shot(j) for j in jobs]
+    context = get_context("fork" if linux else "spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as ex:
+        return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../../nbs/datasets/01_longtail.ipynb #43f80ed3
 def is_species(folder, **recipe) -> bool:  # recipe: see `make_species`
@@ -960,19 +981,6 @@ def make_species(
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return digest
-
-# %% ../../nbs/datasets/01_longtail.ipynb #abdc0cac
-def _shoot(jobs, workers):  # forked on Linux, spawned by the installed module elsewhere
-    "Draw all images, in a process pool if possible."
-    linux = sys.platform == "linux"
-    workers = min(
-        workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
-    )
-    if workers < 2 or not (linux or __name__ != "__main__"):
-        return [_shot(j) for j in jobs]
-    context = get_context("fork" if linux else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as ex:
-        return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../../nbs/datasets/01_longtail.ipynb #5dd5ba89
 # of make_species(folder)

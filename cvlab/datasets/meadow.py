@@ -39,7 +39,7 @@ def unit(
     c, s = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     return np.stack([np.choose(k, [c, -s, -c, s]), np.choose(k, [s, c, -s, -c])], -1)
 
-# %% ../../nbs/datasets/00_meadow.ipynb #ff9c66c0
+# %% ../../nbs/datasets/00_meadow.ipynb #ea4e469a
 def bell(
     rng,  # a numpy Generator
     shape,  # shape of the result
@@ -48,7 +48,7 @@ def bell(
     u = rng.random((4, *shape))
     return (u[0] + u[1] + u[2] + u[3] - 2) * math.sqrt(3)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #1fe427d2
 def smooth(x):  # smoothstep: 0 below 0, 1 above 1, a cubic between
     "An S-curve instead of a logistic function."
     x = np.minimum(np.maximum(x, 0), 1)
@@ -125,7 +125,7 @@ def paint(
     at = np.repeat(row * w + lo - (np.cumsum(m) - m), m)
     canvas.ravel()[at + np.arange(len(at))] = np.repeat(col, m)
 
-# %% ../../nbs/datasets/00_meadow.ipynb #2c965187
+# %% ../../nbs/datasets/00_meadow.ipynb #d4762b22
 @dataclass(frozen=True)
 class Camera:
     "The camera parameters of an image."
@@ -149,7 +149,7 @@ class Light:
     dapple: float  # depth of the soft shade of trees and clouds
     season: float  # 0 May .. 1 September: fewer flowers, more clocks, yellow leaves and straw
 
-# %% ../../nbs/datasets/00_meadow.ipynb #ca7cf2d5
+# %% ../../nbs/datasets/00_meadow.ipynb #a4b76f7f
 @dataclass(frozen=True)
 class Thing:
     "One plant, leaf or patch of gravel; box, pixels and visible refer to its head only."
@@ -170,7 +170,7 @@ class Thing:
     pixels: float = 0.0  # visible area in pixels of the image
     visible: float = 0.0  # fraction of its area that is in the frame and not hidden
 
-# %% ../../nbs/datasets/00_meadow.ipynb #c039a887
+# %% ../../nbs/datasets/00_meadow.ipynb #e07eb772
 @dataclass
 class Scene:
     "The ground truth of one image."
@@ -249,12 +249,12 @@ def put(
         leaves=bool(rng.random() < 0.5),
     )
 
-# %% ../../nbs/datasets/00_meadow.ipynb #caef5780
+# %% ../../nbs/datasets/00_meadow.ipynb #b0555944
 def apart(o, p):  # whether two heads do not touch
     x, y = o.x - p.x, (o.y - o.height) - (p.y - p.height)
     return x * x + y * y > (o.size + p.size) * (o.size + p.size)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #c37d2b9e
 def beside(
     rng,  # a numpy Generator
     things,  # those already there
@@ -334,7 +334,7 @@ def sample_scene(
                 things.append(beside(rng, things, kind, _stage(kind), camera))
     return Scene(seed, attempt, label, camera, light, sorted(things, key=lambda o: o.y))
 
-# %% ../../nbs/datasets/00_meadow.ipynb #ce5394fc
+# %% ../../nbs/datasets/00_meadow.ipynb #6bbff568
 def ribbons(
     root,  # (n, 2) or (2,) where they begin
     ax,  # (n, 2) direction, as long as the ribbon
@@ -351,7 +351,7 @@ def ribbons(
     a, b = mid - side * np.asarray(widths)[:, None], mid + side * np.asarray(widths)[:, None]
     return np.stack([a[:, :-1], a[:, 1:], b[:, 1:], b[:, :-1]], 2).reshape(-1, 4, 2)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #180c57e7
 def tone(rgb, light):  # a colour times brightness factors: (3,), (n,) -> (n, 3)
     "Brighter and darker versions of a colour."
     return np.minimum(np.asarray(rgb, dtype=float) * np.reshape(light, (-1, 1)), 255)
@@ -412,20 +412,10 @@ def _star(o, c, turns, inner, outer):
         outer - inner, (-1, 1)
     )
 
-# %% ../../nbs/datasets/00_meadow.ipynb #61633677
+# %% ../../nbs/datasets/00_meadow.ipynb #47aecedf
 def _lit(turns, light):  # brighter on the sunny side
     d = unit(turns)
     return 1 + 0.13 * (d[:, 0] * light.side - d[:, 1] * light.height)
-
-
-def draw_dandelion(sk, rng, o, light):
-    "A flower, a clock or a bud."
-    c = np.array([o.x, o.y - o.height])
-    if o.leaves:
-        teeth = (0, 0.2, 0.3, 0.48, 0.56, 0.76, 0.82, 1), (0.3, 0.75, 0.35, 1, 0.45, 1.15, 0.7, 0)
-        _rosette(sk, rng, o, (74, 122, 44), *teeth, 0.26)
-    _stem(sk, o, c, (150, 160, 88))
-    {"flower": _flower, "clock": _clock, "bud": _bud}[o.stage](sk, rng, o, light, c)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #ee70dbb1
 def _flower(sk, rng, o, light, c):
@@ -501,6 +491,16 @@ def _bud(sk, rng, o, light, c):
     tuft = np.array([[-0.12, -0.5], [0.02, -0.6], [0.14, -0.48]]) * r
     sk.add(ribbons(c - (0, 0.75 * r), tuft, np.full(3, 0.13 * r), (0, 1), (1, 0.5)), (238, 196, 40))
 
+# %% ../../nbs/datasets/00_meadow.ipynb #8f2f35c3
+def draw_dandelion(sk, rng, o, light):
+    "A flower, a clock or a bud."
+    c = np.array([o.x, o.y - o.height])
+    if o.leaves:
+        teeth = (0, 0.2, 0.3, 0.48, 0.56, 0.76, 0.82, 1), (0.3, 0.75, 0.35, 1, 0.45, 1.15, 0.7, 0)
+        _rosette(sk, rng, o, (74, 122, 44), *teeth, 0.26)
+    _stem(sk, o, c, (150, 160, 88))
+    {"flower": _flower, "clock": _clock, "bud": _bud}[o.stage](sk, rng, o, light, c)
+
 # %% ../../nbs/datasets/00_meadow.ipynb #fc83fe95
 def draw_buttercup(sk, rng, o, light):
     "Five broad petals with a gloss."
@@ -527,7 +527,7 @@ def draw_buttercup(sk, rng, o, light):
     sk.add(heart, tone(deep, glow), fall=0.95)
     sk.disc(c, 0.2 * o.size, 0.17 * o.size * o.squash, (206, 164, 26))
 
-# %% ../../nbs/datasets/00_meadow.ipynb #1497496c
+# %% ../../nbs/datasets/00_meadow.ipynb #448328cc
 def draw_daisy(sk, rng, o, light):
     "White rays around a yellow eye."
     c = np.array([o.x, o.y - o.height])
@@ -558,7 +558,7 @@ def draw_leaf(sk, rng, o, light):
         ribbons(root - 0.25 * d, 2.2 * d[None], [0.03 * o.size], (0, 1), (1, 0.4)), (176, 132, 40)
     )
 
-# %% ../../nbs/datasets/00_meadow.ipynb #dd957a3a
+# %% ../../nbs/datasets/00_meadow.ipynb #14ba01e8
 def draw_gravel(sk, rng, o, light):
     "A handful of pebbles."
     n = 14 + int(rng.integers(0, 12))
@@ -592,7 +592,7 @@ def draw_plantain(sk, rng, o, light):
         (212, 204, 160),
     )
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #e9ff1022
 DRAW = dict(
     dandelion=draw_dandelion,
     buttercup=draw_buttercup,
@@ -602,7 +602,7 @@ DRAW = dict(
     plantain=draw_plantain,
 )
 
-# %% ../../nbs/datasets/00_meadow.ipynb #74a07fd0
+
 def sketch(
     o,  # a `Thing`
     rng,  # a numpy Generator
@@ -665,7 +665,7 @@ def blades(
     c[:, 1, 0] = tip
     return t.reshape(-1, 6), c.reshape(-1, 2, 3), np.repeat(y, 2)
 
-# %% ../../nbs/datasets/00_meadow.ipynb #742be4b2
+# %% ../../nbs/datasets/00_meadow.ipynb #59e02e2a
 def shrink(
     canvas,  # (h*k, w*k) uint32, as painted
     k,  # painted pixels per image pixel and axis
@@ -679,7 +679,7 @@ def shrink(
             b = b + odd[i::k, j::k]
     return np.stack([a & 0xFFFF, b, a >> 16], -1) / (k * k)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #cd9dcecb
 def _soften(a):  # (h, w, ...) slightly blurred, edges repeated
     "A blur of weights 1 2 1 in both directions."
     for ax in (0, 1):
@@ -689,7 +689,7 @@ def _soften(a):  # (h, w, ...) slightly blurred, edges repeated
         a = (lo + 2 * mid + hi) * 0.25
     return a
 
-# %% ../../nbs/datasets/00_meadow.ipynb #bbd4f54b
+# %% ../../nbs/datasets/00_meadow.ipynb #209aa3be
 def shade(
     scene,  # a `Scene`
     rng,  # a numpy Generator
@@ -724,7 +724,7 @@ def shade(
     cast = _soften(_soften(shrink(c, 2)[..., 0])) / 255
     return soft, 1 - 0.42 * cast
 
-# %% ../../nbs/datasets/00_meadow.ipynb #8723cf3c
+# %% ../../nbs/datasets/00_meadow.ipynb #1e9cd77f
 def backdrop(
     camera,  # a `Camera`
     rng,  # a numpy Generator
@@ -750,7 +750,7 @@ def backdrop(
         paint(c, *trapezoids(q * px, rgb), np.zeros(3 * len(q)))
     return c
 
-# %% ../../nbs/datasets/00_meadow.ipynb #51ecd505
+# %% ../../nbs/datasets/00_meadow.ipynb #c851a5b5
 def develop(
     img,  # (size, size, 3) painted colours 0..255
     scale,  # (size, size) or (size, 1) scale of the visible object, 1/depth
@@ -778,7 +778,7 @@ def develop(
     img = img + (u[0] + u[1] + u[2] + u[3] - 510) * (cam.noise / 148)
     return np.floor(np.minimum(np.maximum(img, 0), 255) + 0.5).astype(np.uint8)
 
-# %% ../../nbs/datasets/00_meadow.ipynb #d41ca61c
+# %% ../../nbs/datasets/00_meadow.ipynb #811ed2f7
 def extent(
     traps,  # (m, 6) trapezoids
     ids,  # (m,) their objects, 1..n
@@ -794,7 +794,7 @@ def extent(
         [np.floor(e[1:, 0]), np.floor(e[1:, 1]), np.ceil(e[1:, 2]), np.ceil(e[1:, 3])], -1
     ).astype(int)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #1d9991c4
 def alone(
     traps,  # (m, 6) trapezoids
     ids,  # (m,) their objects, 1..n
@@ -889,7 +889,7 @@ def render(
     img = develop(shrink(canvas, ss), scale, scene, rng, soft * np.where(small > 0, 1, cast))
     return img, replace(scene, things=things)
 
-# %% ../../nbs/datasets/00_meadow.ipynb #db838441
+# %% ../../nbs/datasets/00_meadow.ipynb #1b4f416b
 def clear(
     scene,  # a rendered `Scene`
     px=48.0,  # minimum visible area, pixels of the image
@@ -899,7 +899,7 @@ def clear(
     open_ = [o for o in scene.things if o.species == "dandelion" and o.stage != "bud"]
     return any(o.pixels >= px and o.visible >= share for o in open_)
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #e0a80b56
 def take(
     seed: int,  # any integer
     label: str | None = None,  # dandelion, grass, or None: random
@@ -913,7 +913,7 @@ def take(
             return img, s
     raise RuntimeError(f"seed {seed}: no dandelion to be seen in 100 attempts")
 
-# %% ../../nbs/datasets/00_meadow.ipynb #77d76c51
+# %% ../../nbs/datasets/00_meadow.ipynb #b23062f0
 def _rounded(v):  # JSON with six decimals
     if isinstance(v, float):
         return round(v, 6)
@@ -921,7 +921,7 @@ def _rounded(v):  # JSON with six decimals
         return {k: _rounded(x) for k, x in v.items()}
     return [_rounded(x) for x in v] if isinstance(v, (list, tuple)) else v
 
-
+# %% ../../nbs/datasets/00_meadow.ipynb #600699e3
 def _shot(job):  # one image, in a process of the pool: writes the file, returns its truth
     folder, seed, label, name, size = job
     img, scene = take(seed, label, size)
@@ -956,6 +956,19 @@ def meadow_digest(
         h.update(f"{p}\n{(folder / p).stat().st_size}\n".encode())
         h.update((folder / p).read_bytes())
     return h.hexdigest()
+
+# %% ../../nbs/datasets/00_meadow.ipynb #8f8674d4
+def _shoot(jobs, workers):
+    "Draw all images, in a process pool if possible: forked on Linux, spawned elsewhere."
+    linux = sys.platform == "linux"
+    workers = min(
+        workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
+    )
+    if workers < 2 or not (linux or __name__ != "__main__"):
+        return [_shot(j) for j in jobs]
+    context = get_context("fork" if linux else "spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as ex:
+        return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../../nbs/datasets/00_meadow.ipynb #403cb7f6
 def is_meadow(folder, n, size, seed) -> bool:  # see `make_meadow`
@@ -1007,19 +1020,6 @@ def make_meadow(
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return digest
-
-# %% ../../nbs/datasets/00_meadow.ipynb #8f8674d4
-def _shoot(jobs, workers):
-    "Draw all images, in a process pool if possible: forked on Linux, spawned elsewhere."
-    linux = sys.platform == "linux"
-    workers = min(
-        workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
-    )
-    if workers < 2 or not (linux or __name__ != "__main__"):
-        return [_shot(j) for j in jobs]
-    context = get_context("fork" if linux else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as ex:
-        return list(ex.map(_shot, jobs, chunksize=8))
 
 # %% ../../nbs/datasets/00_meadow.ipynb #89dd2047
 def read_scenes(folder):  # {file: Scene}, written by `make_meadow`

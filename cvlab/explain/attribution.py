@@ -130,21 +130,20 @@ def _last_maps(model: nn.Module, size: int) -> dict[int, str]:  # side: name, fr
 
 # %% ../../nbs/explain/06_attribution.ipynb #964ec632
 def gradcam(model, xb, ys, layer):
+    "Grad-CAM of a layer, resized to the image."
     cam = LayerGradCam(model, model.get_submodule(layer)).attribute(xb, ys, relu_attributions=True)
     return LayerAttribution.interpolate(cam, tuple(xb.shape[2:]), "bilinear")[:, 0]
 
 
 def saliency(model, xb, ys, layer):
+    "Largest absolute gradient of the three channels at each pixel."
     return Saliency(model).attribute(xb, ys).amax(1)
 
 
 def integrated(model, xb, ys, layer):
-    return (
-        IntegratedGradients(model)
-        .attribute(xb, target=ys, n_steps=16, internal_batch_size=64)
-        .sum(1)
-        .abs()
-    )
+    "Absolute integrated gradients, summed over the channels."
+    maps = IntegratedGradients(model).attribute(xb, target=ys, n_steps=16, internal_batch_size=64)
+    return maps.sum(1).abs()
 
 
 METHODS = {"gradcam": gradcam, "saliency": saliency, "integrated": integrated}
@@ -163,10 +162,10 @@ def heatmaps(
 ) -> np.ndarray:  # float32 (n, h, w), non-negative
     "Evidence for the class at each position; leaves the model unchanged."
     if method not in METHODS:
-        raise LabError(f"{method}: no such method; there are {', '.join(METHODS)}")
+        raise LabError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if method == "gradcam" and not (layer := layer or cam_layer(model, xb.shape[-1], cells)):
         raise LabError(
-            f"{type(model).__name__} has no layer with a map of the image, so no Grad-CAM; take saliency"
+            f"{type(model).__name__} has no spatial layer, which Grad-CAM needs; use saliency"
         )
     ys = torch.as_tensor(np.asarray(targets), dtype=torch.long, device=xb.device)
     with evaluating(model), torch.enable_grad():
@@ -277,7 +276,7 @@ def yellowness(
     "Red and green without blue."
     return (images[..., :2].sum(-1, dtype=np.float64) - 2.0 * images[..., 2]).clip(0)
 
-
+# %% ../../nbs/explain/06_attribution.ipynb #e8e30a1f
 def agreement(
     a: np.ndarray,
     b: np.ndarray,  # (n, h, w)
@@ -291,13 +290,8 @@ def agreement(
 # %% ../../nbs/explain/06_attribution.ipynb #6b260c94
 def model_input(images, info: dict, device="cpu") -> Tensor:  # (n, 3, size, size)
     "Images in the model's input format, in one batch."
-    return next(
-        iter(
-            Batches(
-                images, np.zeros(len(images)), len(images), info["size"], info["normalise"], device
-            )
-        )
-    )[0]
+    n = len(images)
+    return next(iter(Batches(images, np.zeros(n), n, info["size"], info["normalise"], device)))[0]
 
 
 def seen_subset(images: np.ndarray, info: dict) -> np.ndarray:  # uint8 (n, size, size, 3)
@@ -310,9 +304,7 @@ def usable(model: nn.Module, info: dict, methods: list[str] | tuple) -> list[str
     "The methods that this model supports; prints a line for those it does not."
     if "gradcam" not in methods or cam_layer(model, info["size"]):
         return list(methods)
-    print(
-        f"{info['name']}: no layer gives a map of the image, so there is no Grad-CAM; saliency needs none"
-    )
+    print(f"{info['name']} has no spatial layer, which Grad-CAM needs; saliency works without one")
     return [m for m in methods if m != "gradcam"] or ["saliency"]
 
 # %% ../../nbs/explain/06_attribution.ipynb #911cb419
@@ -321,10 +313,9 @@ NO_BOX = ["x", "y", "hit", "others", "energy", "area"]  # unknown without boxes
 
 def scored(heats, masks, **columns) -> pd.DataFrame:
     "Identifying columns and the scores of maps, empty if no boxes are known."
-    scores = (
-        pd.DataFrame(np.nan, range(len(heats)), NO_BOX) if masks is None else score(heats, masks)
-    )
-    return pd.concat([pd.DataFrame(columns, index=range(len(heats))), scores], axis=1)
+    here = range(len(heats))
+    scores = pd.DataFrame(np.nan, here, NO_BOX) if masks is None else score(heats, masks)
+    return pd.concat([pd.DataFrame(columns, index=here), scores], axis=1)
 
 # %% ../../nbs/explain/06_attribution.ipynb #bde12869
 def measure(
@@ -414,11 +405,12 @@ def pointing_summary(points: pd.DataFrame) -> dict:  # for JSON; scores is empty
     )
 
 # %% ../../nbs/explain/06_attribution.ipynb #062bd308
-def span(values):  # such as "0.88 to 0.92"
+def span(values) -> str:  # such as "0.88 to 0.92"
+    "Range of some values with two digits."
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return low if low == high else f"{low} to {high}"
 
-
+# %% ../../nbs/explain/06_attribution.ipynb #6225682c
 def _beaten(own: pd.DataFrame, rivals: dict[str, pd.DataFrame]) -> str:  # such as "random weights"
     "Controls whose intervals all lie below those of these rows."
     low = [name for name, r in rivals.items() if own.low.min() > r.high.max()]

@@ -66,15 +66,13 @@ def effective(run) -> dict:  # sections; empty if unknown
     "The effective parameters of a run, from its params.yaml."
     path = run.train / "params.yaml"
     try:
-        return (
-            YAML(typ="safe").load(path.read_text(encoding="utf-8"))["effective"]
-            if path.exists()
-            else {}
-        )
+        if not path.exists():
+            return {}
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))["effective"]
     except (YAMLError, TypeError, KeyError, OSError):
         raise LabError(f"{path}: not the params.yaml of a training; train again") from None
 
-
+# %% ../../nbs/explain/07_browse.ipynb #77b9576d
 def _history_of(run) -> tuple[pd.DataFrame, str]:  # results.csv, and the monitored column
     "The history of a row of `find_runs`."
     try:
@@ -189,7 +187,7 @@ def beginnings(runs: pd.DataFrame) -> list[str]:  # "default", "default/seed-0",
 
     return list(dict.fromkeys(w for name in runs.index for w in whole(name)))
 
-
+# %% ../../nbs/explain/07_browse.ipynb #9073b9a7
 def named(
     runs: pd.DataFrame,  # from `find_runs`
     words: list[str] | tuple = (),  # beginnings of names; none: the pipeline's runs, otherwise all
@@ -236,13 +234,13 @@ _PANELS = {
     "val_loss": "val loss (mean per image)",
 }
 
-
+# %% ../../nbs/explain/07_browse.ipynb #4abef875
 def tails(words: list[str]) -> list[str]:
     "Names without their common folders."
     shared = os.path.commonpath([os.path.dirname(w) for w in words]) if len(words) > 1 else ""
     return [w[len(shared) + 1 :] if shared else w for w in words]
 
-
+# %% ../../nbs/explain/07_browse.ipynb #deeb4a29
 def _few_enough(groups: dict):
     "`LabError` for more groups than one figure can distinguish."
     if len(groups) > len(_DASHES):
@@ -258,7 +256,7 @@ def _metric_of(groups: dict) -> str:  # such as val_accuracy
         raise LabError(f"runs: {' and '.join(found)} are not compared; name runs of one task")
     return next(iter(found))
 
-
+# %% ../../nbs/explain/07_browse.ipynb #b3499a56
 def _best_of(groups: dict, metric: str) -> str:
     "The title: the best mean validation metric of the kept epochs."
     kept = {w: [kept_row(h, m) for h, m in runs] for w, runs in groups.items()}
@@ -345,7 +343,7 @@ def _image_html(png: bytes, alt: str, width: str = "100%") -> str:
         f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
     )
 
-
+# %% ../../nbs/explain/07_browse.ipynb #737ff60c
 def _findings_html(run) -> str:  # one line
     "The findings of a run's history."
     # imported here: it loads torch, which a table does not need
@@ -386,6 +384,35 @@ def _samples_html(runs: pd.DataFrame) -> str:
     caption = f"<p><code>{name}</code>, most confident mistakes (images are not stored):</p>"
     return caption + _as_html(wrong, words=True, index=False)
 
+# %% ../../nbs/explain/07_browse.ipynb #721be344
+def _readable(groups: dict) -> tuple[dict, list]:  # histories by group; findings and errors, HTML
+    "The histories that can be read, and a line for each run."
+    histories, lines = {}, []
+    for w, runs in groups.items():
+        good = []
+        for r in runs.itertuples():
+            try:
+                good.append(_history_of(r))
+            except LabError as e:
+                lines.append(f"<li>{html.escape(str(e))}</li>")
+        if good:
+            histories[w] = good
+        lines += [_findings_html(r) for r in runs.itertuples()]
+    return histories, lines
+
+
+def _curves_html(groups: dict) -> str:
+    "A figure of the groups, and the findings of their runs."
+    histories, lines = _readable(groups)
+    if not histories:
+        return f"<ul>{''.join(lines)}</ul>"
+    try:
+        png = figure_png(plot_runs(histories))
+        fig = _image_html(png, f"Training curves of {', '.join(histories)}")
+    except LabError as e:
+        fig = f"<p>{html.escape(str(e))}</p>"
+    return f"{fig}<details open><summary>Findings from the curves</summary><ul>{''.join(lines)}</ul></details>"
+
 # %% ../../nbs/explain/07_browse.ipynb #776e922b
 class Browser:
     "Browse runs: a table, curves and mistakes; with a list in an interactive session."
@@ -409,30 +436,12 @@ class Browser:
 
     def curves(self) -> str:  # HTML
         "The curves of the groups on the same axes, and their findings."
-        groups, histories, lines = named(self.runs, self.words), {}, []
+        groups = named(self.runs, self.words)
         try:
             _few_enough(groups)
         except LabError as e:
             return f"<p>{html.escape(str(e))}</p>"
-        for w, runs in groups.items():
-            good = []
-            for r in runs.itertuples():
-                try:
-                    good.append(_history_of(r))
-                except LabError as e:
-                    lines.append(f"<li>{html.escape(str(e))}</li>")
-            if good:
-                histories[w] = good
-            lines += [_findings_html(r) for r in runs.itertuples()]
-        if not histories:
-            return f"<ul>{''.join(lines)}</ul>"
-        try:
-            fig = _image_html(
-                figure_png(plot_runs(histories)), f"Training curves of {', '.join(histories)}"
-            )
-        except LabError as e:
-            fig = f"<p>{html.escape(str(e))}</p>"
-        return f"{fig}<details open><summary>Findings from the curves</summary><ul>{''.join(lines)}</ul></details>"
+        return _curves_html(groups)
 
     def samples(self) -> str:  # HTML
         "The mistakes of each group."
@@ -586,7 +595,7 @@ def _next_params(typed: str) -> list[str]:
         if c.startswith(value)
     ]
 
-
+# %% ../../nbs/explain/07_browse.ipynb #cc1a203b
 @context_matcher()
 def complete_magics(context):  # see IPython's `Completer.custom_matchers`
     "Completions for a line that begins with `%runs` or `%params`."

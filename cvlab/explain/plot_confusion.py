@@ -22,19 +22,17 @@ def confusion_order(
 ) -> np.ndarray:  # indices of the classes
     "An order in which confused classes are neighbours."
     m = np.asarray(matrix, float)
+    if len(m) < 3:
+        return np.arange(len(m))
     share = m / np.maximum(m.sum(1, keepdims=True), 1)
     near = share + share.T
     np.fill_diagonal(near, 0)
-    far = squareform(
-        near.max() - near + 1e-9 * np.abs(np.subtract.outer(*[np.arange(len(m))] * 2)), checks=False
-    )
-    return (
-        leaves_list(optimal_leaf_ordering(linkage(far, "average"), far))
-        if len(m) > 2
-        else np.arange(len(m))
-    )
+    i = np.arange(len(m))
+    ties = 1e-9 * np.abs(i[:, None] - i)  # equally confused classes keep their order
+    far = squareform(near.max() - near + ties, checks=False)
+    return leaves_list(optimal_leaf_ordering(linkage(far, "average"), far))
 
-
+# %% ../../nbs/explain/01_plot_confusion.ipynb #f60e3eb9
 def worst_pairs(
     matrix, classes, n: int = 10
 ) -> pd.DataFrame:  # a, b, a_as_b, b_as_a, mistakes, share
@@ -54,8 +52,20 @@ def worst_pairs(
     )
     return t.head(n)
 
-# %% ../../nbs/explain/01_plot_confusion.ipynb #76185c4a
-PLAIN_MATRIX = 12  # maximum number of classes for the plain matrix
+# %% ../../nbs/explain/01_plot_confusion.ipynb #239130a9
+def _numbers(ax, m, rows, columns):
+    "A small matrix with counts; the diagonal is pale to emphasise mistakes."
+    shown = m.astype(float).copy()
+    np.fill_diagonal(shown, 0)
+    ax.imshow(shown, cmap="Oranges", vmax=max(1, shown.max()) * 1.3)
+    for i, j in zip(*np.nonzero(m)):
+        ax.text(
+            j, i, m[i, j], ha="center", va="center", fontsize=7, color="0.45" if i == j else "0.1"
+        )
+    ax.set_xticks(range(len(m)), columns, fontsize=7.5, rotation=90)
+    ax.set_yticks(range(len(m)), rows, fontsize=7.5)
+    ax.set(xlabel="predicted")
+    ax.grid(visible=False)
 
 # %% ../../nbs/explain/01_plot_confusion.ipynb #b76f5e31
 def plot_confusion_many(
@@ -81,12 +91,8 @@ def plot_confusion_many(
     worst = worst_pairs(m, list(range(len(m))), pairs)
     few = [i for i in order if i in {*worst.a, *worst.b}]
     if few:
-        _numbers(
-            right,
-            m[np.ix_(few, few)],
-            [f"{names[i]} ({m[i].sum()})" for i in few],
-            [names[i] for i in few],
-        )
+        rows = [f"{names[i]} ({m[i].sum()})" for i in few]
+        _numbers(right, m[np.ix_(few, few)], rows, [names[i] for i in few])
     else:
         right.axis("off")
     right.set_title(
@@ -97,24 +103,11 @@ def plot_confusion_many(
     fig.suptitle(f"{np.trace(m)} of {m.sum()} right", fontsize=11)
     return fig
 
-# %% ../../nbs/explain/01_plot_confusion.ipynb #239130a9
-def _numbers(ax, m, rows, columns):
-    "A small matrix with counts; the diagonal is pale to emphasise mistakes."
-    shown = m.astype(float).copy()
-    np.fill_diagonal(shown, 0)
-    ax.imshow(shown, cmap="Oranges", vmax=max(1, shown.max()) * 1.3)
-    for i, j in zip(*np.nonzero(m)):
-        ax.text(
-            j, i, m[i, j], ha="center", va="center", fontsize=7, color="0.45" if i == j else "0.1"
-        )
-    ax.set_xticks(range(len(m)), columns, fontsize=7.5, rotation=90)
-    ax.set_yticks(range(len(m)), rows, fontsize=7.5)
-    ax.set(xlabel="predicted")
-    ax.grid(visible=False)
+# %% ../../nbs/explain/01_plot_confusion.ipynb #9937ec85
+PLAIN_MATRIX = 12  # maximum number of classes for the plain matrix
 
 
 def plot_confusions(matrix, classes) -> Figure:
     "Choose the form of the matrix by the number of classes."
-    return (plot_confusion_pair if len(classes) <= PLAIN_MATRIX else plot_confusion_many)(
-        matrix, classes
-    )
+    plot = plot_confusion_pair if len(classes) <= PLAIN_MATRIX else plot_confusion_many
+    return plot(matrix, classes)

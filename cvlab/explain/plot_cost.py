@@ -24,6 +24,7 @@ from matplotlib.transforms import ScaledTranslation
 from scipy.optimize import isotonic_regression
 from scipy.stats import t as student_t
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #5f179d7f
 from ..core.io import LabError
 from ..core.params import read_yaml
 from ..core.repro import repo_root
@@ -119,7 +120,7 @@ def _crossed(tables, subset, values):
     counts = redraw(n, 2000, np.random.default_rng(0))
     return crossed_error(values, np.stack([metric_under(r, counts) for r in rows], axis=1), n)
 
-
+# %% ../../nbs/explain/04_plot_cost.ipynb #272565b9
 def interval_of(
     recipe: dict,  # {(split, seed): predictions table}
     subset: str = "test",  # val or test
@@ -129,10 +130,8 @@ def interval_of(
     tables, splits = list(recipe.values()), {s for s, _ in recipe}
     if not tables:
         raise LabError("interval_of: no runs; see `runs_below`")
-    values, n = (
-        np.array([metric_whole(p, "accuracy", subset) for p in tables]),
-        len(rows_of(tables[0], subset)),
-    )
+    values = np.array([metric_whole(p, "accuracy", subset) for p in tables])
+    n = len(rows_of(tables[0], subset))
     mean, row = float(values.mean()), dict(runs=len(tables), splits=len(splits), n=n)
     low, high = wilson_interval(round(mean * n), n)
     if len(tables) > 1:
@@ -239,18 +238,10 @@ def _cost_panel(fig, ax, rows, col, looks):
     moves = _dodge(fig, have[col].to_numpy(float))
     for r, front, move in zip(have.itertuples(), pareto(have[col], have.accuracy), moves):
         (colour, mark), x, at = looks[r.model], getattr(r, col), ax.transData + move
-        ax.plot(
-            [x, x],
-            [r.low, r.high],
-            color=colour,
-            lw=1.6,
-            alpha=0.6,
-            transform=at,
-            solid_capstyle="butt",
-        )
-        for end, sign, beyond in zip(
-            ax.get_ylim(), "v^", (r.low < ax.get_ylim()[0], r.high > ax.get_ylim()[1])
-        ):
+        bar = dict(lw=1.6, alpha=0.6, solid_capstyle="butt")
+        ax.plot([x, x], [r.low, r.high], color=colour, transform=at, **bar)
+        bottom, top = ax.get_ylim()
+        for end, sign, beyond in ((bottom, "v", r.low < bottom), (top, "^", r.high > top)):
             if beyond:
                 ax.plot(x, end, sign, color=colour, ms=5, transform=at, clip_on=False)
         face = colour if front else "white"
@@ -296,6 +287,40 @@ def _accuracy_limits(rows):
     )
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
 
+# %% ../../nbs/explain/04_plot_cost.ipynb #031e8dc3
+def _cost_row(fig, axes, name, rows, inches):
+    "One data set."
+    named = rows[rows[[*COSTS]].notna().any(axis=1)].model
+    looks = {n: (PALETTE[i % len(PALETTE)], _MARKS[i % len(_MARKS)]) for i, n in enumerate(named)}
+    axes[0].set_ylim(*_accuracy_limits(rows))
+    for ax, col in zip(axes, COSTS):
+        _cost_panel(fig, ax, rows, col, looks)
+    _cost_names(axes[2], rows, looks, inches)
+    axes[0].set_ylabel(f"{short_name(name, 20)}\n{int(rows.n.iloc[0])} images")
+    axes[0].yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+
+
+def _cost_axis(ax, values, name):
+    ax.set_xlabel(name)
+    if not len(values):
+        return ax.set_xticks([])
+    ax.set_xscale("log")
+    ax.set_xlim(*_cost_limits(values))
+    wide = values.max() / values.min() > 30
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+# %% ../../nbs/explain/04_plot_cost.ipynb #cebccfde
+def _cost_finding(table):
+    "Number of models per data set that are on a front of any cost."
+    notes = []
+    for d, rows in table.groupby("data", sort=False):
+        models = rows[rows[[*COSTS]].notna().any(axis=1)]
+        some = np.any([pareto(models[c], models.accuracy) for c in COSTS], axis=0)
+        notes.append(f"{d}: {some.sum()} of {len(models)}")
+    return "Models on a front (filled): " + "; ".join(notes)
+
 # %% ../../nbs/explain/04_plot_cost.ipynb #54bcbe02
 def plot_cost(
     table: pd.DataFrame,  # data, model, accuracy, low, high, n, COSTS (nan: unknown)
@@ -328,40 +353,6 @@ def plot_cost(
     figure_title(fig, _cost_finding(table))
     return fig
 
-# %% ../../nbs/explain/04_plot_cost.ipynb #031e8dc3
-def _cost_row(fig, axes, name, rows, inches):
-    "One data set."
-    named = rows[rows[[*COSTS]].notna().any(axis=1)].model
-    looks = {n: (PALETTE[i % len(PALETTE)], _MARKS[i % len(_MARKS)]) for i, n in enumerate(named)}
-    axes[0].set_ylim(*_accuracy_limits(rows))
-    for ax, col in zip(axes, COSTS):
-        _cost_panel(fig, ax, rows, col, looks)
-    _cost_names(axes[2], rows, looks, inches)
-    axes[0].set_ylabel(f"{short_name(name, 20)}\n{int(rows.n.iloc[0])} images")
-    axes[0].yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-
-
-def _cost_axis(ax, values, name):
-    ax.set_xlabel(name)
-    if not len(values):
-        return ax.set_xticks([])
-    ax.set_xscale("log")
-    ax.set_xlim(*_cost_limits(values))
-    wide = values.max() / values.min() > 30
-    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _cost_finding(table):
-    "Number of models per data set that are on a front of any cost."
-    notes = []
-    for d, rows in table.groupby("data", sort=False):
-        models = rows[rows[[*COSTS]].notna().any(axis=1)]
-        some = np.any([pareto(models[c], models.accuracy) for c in COSTS], axis=0)
-        notes.append(f"{d}: {some.sum()} of {len(models)}")
-    return "Models on a front (filled): " + "; ".join(notes)
-
 # %% ../../nbs/explain/04_plot_cost.ipynb #21244bc0
 def cheapest(
     recipes: dict[str, dict],  # model: {(split, seed): predictions table}
@@ -371,31 +362,24 @@ def cheapest(
     "Select a model on the validation set, with the comparison behind the choice."
     if lost := [n for n in recipes if not np.isfinite(cost.get(n, np.nan))]:
         raise LabError(f"cheapest: no cost for {', '.join(lost)}")
-    val = {
-        n: np.mean([metric_whole(p, "accuracy", "val") for p in r.values()])
-        for n, r in recipes.items()
-    }
-    t = pd.DataFrame(
-        {n: dict(cost=cost[n], val_accuracy=val[n], runs=len(r)) for n, r in recipes.items()}
-    ).T
-    best = (
-        t[t.runs == t.runs.max()]
-        .sort_values(["val_accuracy", "cost"], ascending=[False, True])
-        .index[0]
-    )
+    rows = {}
+    for n, r in recipes.items():
+        val = np.mean([metric_whole(p, "accuracy", "val") for p in r.values()])
+        rows[n] = dict(cost=cost[n], val_accuracy=val, runs=len(r))
+    t = pd.DataFrame(rows).T
+    complete = t[t.runs == t.runs.max()]
+    best = complete.sort_values(["val_accuracy", "cost"], ascending=[False, True]).index[0]
     keys = recipes[best].keys()
     paired = {
         n: {k: r[k] for k in keys} for n, r in recipes.items() if n != best and keys <= r.keys()
     }
     e = effects_table(recipes[best], paired, subset="val", train=train).set_index("experiment")
-    t = t.join(e[["effect", "low", "high"]].rename(columns=dict(effect="difference"))).assign(
-        best=t.index == best
-    )
+    t = t.join(e[["effect", "low", "high"]].rename(columns=dict(effect="difference")))
+    t = t.assign(best=t.index == best)
     t.loc[best, ["difference", "low", "high"]] = 0.0
     t["may_lose"], t["compared"] = 0 - t.low.clip(upper=0), t.difference.notna()
-    able = t[t.compared & (t.high >= 0)].sort_values(
-        ["cost", "val_accuracy"], ascending=[True, False]
-    )
+    able = t[t.compared & (t.high >= 0)]
+    able = able.sort_values(["cost", "val_accuracy"], ascending=[True, False])
     return t.assign(runs=t.runs.astype(int), ships=t.index == able.index[0])
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #661d29d1
@@ -407,6 +391,11 @@ def carriers(
     "The smallest number of images that account for this share of the loss."
     each = np.sort(losses(rows_of(preds, subset)))[::-1].cumsum()
     return int(np.searchsorted(each, share * each[-1])) + 1
+
+# %% ../../nbs/explain/04_plot_cost.ipynb #b3144b94
+def _from_to(values) -> str:  # such as "2 to 4"
+    "The range of some counts."
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #94625a0d
 def plot_losses(
@@ -421,18 +410,10 @@ def plot_losses(
         order = loss.argsort(kind="stable")[::-1]
         wrong, loss = (predicted(rows) != rows.label.to_numpy())[order], loss[order]
         rank = np.arange(1, len(loss) + 1)
-        left.plot(
-            rank,
-            loss.clip(1e-6),
-            color=colour,
-            ls=ls,
-            lw=1.3,
-            label=f"{name} ({wrong.sum()} wrong)",
-        )
+        look, label = dict(color=colour, ls=ls, lw=1.3), f"{name} ({wrong.sum()} wrong)"
+        left.plot(rank, loss.clip(1e-6), label=label, **look)
         left.plot(rank[wrong], loss[wrong], "x", color=colour, ms=6, mew=1.4)
-        right.plot(
-            100 * rank / len(rank), np.cumsum(loss) / loss.sum(), color=colour, ls=ls, lw=1.3
-        )
+        right.plot(100 * rank / len(rank), np.cumsum(loss) / loss.sum(), **look)
     left.axhline(math.log(len(classes_of(preds))), color=GREY, ls=(0, (1, 1)), lw=1.2)
     left.set(
         yscale="log",
@@ -449,14 +430,9 @@ def plot_losses(
     right.yaxis.set_major_formatter(PercentFormatter(1))
     legend_above(left, ncols=2)
     half = [carriers(p, subset) for p in runs.values()]
-    figure_title(
-        fig, f"Half of the loss comes from {_from_to(half)} of {len(rank)} {subset} images"
-    )
+    title = f"Half of the loss comes from {_from_to(half)} of {len(rank)} {subset} images"
+    figure_title(fig, title)
     return fig
-
-# %% ../../nbs/explain/04_plot_cost.ipynb #b3144b94
-def _from_to(values):
-    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #2a6571fa
 def plot_gap(
@@ -487,6 +463,13 @@ def plot_gap(
         else "No finite loss: training diverged",
     )
     return fig
+
+# %% ../../nbs/explain/04_plot_cost.ipynb #892a267e
+def _where(rate, interval):
+    if not interval:
+        return ""
+    side = "above" if rate > interval[1] else "below" if rate < interval[0] else "inside"
+    return f", {side} the interval"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #e2233006
 def plot_rates(
@@ -522,13 +505,6 @@ def plot_rates(
         "Largest rate: " + "; ".join(f"{n} {p:.2g}{_where(p, interval)}" for n, p in peaks.items()),
     )
     return fig
-
-
-def _where(rate, interval):
-    if not interval:
-        return ""
-    side = "above" if rate > interval[1] else "below" if rate < interval[0] else "inside"
-    return f", {side} the interval"
 
 # %% ../../nbs/explain/04_plot_cost.ipynb #f7bf821e
 OUTCOMES = {
@@ -581,17 +557,8 @@ def plot_disagreement(
         look = (
             dict(s=12, alpha=0.55, zorder=2) if key == "both" else dict(s=28, alpha=0.9, zorder=3)
         )
-        ax.scatter(
-            odds(t.p_a),
-            odds(t.p_b),
-            color=colour,
-            marker=mark,
-            ec="white",
-            lw=0.4,
-            clip_on=False,
-            label=f"{name.format(a=a, b=b)} ({len(t)})",
-            **look,
-        )
+        look |= dict(color=colour, marker=mark, ec="white", lw=0.4, clip_on=False)
+        ax.scatter(odds(t.p_a), odds(t.p_b), label=f"{name.format(a=a, b=b)} ({len(t)})", **look)
     ticks = np.array([0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks(odds(ticks), [f"{t:g}" for t in ticks])
@@ -604,7 +571,6 @@ def plot_disagreement(
     )
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.3)
     one = table.outcome.isin(["only_a", "only_b"]).sum()
-    figure_title(
-        fig, f"{a} and {b}: {one} of {len(table)} predictions are correct in one model only"
-    )
+    title = f"{a} and {b}: {one} of {len(table)} predictions are correct in one model only"
+    figure_title(fig, title)
     return fig

@@ -81,6 +81,31 @@ def message(conn: socket.socket) -> dict | None:  # None: the other side is gone
         data += part
     return json.loads(data)
 
+# %% ../../nbs/runs/04_warm.ipynb #02f737b6
+def _end(pid):
+    "Kill a copy and all its child processes."
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    os.waitpid(pid, 0)
+
+
+def _report(copies: dict[socket.socket, int]):  # connection: process
+    "Send the exit status of each copy that has ended to its client, and forget the copy."
+    for conn, pid in list(copies.items()):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if not done:
+            continue
+        del copies[conn]
+        answer = json.dumps(dict(status=os.waitstatus_to_exitcode(status)))
+        try:
+            conn.sendall(f"{answer}\n".encode())
+        except OSError:
+            pass  # the client is gone
+        conn.close()
+
 # %% ../../nbs/runs/04_warm.ipynb #a82220f1
 def serve(
     server: socket.socket,  # listening
@@ -111,29 +136,9 @@ def serve(
                 new.sendall(f"{json.dumps(dict(pid=pid))}\n".encode())
             else:
                 _end(copies.pop(conn))
-        for conn, pid in list(copies.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                del copies[conn]
-                try:
-                    conn.sendall(
-                        f"{json.dumps(dict(status=os.waitstatus_to_exitcode(status)))}\n".encode()
-                    )
-                except OSError:
-                    pass  # the client is gone
-                conn.close()
+        _report(copies)
     for pid in copies.values():
         _end(pid)
-
-# %% ../../nbs/runs/04_warm.ipynb #02f737b6
-def _end(pid):
-    "Kill a copy and all its child processes."
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    os.waitpid(pid, 0)
 
 # %% ../../nbs/runs/04_warm.ipynb #742b5f64
 class Copy:
@@ -169,7 +174,7 @@ class Copy:
     def terminate(self):
         self.send_signal(signal.SIGTERM)
 
-
+# %% ../../nbs/runs/04_warm.ipynb #9a219ab8
 class WarmProvisioner(LocalProvisioner):
     "Provides copies as kernels if `CVLAB_WARM` names a preloading process."
 
