@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from importlib.util import find_spec
+from itertools import permutations, product
 from pathlib import Path
 from types import FunctionType
 
@@ -54,10 +56,8 @@ def pages(
     found = [p.relative_to(root) for pattern in PAGES for p in sorted(root.glob(pattern))]
 
     def private(p):
-        return any(part.startswith((".", "_")) for part in p.parts) or p.parts[:2] == (
-            "runs",
-            "local",
-        )
+        hidden = any(part.startswith((".", "_")) for part in p.parts)
+        return hidden or p.parts[:2] == ("runs", "local")
 
     return [p for p in found if not private(p)]
 
@@ -95,20 +95,17 @@ def shown_doc(module: str, name: str) -> str:  # Markdown
         if isinstance(thing, type):
             words = f"### {name}\n\n*{thing.__doc__ or ''}*"
         else:
-            bare = FunctionType(
-                thing.__code__,
-                thing.__globals__,
-                thing.__name__,
-                thing.__defaults__,
-                thing.__closure__,
-            )
-            bare.__doc__ = thing.__doc__
-            bare.__annotations__ = {
-                k: v for k, v in thing.__annotations__.items() if not isinstance(v, str)
-            }
-            words = show_doc(bare)._repr_markdown_()
+            words = show_doc(_without_quoted(thing))._repr_markdown_()
     words = re.sub(r"\A---\s*", "", words)
     return re.sub(r"^### +(.*)$", f"### `{name}`", words, count=1, flags=re.M)
+
+
+def _without_quoted(f: FunctionType) -> FunctionType:
+    "A copy of a function without the annotations in quotes."
+    bare = FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    bare.__doc__ = f.__doc__
+    bare.__annotations__ = {k: v for k, v in f.__annotations__.items() if not isinstance(v, str)}
+    return bare
 
 # %% ../../nbs/docs/01_site.ipynb #1402191a
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
@@ -157,7 +154,7 @@ def alternative(
             break
     return ": ".join(filter(None, (heading, sentence))).rstrip(": ") or "A figure"
 
-
+# %% ../../nbs/docs/01_site.ipynb #3b3e056d
 def numbered(texts: list[str]) -> list[str]:
     "Number the texts of a page that occur more than once."
     nth, seen = {t: texts.count(t) for t in texts}, {}
@@ -179,7 +176,7 @@ def _directives(source: str) -> dict[str, str]:  # name: value
         raise LabError(f"#| {odd[0]}: not supported by the site{instead}")
     return found
 
-
+# %% ../../nbs/docs/01_site.ipynb #5e481fb2
 def _imports(source: str) -> bool:
     "Whether a cell only contains imports, which are folded."
     try:
@@ -206,6 +203,35 @@ def _one_image_each(
     ]
 
 # %% ../../nbs/docs/01_site.ipynb #73267dd6
+def _code_cells(c, module: str, found: dict) -> list:  # found: its directives
+    "The cells of a page for one code cell: descriptions of what it exports, then the cell without directives."
+    c.source = DIRECTIVE.sub("", c.source).strip("\n")
+    exports = found.keys() & {"export", "exports", "exporti"}
+    names = _defined(c.source) if exports and "exporti" not in found else ()
+    if exports or _imports(c.source):  # folded
+        c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
+    docs = [nbformat.v4.new_markdown_cell(shown_doc(module, n)) for n in names]
+    return docs + (_one_image_each(c) if c.source or c.outputs else [])
+
+
+def _as_page(cells: list, module: str, name: str) -> nbformat.NotebookNode:
+    "A notebook of these cells, with a note on the module it exports."
+    if module:
+        note = (
+            f"Module `cvlab.{module}`, exported from the notebook `{name}`, which is this page. The outputs are those of "
+            "its last execution."
+        )
+        cells = [cells[0], nbformat.v4.new_markdown_cell(note), *cells[1:]]
+    for k, c in enumerate(cells):
+        c["id"] = f"c{k}"
+    page = nbformat.v4.new_notebook(cells=cells)
+    page.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+    }
+    return page
+
+# %% ../../nbs/docs/01_site.ipynb #b2ffd059
 def library_page(
     nb,
     name: str,  # of the notebook
@@ -220,38 +246,16 @@ def library_page(
         if found.keys() & HIDDEN or found.get("include") == "false":
             continue
         c = nbformat.from_dict(dict(c, metadata=dict(c.metadata)))
-        if c.cell_type == "code":
-            c.source = DIRECTIVE.sub("", c.source).strip("\n")
-            if {"export", "exports", "exporti"} & found.keys():
-                names = () if "exporti" in found else _defined(c.source)
-                cells += [nbformat.v4.new_markdown_cell(shown_doc(module, n)) for n in names]
-                c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
-            elif _imports(c.source):
-                c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-input"]
-            if not c.source and not c.outputs:
-                continue
-            texts += [alternative(nb.cells, i, o) for o in c.outputs if _is_image(o)]
-        cells += _one_image_each(c) if c.cell_type == "code" else [c]
+        if c.cell_type != "code":
+            cells.append(c)
+            continue
+        texts += [alternative(nb.cells, i, o) for o in c.outputs if _is_image(o)]
+        cells += _code_cells(c, module, found)
     texts = iter(numbered(texts))
     for c in cells:
         if any(map(_is_image, c.get("outputs", ()))):
             c.metadata["mystnb"] = {"image": {"alt": next(texts)}}
-    if module:
-        cells.insert(
-            1,
-            nbformat.v4.new_markdown_cell(
-                f"Module `cvlab.{module}`, exported from the notebook `{name}`, which is this page. The outputs are those of "
-                "its last execution."
-            ),
-        )
-    for k, c in enumerate(cells):
-        c["id"] = f"c{k}"
-    page = nbformat.v4.new_notebook(cells=cells)
-    page.metadata = {
-        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-    }
-    return page
+    return _as_page(cells, module, name)
 
 # %% ../../nbs/docs/01_site.ipynb #2ff5cd5e
 @cache
@@ -322,6 +326,36 @@ LINK = re.compile(
 )
 
 # %% ../../nbs/docs/01_site.ipynb #58b923d1
+def _target(at: Path, root: Path, shown: set[Path]) -> Path:
+    "The page or file that the site has for a path of the repository."
+    if at == Path("README.md"):
+        return Path("nbs/pages/site/index.md")
+    if (root / at).is_dir():
+        return Path(f"nbs/pages/site/{'runs' if at.parts[:1] == ('runs',) else 'library'}.md")
+    if at.suffix == ".ipynb" and at not in shown and at.parts[:2] == ("nbs", "pipeline"):
+        return next((p for p in sorted(shown) if p.name == at.name and p.parts[0] == "runs"), at)
+    return at
+
+
+def _mended(m, page: Path, root: Path, shown: set[Path], wanted: set[Path]) -> str:
+    "One link (a match of LINK), adapted to the site."
+    bang, words, target, title = m.groups()
+    if target.startswith("#"):
+        return f"{bang}[{words}]({target.lower()}{title})"  # JupyterLab anchors have capitals
+    if re.match(r"[a-z]+:", target):
+        return m[0]
+    path, _, anchor = target.partition("#")
+    at = _target(Path(os.path.normpath(page.parent / path)), root, shown)
+    if not (root / at).is_file() and at not in shown:
+        raise LabError(f"{page}: link to {target}, which does not exist")
+    way = os.path.relpath(placed(at), placed(page).parent)
+    if at not in shown:
+        wanted.add(at)
+        if at.suffix in (".ipynb", ".md"):  # Sphinx would expect a page
+            return f"{{download}}`{words.replace('`', '')} <{way}>`"
+    return f"{bang}[{words}]({way}{f'#{anchor.lower()}' if anchor else ''}{title})"
+
+# %% ../../nbs/docs/01_site.ipynb #24ca5111
 def _linked_files(
     text: str,
     page: Path,  # relative to the top
@@ -332,39 +366,10 @@ def _linked_files(
     "Adapt relative links and images to the site; `LabError` for a target that does not exist."
 
     def mend(m):
-        bang, words, target, title = m.groups()
-        if target.startswith("#"):
-            return f"{bang}[{words}]({target.lower()}{title})"  # JupyterLab anchors have capitals
-        if re.match(r"[a-z]+:", target):
-            return m[0]
-        path, _, anchor = target.partition("#")
-        at = Path(os.path.normpath(page.parent / path))
-        if at == Path("README.md"):
-            at = Path("nbs/pages/site/index.md")
-        if (root / at).is_dir():
-            at = Path(
-                "nbs/pages/site/runs.md"
-                if at.parts[:1] == ("runs",)
-                else "nbs/pages/site/library.md"
-            )
-        elif at.suffix == ".ipynb" and at not in shown and at.parts[:2] == ("nbs", "pipeline"):
-            at = next((p for p in sorted(shown) if p.name == at.name and p.parts[0] == "runs"), at)
-        if not (root / at).is_file() and at not in shown:
-            raise LabError(f"{page}: link to {target}, which does not exist")
-        if at not in shown:
-            wanted.add(at)
-        if at not in shown and at.suffix in (".ipynb", ".md"):  # Sphinx would expect a page
-            return f"{{download}}`{words.replace('`', '')} <{os.path.relpath(placed(at), placed(page).parent)}>`"
-        way = os.path.relpath(placed(at), placed(page).parent) + (
-            f"#{anchor.lower()}" if anchor else ""
-        )
-        return f"{bang}[{words}]({way}{title})"
+        return _mended(m, page, root, shown, wanted) if m[3] else m[0]
 
     parts = re.split(r"(^```.*?^```[^\n]*$)", text, flags=re.M | re.S)
-    return "".join(
-        p if p.startswith("```") else LINK.sub(lambda m: mend(m) if m[3] else m[0], p)
-        for p in parts
-    )
+    return "".join(p if p.startswith("```") else LINK.sub(mend, p) for p in parts)
 
 # %% ../../nbs/docs/01_site.ipynb #e39dcaa5
 def stage_graph(
@@ -382,16 +387,10 @@ def stage_graph(
 
     graph = nx.DiGraph()
     graph.add_nodes_from(stages)
-    for a, made in stages.items():
-        for b, needs in stages.items():
-
-            def inside(x, y):
-                return x == y or y.startswith(x + "/") or x.startswith(y + "/")
-
-            if a != b and any(
-                inside(o, d) for o in texts(made, "outs") for d in texts(needs, "deps")
-            ):
-                graph.add_edge(a, b)
+    for a, b in permutations(stages, 2):
+        pairs = product(texts(stages[a], "outs"), texts(stages[b], "deps"))
+        if any(f"{x}/".startswith(f"{y}/") or f"{y}/".startswith(f"{x}/") for x, y in pairs):
+            graph.add_edge(a, b)
     return nx.transitive_reduction(graph)
 
 # %% ../../nbs/docs/01_site.ipynb #65876fa5
@@ -409,25 +408,11 @@ def stage_figure(graph):
     tall = max(map(len, columns))
     fig, ax = plt.subplots(figsize=(1.45 * len(columns), 0.62 * tall + 0.3))
     for a, b in graph.edges:
-        ax.annotate(
-            "",
-            at[b],
-            at[a],
-            arrowprops=dict(
-                arrowstyle="-|>", color=GREY, shrinkA=34, shrinkB=34, connectionstyle="arc3,rad=.06"
-            ),
-        )
+        arrow = dict(arrowstyle="-|>", color=GREY, shrinkA=34, shrinkB=34)
+        ax.annotate("", at[b], at[a], arrowprops=arrow | dict(connectionstyle="arc3,rad=.06"))
     for n, (x, y) in at.items():
-        ax.text(
-            x,
-            y,
-            n,
-            ha="center",
-            va="center",
-            color="white",
-            fontsize=11,
-            bbox=dict(boxstyle="round,pad=.45", fc=BLUE, ec="none"),
-        )
+        box = dict(boxstyle="round,pad=.45", fc=BLUE, ec="none")
+        ax.text(x, y, n, ha="center", va="center", color="white", fontsize=11, bbox=box)
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(-tall / 2 - 0.1, tall / 2 + 0.1))
     ax.axis("off")
     fig.tight_layout(pad=0.2)
@@ -457,50 +442,52 @@ def _anchor(id: str) -> str:
     return re.sub(r"[^\w.-]", "-", f"claim-{id}")
 
 # %% ../../nbs/docs/01_site.ipynb #d4984e84
+def _claim_row(id: str, claim, value: str, state: str) -> str:  # HTML
+    "The row of a claim; its anchor is the target of the links."
+    return (
+        f'<tr id="{_anchor(id)}"><td><code>{html.escape(id)}</code></td><td>{value}</td><td>{state}</td>'
+        f"<td><code>{html.escape(claim.formula)}</code></td><td><code>{html.escape(claim.file)}</code></td></tr>"
+    )
+
+
+def _claims_head(n: int, used: int, wrong: int) -> str:  # Markdown
+    "The text above the table, and its first row."
+    agree = (
+        f"**{wrong} differ from the pages.** "
+        if wrong
+        else "All pages agree with the computed values. "
+    )
+    return (
+        f"# Claims\n\n{n} claims, computed from their files when this page was built; "
+        f"{used} of them are used on a page. {agree}"
+        "`make verify` does the same on your machine, and also checks every figure and hash.\n\n"
+        '<div class="table-scroll"><table class="table claims"><thead><tr><th>claim</th><th>value</th>'
+        "<th>state</th><th>formula</th><th>files</th></tr></thead><tbody>\n"
+    )
+
+# %% ../../nbs/docs/01_site.ipynb #72faeefb
 def claims_page(
     claims: dict,
     root: Path,
     texts: dict[str, str],  # page -> text
 ) -> str:  # Markdown
     "The table of claims with computed value, state, formula and files."
-    rows, used = (
-        [],
-        {
-            FIELD.sub("", id)
-            for t in texts.values()
-            for id in re.findall(r"<!--claim:([^\n<>]+?)-->", t)
-        },
-    )
+    marked = (id for t in texts.values() for id in re.findall(r"<!--claim:([^\n<>]+?)-->", t))
+    used, rows = {FIELD.sub("", id) for id in marked}, []
     # the pages of the site are rendered with current values
     stored = {p: t for p, t in texts.items() if not Path(p).is_relative_to(SITE)}
-    problems = {p: check_text(t, claims, root) for p, t in stored.items()}
+    problems = [x for t in stored.values() for x in check_text(t, claims, root)]
     for id, c in sorted(claims.items()):
         try:
             value = summary_of(c, root)
             state = "verified" if id in used else "verified, not on a page"
         except LabError:
             value, state = "–", "cannot be computed here"
-        if any(f"claim {id} " in p for found in problems.values() for p in found):
+        if any(f"claim {id} " in p for p in problems):
             state = "drifted"
-        rows.append(
-            f'<tr id="{_anchor(id)}"><td><code>{html.escape(id)}</code></td><td>{value}</td><td>{state}</td>'
-            f"<td><code>{html.escape(c.formula)}</code></td><td><code>{html.escape(c.file)}</code></td></tr>"
-        )
-    wrong = sum(map(len, problems.values()))
-    return (
-        f"# Claims\n\n{len(claims)} claims, computed from their files when this page was built; "
-        f"{len(used)} of them are used on a page. "
-        + (
-            f"**{wrong} differ from the pages.** "
-            if wrong
-            else "All pages agree with the computed values. "
-        )
-        + "`make verify` does the same on your machine, and also checks every figure and hash.\n\n"
-        '<div class="table-scroll"><table class="table claims"><thead><tr><th>claim</th><th>value</th>'
-        "<th>state</th><th>formula</th><th>files</th></tr></thead><tbody>\n"
-        + "\n".join(rows)
-        + "\n</tbody></table></div>\n"
-    )
+        rows.append(_claim_row(id, c, value, state))
+    head = _claims_head(len(claims), len(used), len(problems))
+    return head + "\n".join(rows) + "\n</tbody></table></div>\n"
 
 # %% ../../nbs/docs/01_site.ipynb #6592915a
 PACKAGES = {  # a package imports only those above it in this list
@@ -631,6 +618,7 @@ def mistakes_table(path: Path) -> str:  # Markdown, "" if there is no file
 
 # %% ../../nbs/docs/01_site.ipynb #cac1cd8c
 def _markdown(text: str, page: Path, root: Path, shown: set[Path], wanted: set[Path]) -> str:
+    "Markdown of a page with the links of the site."
     text = _linked_files(text, page, root, shown, wanted)
     if page.parts[:2] != ("runs", "cards"):  # cards have their own claims
         text = _numbers_as_links(text, _up(placed(page)))
@@ -651,7 +639,7 @@ def _site_words(root: Path, found: list[Path], params) -> dict:  # see `render`
         ),
     )
 
-
+# %% ../../nbs/docs/01_site.ipynb #67f83db4
 def _site_texts(
     root: Path, found: list[Path], claims: dict, words: dict
 ) -> dict[Path, str]:  # page -> Markdown
@@ -665,7 +653,7 @@ def _site_texts(
             raise LabError(f"{p}: {problems[0]}")
         texts[p] = texts[p].replace(
             "<!--mistakes-->",
-            # added last: its numbers are no claims
+            # added last: its numbers have no claims
             mistakes_table(root / "nbs/pages/mistakes.yaml"),
         )
     studies, results = [p for p in texts if p.parts[0] == "results"], Path("TRAINING_RESULTS.md")
@@ -762,60 +750,52 @@ NEEDED = {
     "sphinx_revealjs": "sphinx-revealjs",
 }
 
-# %% ../../nbs/docs/01_site.ipynb #77279ad8
-def build_site(
-    out: str | Path = "_docs",  # folder of the site
-    root: str | Path | None = None,  # top of the repository; None: found from the working folder
-    sources_only: bool = False,  # stop before Sphinx
-) -> Path:  # the start page
-    "Build the site offline, without executing notebooks; a warning of Sphinx is an error."
-    from importlib.util import find_spec
 
-    root = Path(root) if root else repo_root()
+def _check_tools():
+    "`LabError` if a package of the documentation is missing."
     if missing := [p for m, p in NEEDED.items() if find_spec(m) is None]:
         raise LabError(
             f"the documentation needs {', '.join(missing)}; run .venv/bin/pip install --require-hashes "
             "-r requirements/docs.txt, or make docs"
         )
-    src, out = root / ".cvlab" / "site", Path(out)
-    if (
-        out.exists()
-        and not (out / "searchindex.js").exists()
-        and (not out.is_dir() or any(out.iterdir()))
-    ):
+
+
+def _check_out(out: Path):
+    "`LabError` for a folder with other content than a site."
+    site = (out / "searchindex.js").exists()
+    if out.exists() and not site and (not out.is_dir() or any(out.iterdir())):
         raise LabError(f"{out} exists and is not a documentation site; name another folder")
-    n = len(write_sources(root, src))
-    print(f"{n} pages", flush=True)
+
+# %% ../../nbs/docs/01_site.ipynb #77279ad8
+def _run_sphinx(src: Path, made: Path):
+    "Build the pages in `src` into the folder `made`; a warning of Sphinx is an error."
+    options = ["-b", "html", "-q", "-W", "--keep-going", "-j", "auto"]
+    command = [sys.executable, "-m", "sphinx", *options, str(src), str(made / "html")]
+    if subprocess.run(command).returncode:
+        raise LabError(f"Sphinx reported the problems above for the pages in {src}")
+    pages = made / "html"
+    for rest in (pages / ".doctrees", pages / "_sources", pages / ".buildinfo"):
+        shutil.rmtree(rest) if rest.is_dir() else rest.unlink(missing_ok=True)
+    shutil.rmtree(made / "jupyter_execute", ignore_errors=True)
+    for p in pages.iterdir():
+        p.rename(made / p.name)
+    pages.rmdir()
+
+
+def build_site(
+    out: str | Path = "_docs",  # folder of the site
+    root: str | Path | None = None,  # top of the repository; None: found from the working folder
+    sources_only: bool = False,  # stop before Sphinx
+) -> Path:  # the start page
+    "Build the site offline, without executing notebooks."
+    root, out = Path(root) if root else repo_root(), Path(out)
+    _check_tools()
+    _check_out(out)
+    src = root / ".cvlab" / "site"
+    print(f"{len(write_sources(root, src))} pages", flush=True)
     if sources_only:
         return src / "index.md"
     with atomic_folder(out) as made:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "sphinx",
-                "-b",
-                "html",
-                "-q",
-                "-W",
-                "--keep-going",
-                "-j",
-                "auto",
-                str(src),
-                str(made / "html"),
-            ]
-        )
-        if done.returncode:
-            raise LabError(f"Sphinx reported the problems above for the pages in {src}")
-        for rest in (
-            made / "jupyter_execute",
-            made / "html" / ".doctrees",
-            made / "html" / "_sources",
-            made / "html" / ".buildinfo",
-        ):
-            shutil.rmtree(rest) if rest.is_dir() else rest.unlink(missing_ok=True)
-        for p in (made / "html").iterdir():
-            p.rename(made / p.name)
-        (made / "html").rmdir()
+        _run_sphinx(src, made)
         shutil.rmtree(out, ignore_errors=True)
     return out / "index.html"
