@@ -43,7 +43,7 @@ def to_root():
     os.chdir(root)
     return root
 
-
+# %% ../../nbs/cli/00_api.ipynb #a773ba74
 @contextmanager
 def _at_root():  # yields the top of the repository
     "Change to the top of the repository, and back afterwards."
@@ -87,7 +87,7 @@ def written(
 
     return [f"{NAMED[k]}={text(v)}" for k, v in values.items() if v is not None]
 
-
+# %% ../../nbs/cli/00_api.ipynb #208f9e91
 def from_file(path: str | Path | None) -> str | None:
     "Make the path of an existing file absolute; return anything else unchanged."
     return str(Path(path).resolve()) if path and Path(path).is_file() else path and str(path)
@@ -100,7 +100,7 @@ def stage_folders(out: Path, experiment: str, seed: int) -> dict[str, Path]:
 
     return {s: RunPaths(out, experiment, seed).stage(s) for s in stages_for("train")}
 
-
+# %% ../../nbs/cli/00_api.ipynb #caa29da4
 def finished(notebook: Path) -> bool:
     "Whether this is an executed notebook without an error."
     try:
@@ -115,14 +115,11 @@ def differs(folder: Path, stage: str, p) -> str:  # "" or such as "optim.lr was 
     from cvlab.runs.stages import STAGES
 
     sections = STAGES[stage].sections
-    was, now = (
-        plain(read_yaml(folder / "params.yaml")).get("requested", {}),
-        p.model_dump(include={*sections}),
-    )
-    was, now = flat(was), flat(now)
+    was = flat(plain(read_yaml(folder / "params.yaml")).get("requested", {}))
+    now = flat(p.model_dump(include={*sections}))
     return next((f"{k} was {was.get(k)} and is {v}" for k, v in now.items() if was.get(k) != v), "")
 
-
+# %% ../../nbs/cli/00_api.ipynb #9407b61b
 def _stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
     "The unfinished stages of a training; `LabError` if none was begun or the parameters differ."
     folders = stage_folders(out, experiment, seed)
@@ -192,6 +189,9 @@ def plan(out: Path, experiment: str, seed: int, p, resume: bool) -> list[str]:
     return list(folders)
 
 # %% ../../nbs/cli/00_api.ipynb #64ade896
+FEW = 60  # minimum number of steps; batch norm needs about as many to estimate its statistics
+
+
 def _check_batches(p, labels):  # labels of the training set
     "Raise a `LabError` if the training set is smaller than a batch or the start size exceeds the image size."
     n_train = len(labels)
@@ -213,10 +213,44 @@ def _check_batches(p, labels):  # labels of the training set
             "to 0 to disable it"
         )
 
-# %% ../../nbs/cli/00_api.ipynb #8e18e65a
-FEW = 60  # minimum number of steps; batch norm needs about as many to estimate its statistics
-
 # %% ../../nbs/cli/00_api.ipynb #76fac189
+def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> weights file
+    "Create loss, augmentation and model of each recipe; return the layers that start from random weights."
+    from cvlab.data.augment import album
+    from cvlab.data.loaders import STATS
+    from cvlab.models.create import create_model, normalisation
+
+    train, heads = split[split.subset == "train"], {}
+    for q in recipes:
+        _check_batches(q, train.label)
+        if q.augment.albumentations:
+            album(q.augment.albumentations)
+        task.loss(q.loss, task.targets(train))
+        m = q.model
+        model = create_model(m.name, task.n_outputs, m.weights, m.dropout, m.head, q.data.size)
+        if anew := getattr(model, "anew", ()):
+            heads[", ".join(anew)] = Path(m.weights).name
+        normalisation(m.name, m.weights, m.normalise, STATS)
+    return heads
+
+
+def _notes(p, data, task, heads: dict[str, str], n_train: int):  # yields lines
+    "What is worth knowing before the training but does not prevent it."
+    from cvlab.data.importers import doubts
+
+    if n := (data.verdicts.verdict == "refused").sum():
+        yield f"{n} image(s) are skipped; `cvlab data check` and the prepare notebook list the reasons"
+    yield from doubts(data.samples.assign(label=task.strata(data.samples)))
+    for anew, name in heads.items():
+        yield f"model.weights: {name} was trained for other outputs than {task}; {anew} start from random weights"
+    steps = p.train.epochs * (n_train // p.train.batch_size)
+    if steps < FEW:
+        yield (
+            f"only {steps} training steps of {p.train.batch_size} images: enough to test the setup, too few to train; "
+            "increase train.epochs or lower train.batch_size"
+        )
+
+# %% ../../nbs/cli/00_api.ipynb #d8ef390b
 def _check_before(p, *others):  # -> the split
     "Raise a `LabError` for anything that would fail later; `others`: parameters of more models on the same images."
     if not Path(p.data.path).exists():
@@ -224,10 +258,7 @@ def _check_before(p, *others):  # -> the split
             f"{p.data.path}: no such folder or file; name a folder with one subfolder per class, "
             "a CSV or an archive with --data, or draw the embedded data with `cvlab data use meadow`"
         )
-    from cvlab.data.augment import album
-    from cvlab.data.importers import doubts, open_data
-    from cvlab.data.loaders import STATS
-    from cvlab.models.create import create_model, normalisation
+    from cvlab.data.importers import open_data
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import TASKS
 
@@ -236,43 +267,10 @@ def _check_before(p, *others):  # -> the split
         kind.check(q)
     data = open_data(p.data.path, cache_folder(), kind.check_samples)
     split = kind.split(data.samples, p.split.val, p.split.test, p.split.seed)
-    task, train, heads = kind.of(split), split[split.subset == "train"], {}
-    for q in (p, *others):
-        _check_batches(q, train.label)
-        if q.augment.albumentations:
-            album(q.augment.albumentations)
-        task.loss(q.loss, task.targets(train))
-        model = create_model(
-            q.model.name,
-            task.n_outputs,
-            q.model.weights,
-            q.model.dropout,
-            q.model.head,
-            q.data.size,
-        )
-        if anew := getattr(model, "anew", ()):
-            heads[", ".join(anew)] = Path(q.model.weights).name
-        normalisation(q.model.name, q.model.weights, q.model.normalise, STATS)
-    if n := (data.verdicts.verdict == "refused").sum():
-        print(
-            f"{n} image(s) are skipped; `cvlab data check` and the prepare notebook list the reasons",
-            file=sys.stderr,
-        )
-    strata = data.samples.assign(label=kind.strata(data.samples))
-    for line in doubts(strata):
+    task = kind.of(split)
+    heads = _new_heads((p, *others), task, split)
+    for line in _notes(p, data, task, heads, int((split.subset == "train").sum())):
         print(line, file=sys.stderr)
-    for anew, name in heads.items():
-        print(
-            f"model.weights: {name} was trained for other outputs than {task}; {anew} start from random weights",
-            file=sys.stderr,
-        )
-    steps = p.train.epochs * (len(train) // p.train.batch_size)
-    if steps < FEW:
-        print(
-            f"only {steps} training steps of {p.train.batch_size} images: enough to test the setup, too few to train; "
-            "increase train.epochs or lower train.batch_size",
-            file=sys.stderr,
-        )
     return split
 
 # %% ../../nbs/cli/00_api.ipynb #583f7a61
@@ -485,7 +483,7 @@ class Explained(NamedTuple):
             f'{self.prediction._repr_html_()}<img alt="Grad-CAM" src="data:image/png;base64,{png}">'
         )
 
-
+# %% ../../nbs/cli/00_api.ipynb #dfa9ee99
 def heat_map(
     predictor: "Predictor",
     image,  # as for `Predictor`
@@ -592,6 +590,21 @@ def asked(
     preset = [f"preset={preset}"] if preset else []
     return data + from_here([*preset, *written(**named), *overrides])
 
+# %% ../../nbs/cli/00_api.ipynb #7f05e578
+def _train(out, experiment, seed, p, resume, overrides):
+    "Check, run the stages, write the card (from the top of the repository)."
+    _check_out(out)
+    _check_before(p)
+    folders = stage_folders(out, experiment, seed)
+    todo = plan(out, experiment, seed, p, resume)
+    _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
+    from cvlab.evidence.pages import write_card
+    from cvlab.tasks.infer import TASKS
+
+    if TASKS[p.task].card:
+        write_card(out, experiment, seed)
+    return TrainedRun(out, experiment, seed)
+
 # %% ../../nbs/cli/00_api.ipynb #bbe38b51
 def train(
     data: str | Path | None = None,  # folders, CSV, archive or Parquet; default: data.path
@@ -632,21 +645,6 @@ def train(
             overrides = [*overrides, f"train.epochs={max(1, p.train.epochs // 4)}"]
             p = resolve("params.yaml", experiment, overrides)
         return _train(out or _new_folder(root), experiment, seed, p, resume, overrides)
-
-# %% ../../nbs/cli/00_api.ipynb #7f05e578
-def _train(out, experiment, seed, p, resume, overrides):
-    "Check, run the stages, write the card (from the top of the repository)."
-    _check_out(out)
-    _check_before(p)
-    folders = stage_folders(out, experiment, seed)
-    todo = plan(out, experiment, seed, p, resume)
-    _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
-    from cvlab.evidence.pages import write_card
-    from cvlab.tasks.infer import TASKS
-
-    if TASKS[p.task].card:
-        write_card(out, experiment, seed)
-    return TrainedRun(out, experiment, seed)
 
 # %% ../../nbs/cli/00_api.ipynb #7a504119
 def check_crossval(split, p, *others, student=None):
@@ -812,7 +810,7 @@ def _stage_seconds(
         (out, float(s)) for at, s, out in rows if float(at) >= since and out.startswith("runs/")
     ]
 
-
+# %% ../../nbs/cli/00_api.ipynb #1a890a1f
 def summary(since: float) -> str:
     "Seconds per stage, one line per run, and the files to open."
     from cvlab.evidence.verify import against_head
@@ -874,7 +872,7 @@ def prune() -> list[str]:  # one line per removed folder or stage
             f.parent.rmdir()
     return [*(f"forgot {s}" for s in stale), *(f"removed {f}" for f in gone)]
 
-
+# %% ../../nbs/cli/00_api.ipynb #74037b5a
 def card_checks():  # yields `cvlab.evidence.verify.Line`
     "Compare each model card with one computed from the files of its run."
     from cvlab.evidence.pages import check_card
@@ -883,5 +881,5 @@ def card_checks():  # yields `cvlab.evidence.verify.Line`
 
     for card in (r.card for r in runs_in("runs", "cards")):
         yield from [Line(str(card), "drift", p) for p in guarded(check_card, card)] or [
-            Line(str(card), "verified", "every number computed again, every line written again")
+            Line(str(card), "verified", "all numbers and lines were recomputed")
         ]

@@ -59,7 +59,7 @@ def argument(
         return f"{argument(node.value)}.{node.attr}"
     return ast.literal_eval(node)
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #e8151597
 def _parse_formula(
     text: str,  # such as "cell(val_loss, epoch=3)"
 ) -> tuple[str, list, dict]:  # name, positional and named arguments
@@ -103,7 +103,7 @@ def pick(table, key, what: str):  # the value
         f"no {what} {key!r}{nearest(str(key), list(table)) or '; there are ' + ', '.join(table)}"
     )
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #fb62a3e9
 def _bind_formula(
     text: str,  # a formula
 ):  # function of the list of files
@@ -133,7 +133,7 @@ def _read_once(read):
 
     return f
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #fcb63be7
 def one(paths: list[Path]) -> Path:  # the only file
     "The single file of a formula; `LabError` if several match."
     if len(paths) == 1:
@@ -212,7 +212,7 @@ def extremes(paths: list[Path], metric: str) -> dict:  # min, max
     values = [_metric_of(p, metric) for p in paths]
     return dict(min=min(values), max=max(values))
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #f7f16b68
 @formula
 def _mean(paths, metric):
     return _as_estimate(_seed_metrics(paths, metric)) | extremes(paths, metric)
@@ -685,7 +685,7 @@ class Claim:
     def at(self) -> str:  # prefix of error messages
         return f"claim {self.id} ({self.file}): "
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #e89fe7cc
 def files_of(claim: Claim, root: str | Path = ".") -> list[Path]:  # sorted
     "The files that a claim is computed from."
     found = {
@@ -1086,7 +1086,7 @@ def marker(reference: str) -> str:
     "The HTML comment that follows a rendered number."
     return f"<!--claim:{reference}-->"
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #58f5bb53
 def marked(
     claim: Claim, root: str | Path = ".", field: str = "value"
 ) -> str:  # such as "0.967<!--claim:accuracy.plain-->"
@@ -1452,7 +1452,7 @@ def named(paths: list[Path], name: str) -> Path:
 def _slice_rows(preds, slices, stamps):  # stamps: part of the cache key, see `_read_once`
     return joined(read_predictions(preds), read_slices(slices))
 
-
+# %% ../../nbs/evidence/00_claims.ipynb #dc5599ff
 def _slice_right(paths: list[Path], name: str, level: str) -> np.ndarray:  # bool (n,)
     "Correctness of the predictions on the test images of a slice."
     both = [named(paths, f) for f in ("predictions.csv", "slices.csv")]

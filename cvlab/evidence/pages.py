@@ -185,7 +185,7 @@ def _source_link(
         return f"[{place[1]}]({source})"
     return f"[{source.split('#')[0].split('/')[-1]}]({up}{source})"
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #a64c9772
 def _reason_words(key: str, value, entry: dict | None, found_lr, effects: dict) -> str:
     "Text of the reason for one value."
     if entry is None:
@@ -297,32 +297,27 @@ def _as_code(text: str) -> str:
     "Put the decimals and percentages of a text into backticks."
     return TOKENS.sub(lambda m: f"`{m[0]}`" if m["number"] else m[0], " ".join(text.split()))
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #b8b39640
 def _leak_lines(
     leakage_report: dict,  # from leakage/leakage_report.json
 ) -> list[str]:  # Markdown, one line per finding
     "Findings of a leakage report as text."
-    leaking = leakage_report.get("leaking")
-    out = (
-        []
-        if not isinstance(leaking, dict)
-        else [
-            f"{len(leaking.get('test', []))} test and {len(leaking.get('val', []))} validation images also "
-            "occur in another subset."
-        ]
-    )
+    leaking, out = leakage_report.get("leaking"), []
+    if isinstance(leaking, dict):
+        n = {p: len(leaking.get(p, [])) for p in ("test", "val")}
+        out = [f"{n['test']} test and {n['val']} validation images also occur in another subset."]
     out += [
         f"{f.get('severity', 'finding')}: {_as_code(str(f.get('text', '')))}"
         for f in leakage_report.get("findings") or []
     ]
     return out or ["The data leakage report has no findings."]
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #d493b30e
 def shortcuts(leakage_report: dict) -> list[str]:  # such as ["colour"]
     "Properties other than the subject that predict the class."
     return [p["probe"] for p in leakage_report.get("probes") or [] if p.get("tells")]
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #008a0561
 def _leakage_report_of(
     root: str | Path,
     split: str,  # hash of the split
@@ -361,7 +356,7 @@ def _run_files(
         slices=slices,
     )
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #1b4ab940
 def _weights_words(model: dict, seed: int) -> str:
     "Text on the initial weights of a training."
     w = model["weights"]
@@ -396,6 +391,17 @@ def _ledger_words(root: Path, split: pd.DataFrame) -> str:
     )
     return f"According to the ledger this test set was used for {len(uses)} purposes. {chosen}"
 
+# %% ../../nbs/evidence/01_pages.ipynb #7aa76feb
+def _slice_limit(
+    worst: pd.Series,
+    n: int,  # number of slices marked as worse
+) -> str:
+    "Text on the worst slice and whether its accuracy is worse by more than chance."
+    id = f"claim:slice.{worst.slice}.{worst.level}"
+    are = "slices are" if n > 1 else "slice is"
+    chance = f"{n} {are} worse than the rest by more than chance." if n else "this may be chance."
+    return f"Worst slice: {worst.slice} {worst.level}, accuracy {{{{{id}}}}} of {{{{{id}:n}}}} images; {chance}"
+
 # %% ../../nbs/evidence/01_pages.ipynb #a4702aa8
 def _limits_of(
     m: dict,  # metrics of the test set
@@ -405,10 +411,8 @@ def _limits_of(
 ) -> list[str]:  # Markdown with claims
     "Limits of the model that follow from the files of its run."
     here = {c: v for c, v in m["per_class"].items() if v["support"]}
-    worst, fewest = (
-        min(here, key=lambda c: here[c]["recall"]),
-        min(here, key=lambda c: here[c]["support"]),
-    )
+    worst = min(here, key=lambda c: here[c]["recall"])
+    fewest = min(here, key=lambda c: here[c]["support"])
     out = [
         "With {{claim:accuracy:n}} test images the 95 % confidence interval of the accuracy is "
         "{{claim:accuracy:low}} to {{claim:accuracy:high}}. "
@@ -433,41 +437,18 @@ def _limits_of(
         out.append("The model is not shown to be better than the best baseline.")
     return out
 
-# %% ../../nbs/evidence/01_pages.ipynb #7aa76feb
-def _slice_limit(
-    worst: pd.Series,
-    n: int,  # number of slices marked as worse
-) -> str:
-    "Text on the worst slice and whether its accuracy is worse by more than chance."
-    id = f"claim:slice.{worst.slice}.{worst.level}"
-    are = "slices are" if n > 1 else "slice is"
-    chance = f"{n} {are} worse than the rest by more than chance." if n else "this may be chance."
-    return f"Worst slice: {worst.slice} {worst.level}, accuracy {{{{{id}}}}} of {{{{{id}:n}}}} images; {chance}"
-
 # %% ../../nbs/evidence/01_pages.ipynb #d3932065
-def _card_facts(root: str | Path, experiment: str, seed: int) -> dict:  # variables of the template
-    "Everything that the template of a card uses."
-    root = Path(root)
-    f = _run_files(root, experiment, seed)
+def _baselines_of(root: Path) -> dict[str, dict]:  # name -> metrics
+    "The metrics of the baselines that a card names."
+    paths = {b: RunPaths(root).baseline(b) for b in ("majority", "histogram")}
+    return {b: evaluate(read_predictions(f)) for b, f in paths.items() if f.exists()}
+
+
+def _model_facts(f: SimpleNamespace, seed: int) -> dict:  # f: from `_run_files`
+    "What a card states about the training."
     p, env = without_places(f.params["effective"]), f.environment
-    m, classes, parts = evaluate(f.preds, "test"), classes_of(f.preds), ["train", "val", "test"]
-    table = None if f.slices is None else slice_table(f.preds, f.slices)
-    bars = {
-        b: evaluate(read_predictions(path))
-        for b in ("majority", "histogram")
-        if (path := RunPaths(root).baseline(b)).exists()
-    }
-    own, data, leakage = (
-        root / "card.yaml",
-        f.params["data"],
-        _leakage_report_of(root, split_hash(f.split)),
-    )
-
-    def count(c, subset):
-        return int(((f.split.subset == subset) & ((f.split.label == c) | (c == ""))).sum())
-
+    versions = dict(python=env["python"], **env["packages"])
     return dict(
-        name=f"{experiment or p['model']['name']}, seed {seed}",
         model=SimpleNamespace(**p["model"]),
         seed=seed,
         size=p["data"]["size"],
@@ -475,24 +456,47 @@ def _card_facts(root: str | Path, experiment: str, seed: int) -> dict:  # variab
         epochs=len(f.history),
         monitor=p["train"]["monitor"],
         commit=_commit_words(env["git"]),
-        versions=", ".join(
-            f"`{k} {v}`" for k, v in dict(python=env["python"], **env["packages"]).items()
-        ),
+        versions=", ".join(f"`{k} {v}`" for k, v in versions.items()),
         recipe=", ".join(f"`{k}={'null' if v is None else v}`" for k, v in dotted(p).items()),
+    )
+
+
+def _image_facts(f: SimpleNamespace, classes: list[str], root: Path) -> dict:
+    "What a card states about the images."
+    parts = ["train", "val", "test"]
+
+    def count(c, subset):
+        return int(((f.split.subset == subset) & ((f.split.label == c) | (c == ""))).sum())
+
+    return dict(
         classes=classes,
         parts=parts,
         counts={(c, q): count(c, q) for c in ["", *classes] for q in parts},
         split=split_hash(f.split)[:16],
-        support={c: m["per_class"][c]["support"] for c in classes},
+        ledger=_ledger_words(root, f.split),
+    )
+
+# %% ../../nbs/evidence/01_pages.ipynb #c967c689
+def _card_facts(root: str | Path, experiment: str, seed: int) -> dict:  # variables of the template
+    "Everything that the template of a card uses."
+    root = Path(root)
+    f = _run_files(root, experiment, seed)
+    m, bars = evaluate(f.preds, "test"), _baselines_of(root)
+    table = None if f.slices is None else slice_table(f.preds, f.slices)
+    leakage = _leakage_report_of(root, split_hash(f.split))
+    own = root / "card.yaml"
+    described = own if own.exists() else repo_root() / "nbs" / "pages" / "card.yaml"
+    return dict(
+        name=f"{experiment or f.params['effective']['model']['name']}, seed {seed}",
+        **_model_facts(f, seed),
+        **_image_facts(f, classes_of(f.preds), root),
+        support={c: m["per_class"][c]["support"] for c in classes_of(f.preds)},
         siblings=sum(r.predictions.exists() for r in RunPaths(root, experiment).seeds("evaluate")),
         baselines=len(bars) == 2,
         slices=None if table is None else table.to_dict("records"),
-        ledger=_ledger_words(root, f.split),
         leakage=[_UNEXAMINED] if leakage is None else _leak_lines(leakage),
         limits=_limits_of(m, table, bars if len(bars) == 2 else {}, shortcuts(leakage or {})),
-        words=_card_words(
-            own if own.exists() else repo_root() / "nbs" / "pages" / "card.yaml", data
-        ),
+        words=_card_words(described, f.params["data"]),
     )
 
 # %% ../../nbs/evidence/01_pages.ipynb #5ada41f4
@@ -572,26 +576,22 @@ def state(good: int, of: int) -> str:  # missing | partly | there
     return "missing" if not good else "there" if good >= of else "partly"
 
 # %% ../../nbs/evidence/01_pages.ipynb #c3552cb8
+def _published(root: Path) -> list[str]:  # relative to root
+    "The files that git tracks or would add; all files outside a repository."
+    list_files = ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z", "."]
+    git = subprocess.run(list_files, capture_output=True, text=True)
+    names = git.stdout.split("\0")
+    if git.returncode:
+        names = [p.relative_to(root).as_posix() for p in root.rglob("*")]
+    return sorted(f for f in names if (root / f).is_file())
+
+# %% ../../nbs/evidence/01_pages.ipynb #95a83a85
 class Repository:
     "A repository as published: the files of git, and the results pages."
 
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
-        git = subprocess.run(
-            ["git", "-C", str(self.root), "ls-files", "-co", "--exclude-standard", "-z", "."],
-            capture_output=True,
-            text=True,
-        )
-        names = (
-            git.stdout.split("\0")
-            if not git.returncode
-            else [p.relative_to(self.root).as_posix() for p in self.root.rglob("*")]
-        )
-        self.files = sorted(f for f in names if (self.root / f).is_file())
-        self.readme = self.page("README.md")
-        self.results = "\n".join(
-            map(self.page, ["TRAINING_RESULTS.md", *self.find("^results/.*[.]md$")])
-        )
+        self.files = _published(self.root)
 
     def text(self, name: str) -> str:
         return (self.root / name).read_text(encoding="utf-8") if name in self.files else ""
@@ -604,6 +604,14 @@ class Repository:
 
     def has(self, path: Path) -> bool:
         return path.relative_to(self.root).as_posix() in self.files
+
+    @cached_property
+    def readme(self) -> str:
+        return self.page("README.md")
+
+    @cached_property
+    def results(self) -> str:
+        return "\n".join(map(self.page, ["TRAINING_RESULTS.md", *self.find("^results/.*[.]md$")]))
 
     @cached_property
     def params(self):
@@ -783,7 +791,7 @@ def fences(text: str, kind: str = "") -> list[str]:
     "The fenced blocks of a Markdown text, of one language or of all."
     return [b for k, b in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if kind in ("", k)]
 
-
+# %% ../../nbs/evidence/01_pages.ipynb #5e9b4c5e
 @item("README: result table")
 def _table(repo):
     rows = [

@@ -51,7 +51,7 @@ def situation(
 ) -> Situation:
     "Read the numbers from a table of images and from this machine."
     if target not in TARGETS:
-        raise LabError(f"--target {target}: one of {', '.join(TARGETS)}")
+        raise LabError(f"--target {target}: unknown; choose one of {', '.join(TARGETS)}")
     own = samples[samples.subset != "test"]
     gpu = torch.cuda.mem_get_info()[1] / 1e9 if torch.cuda.is_available() else 0.0
     side = int(own[["width", "height"]].min(axis=1).median())
@@ -66,15 +66,17 @@ class Advice:
     value: object
     why: str
 
-
+# %% ../../nbs/studies/01_advise.ipynb #150688a7
 def few(s: Situation) -> bool:
+    "Too few images to train all layers without a GPU."
     return s.n < 1000
 
 
 def many(s: Situation) -> bool:
+    "Enough images for a large model."
     return s.n > 100_000
 
-
+# %% ../../nbs/studies/01_advise.ipynb #e128e479
 def _architecture(s: Situation) -> tuple[str, str]:  # name, reason
     "The purpose decides first, then the number of images and the GPU."
     if s.target == "mobile":
@@ -83,18 +85,23 @@ def _architecture(s: Situation) -> tuple[str, str]:  # name, reason
         return "mobilenetv3_small_100", "low latency: users wait for the result"
     if s.target == "cloud":
         name = f"efficientnet_b{2 if s.gpu >= 4 else 0}"
-        return name, "high accuracy per multiply-add, which a server pays for"
+        return name, "high accuracy for its computation, which determines the cost of a server"
     if many(s) and s.gpu >= 12:
         return "vit_small_patch16_224", f"{s.n:,} images are enough for a transformer"
     if few(s) and s.gpu:
-        return "resnet18", f"{s.n} images: a simple model"
+        return "resnet18", f"a small ResNet is a safe choice for {s.n} images"
     if s.gpu >= 4:
         name = "efficientnet_b3" if s.gpu >= 12 else "efficientnet_b0"
         return name, f"{s.n} images and {s.gpu:.0f} GB on the GPU: fine-tune an EfficientNet"
     gpu = f"{s.gpu:.0f} GB on the GPU" if s.gpu else "no GPU"
-    return "mobilenetv2_100", f"{gpu}: a small model"
+    return "mobilenetv2_100", f"{gpu}: a small model trains in reasonable time"
 
 # %% ../../nbs/studies/01_advise.ipynb #06baad4e
+_ONCE = "frozen layers are computed once: an epoch takes about a second"
+_DEEP = "only the head is trained: two hidden layers with batch norm and dropout"
+_DECAY = "early layers are generic: half the learning rate per layer group"
+
+
 def choose_backbone(s: Situation) -> list[Advice]:
     "Architecture, weights, and the layers to train."
     name, why = _architecture(s)
@@ -107,25 +114,11 @@ def choose_backbone(s: Situation) -> list[Advice]:
     if few(s) and not s.gpu:
         out += [
             Advice("model.freeze", "backbone", f"{s.n} images, no GPU: only the head is trained"),
-            Advice(
-                "train.cache_features",
-                True,
-                "frozen layers are computed once: an epoch takes about a second",
-            ),
-            Advice(
-                "model.head",
-                "deep",
-                "only the head is trained: two hidden layers with batch norm and dropout",
-            ),
+            Advice("train.cache_features", True, _ONCE),
+            Advice("model.head", "deep", _DEEP),
         ]
     elif not many(s):
-        out.append(
-            Advice(
-                "optim.layer_lr_decay",
-                0.5,
-                "early layers are generic: half the learning rate per layer group",
-            )
-        )
+        out.append(Advice("optim.layer_lr_decay", 0.5, _DECAY))
     return out
 
 # %% ../../nbs/studies/01_advise.ipynb #ed07a02e
@@ -142,25 +135,29 @@ def augmentation(
     once: bool,  # frozen layers are computed once
 ) -> list[Advice]:
     "The augmentation of training images."
-    out = [Advice("augment.hflip", 0.5, "0.0 if left and right differ in meaning (text, organs)")]
+    out = [
+        Advice("augment.hflip", 0.5, "mirrored images; 0.0 if left and right matter (text, organs)")
+    ]
     if once:
         return out  # other augmentations cannot be cached
     out.append(Advice("augment.random_crop", 0.2, "the class does not depend on the position"))
     if few(s):
         out += [
             Advice(
-                "augment.rotate", 15.0, f"{s.n} images are easily overfitted: strong augmentation"
+                "augment.rotate",
+                15.0,
+                f"strong augmentation, because {s.n} images are easily overfitted",
             ),
-            Advice("augment.brightness", 0.2, "different lighting"),
-            Advice("augment.contrast", 0.2, "different cameras"),
-            Advice("augment.cutout", 0.25, "no reliance on a single region"),
+            Advice("augment.brightness", 0.2, "variation in lighting"),
+            Advice("augment.contrast", 0.2, "variation between cameras"),
+            Advice("augment.cutout", 0.25, "prevents reliance on a single region"),
         ]
     else:
         out.append(
             Advice(
                 "augment.policy",
                 "trivial",
-                f"{s.n} images: standard augmentation without parameters",
+                "TrivialAugment, a standard policy without parameters",
             )
         )
     return out
@@ -169,20 +166,13 @@ def augmentation(
 def imbalance(s: Situation) -> list[Advice]:
     "Monitor and loss for imbalanced classes."
     if s.ratio < 1.5:
-        return [
-            Advice("train.monitor", "val_loss", f"the classes are about equal ({s.ratio:.1f} to 1)")
-        ]
-    out = [
-        Advice(
-            "train.monitor", "val_macro_f1", f"{s.ratio:.0f} to 1: each class has the same weight"
-        )
-    ]
+        why = f"the classes are about equal ({s.ratio:.1f} to 1)"
+        return [Advice("train.monitor", "val_loss", why)]
+    why = f"imbalance of {s.ratio:.0f} to 1; macro F1 weights all classes equally"
+    out = [Advice("train.monitor", "val_macro_f1", why)]
     if s.ratio >= 5:
-        out.append(
-            Advice(
-                "loss.tau", 1.0, "logit adjustment: counteracts the bias towards frequent classes"
-            )
-        )
+        why = "logit adjustment: counteracts the bias towards frequent classes"
+        out.append(Advice("loss.tau", 1.0, why))
     return out
 
 # %% ../../nbs/studies/01_advise.ipynb #ffbc0cf1
@@ -198,7 +188,9 @@ def length(s: Situation, once: bool) -> list[Advice]:
         Advice(
             "optim.lr",
             3e-3 if once else 1e-3,
-            "a head alone tolerates a higher rate" if once else "usual for pretrained weights",
+            "a higher rate is possible if only the head is trained"
+            if once
+            else "usual for pretrained weights",
         ),
     ]
     if s.gpu:
@@ -207,7 +199,7 @@ def length(s: Situation, once: bool) -> list[Advice]:
         )
     return out
 
-
+# %% ../../nbs/studies/01_advise.ipynb #054a8dd5
 def judgement(s: Situation) -> list[Advice]:
     "How to evaluate the model."
     smallest = min(s.counts.values())
@@ -219,7 +211,7 @@ def judgement(s: Situation) -> list[Advice]:
             "crossval.folds",
             n,
             f"with {s.n} images one split is unreliable: use `cvlab crossval`"
-            + (f"; {s.rarest} has only {smallest}" if n < 5 else ""),
+            + (f"; class {s.rarest} has only {smallest} images" if n < 5 else ""),
         )
     ]
 
@@ -248,6 +240,7 @@ STUDY = {"resnet": "resnet18", "convnext": "convnext_atto"}  # compared with the
 
 
 def _yaml_value(v):
+    "A value as text for YAML."
     return {True: "true", None: "null"}.get(v, v) if isinstance(v, (bool, type(None))) else v
 
 
@@ -256,29 +249,21 @@ def _add_study(rows, has_crossval: bool):
     if not has_crossval:
         rows.append(("crossval:", ""))
     at = [left for left, _ in rows].index("crossval:") + 1
-    rows[at:at] = [
-        (
-            f"  experiments: [default, {', '.join(STUDY)}]",
-            "three models with the same recipe and folds",
-        )
-    ]
+    experiments = f"  experiments: [default, {', '.join(STUDY)}]"
+    rows.insert(at, (experiments, "three models with the same recipe and folds"))
     others = [f"  {e}: {{model: {{name: {n}}}}}" for e, n in STUDY.items()]
     rows += [(left, "") for left in ("experiments:", "  default: {}", *others)]
 
-
+# %% ../../nbs/studies/01_advise.ipynb #050294eb
 def as_preset(s: Situation, advice: list[Advice], heading: str = "") -> str:
     "The text of the preset: one line per value, with its reason as a comment."
     sections = {}
     for a in advice:
         sections.setdefault(a.key.split(".")[0], []).append(a)
-    rows = [
-        r
-        for section, group in sections.items()
-        for r in (
-            (f"{section}:", ""),
-            *((f"  {a.key.split('.')[1]}: {_yaml_value(a.value)}", a.why) for a in group),
-        )
-    ]
+    rows = []
+    for section, group in sections.items():
+        values = [(f"  {a.key.split('.')[1]}: {_yaml_value(a.value)}", a.why) for a in group]
+        rows += [(f"{section}:", ""), *values]
     if s.target == "research":
         _add_study(rows, "crossval" in sections)
     w = max(len(left) for left, _ in rows)
@@ -309,7 +294,7 @@ def _step_timer(p: Params, n_train: int, n_classes: int, device):  # -> function
 
     return timed
 
-
+# %% ../../nbs/studies/01_advise.ipynb #163fec1f
 def seconds(
     p: Params, n_train: int, n_classes: int = 2, device="cpu"
 ) -> tuple[float, float]:  # before the first epoch, per epoch
@@ -322,16 +307,12 @@ def seconds(
         return forward * n_train * views, 0.1 * forward * n_train
     return 0.0, (timed(True) / bs + forward - timed(False) / bs) * n_train
 
-
+# %% ../../nbs/studies/01_advise.ipynb #02958173
 def duration(s: float) -> str:
     "Seconds as text with a suitable unit."
-    return (
-        f"{max(1, round(s))} s"
-        if s < 90
-        else f"{round(s / 60)} min"
-        if s < 5400
-        else f"{s / 3600:.1f} h"
-    )
+    if s < 90:
+        return f"{max(1, round(s))} s"
+    return f"{round(s / 60)} min" if s < 5400 else f"{s / 3600:.1f} h"
 
 # %% ../../nbs/studies/01_advise.ipynb #43232ee7
 NEXT_STEPS = {

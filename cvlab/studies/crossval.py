@@ -91,7 +91,7 @@ def done(file: Path, key: dict) -> bool:
     "Whether a model was trained with this key."
     return file.exists() and read_json(file).get("key") == json_hash(key)
 
-
+# %% ../../nbs/studies/00_crossval.ipynb #2f9484ca
 @torch.inference_mode()
 def _logits_from(
     model: nn.Module,
@@ -370,7 +370,7 @@ def cost_of(p: Params, n_classes: int) -> int:  # multiply-adds
         create_model(m.name, n_classes, None, m.dropout, m.head, p.data.size), p.data.size
     )
 
-
+# %% ../../nbs/studies/00_crossval.ipynb #6e84ab39
 def _method_rows(experiment, way, passes, table, model="", cost=0):
     "A predictions table with the columns that describe the method; `cost` is that of one pass."
     columns = dict(
