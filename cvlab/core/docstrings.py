@@ -68,15 +68,24 @@ def _explain_one(f, holder=None):
         pass  # no source, or nothing that can be written to
 
 
+def _methods(cls: type) -> dict:  # name -> function
+    "The methods of a class, inherited ones included if their class is of the same package."
+
+    def package(c):
+        return c.__module__.partition(".")[0]
+
+    own = [c for c in reversed(cls.__mro__) if package(c) == package(cls)]
+    return {k: f for c in own for k, f in vars(c).items() if inspect.isfunction(f)}
+
+
 def explain_parameters(thing):  # -> the same function or class
     "Write the comments of a function, or of a class and its methods, into the docstrings."
     if inspect.isfunction(thing):
         _explain_one(thing)
     if inspect.isclass(thing):
-        own = {k: f for k, f in vars(thing).items() if inspect.isfunction(f)}
-        for k, f in own.items():
+        for k, f in _methods(thing).items():
             if not k.startswith("_"):
                 _explain_one(f)
-        if "__init__" in own:
-            _explain_one(own["__init__"], thing)
+        if "__init__" in vars(thing):
+            _explain_one(vars(thing)["__init__"], thing)
     return thing

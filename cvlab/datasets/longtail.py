@@ -32,6 +32,7 @@ from cvlab.datasets.meadow import (
     backdrop,
     blades,
     develop,
+    in_order,
     meadow_digest,
     paint,
     ribbons,
@@ -40,7 +41,6 @@ from cvlab.datasets.meadow import (
     shrink,
     smooth,
     tone,
-    trapezoids,
     unit,
 )
 
@@ -849,13 +849,7 @@ def _arrange(
     n = [len(d[0]) for d in drawn]
     ids = np.repeat(2 * np.arange(len(n)) + 2, n) - head
     front = np.repeat([o.y + 0.04 / o.depth for o in scene.things], 3 * np.array(n))
-    traps, rgb = (np.concatenate(v) for v in zip((traps, rgb), trapezoids(quads, c)))
-    order = np.argsort(np.concatenate([key, front]), kind="stable")  # far ones first
-    return (
-        traps[order] * px,
-        rgb[order],
-        np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order],
-    )
+    return in_order((traps, rgb, key), (quads, c, front), ids, px)
 
 # %% ../../nbs/datasets/01_longtail.ipynb #76f7bde6
 def render_portrait(

@@ -7,8 +7,8 @@ __all__ = ['CLASSES', 'SPECIES', 'RANGES', 'LIFT', 'STANDS_IN', 'COVER', 'DRAW',
            'patches', 'trapezoids', 'paint', 'Camera', 'Light', 'Thing', 'Scene', 'scale_at', 'put', 'apart', 'beside',
            'sample_scene', 'ribbons', 'tone', 'Sketch', 'draw_dandelion', 'draw_buttercup', 'draw_daisy', 'draw_leaf',
            'draw_gravel', 'draw_plantain', 'sketch', 'blades', 'shrink', 'shade', 'backdrop', 'develop', 'extent',
-           'alone', 'locate', 'render', 'clear', 'take', 'meadow_digest', 'is_meadow', 'make_meadow', 'read_scenes',
-           'check_meadow']
+           'alone', 'locate', 'in_order', 'render', 'clear', 'take', 'meadow_digest', 'is_meadow', 'make_meadow',
+           'read_scenes', 'check_meadow']
 
 # %% ../../nbs/datasets/00_meadow.ipynb #ac308be0
 import hashlib
@@ -844,6 +844,19 @@ def locate(
     return res
 
 # %% ../../nbs/datasets/00_meadow.ipynb #57b17399
+def in_order(
+    grass: tuple,  # trapezoids (m, 6), colours (m, 2, 3), painting keys (m,)
+    things: tuple,  # quadrilaterals and colours, see `trapezoids`; painting keys of the trapezoids
+    ids: np.ndarray,  # int, of each quadrilateral
+    px: int,  # width and height of the canvas
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # trapezoids in canvas pixels, colours, ids
+    "All trapezoids in painting order, the far ones first; grass has the id 0."
+    traps, rgb = (np.concatenate(v) for v in zip(grass[:2], trapezoids(*things[:2])))
+    order = np.argsort(np.concatenate([grass[2], things[2]]), kind="stable")
+    every = np.concatenate([np.zeros(len(grass[2]), int), np.repeat(ids, 3)])
+    return traps[order] * px, rgb[order], every[order]
+
+
 def _compose(
     scene,  # a `Scene`
     rng,  # a numpy Generator
@@ -860,14 +873,7 @@ def _compose(
     # objects on the grass hide some of it
     front = [o.y + (0.05 / o.depth if o.stage else 0.13 / o.depth) for o in scene.things]
     ids = np.repeat(np.arange(len(n)) + 1, n) * head
-    traps, rgb = (np.concatenate(v) for v in zip((traps, rgb), trapezoids(quads, c)))
-    # far ones first
-    order = np.argsort(np.concatenate([key, np.repeat(front, 3 * np.array(n))]), kind="stable")
-    return (
-        traps[order] * px,
-        rgb[order],
-        np.concatenate([np.zeros(len(key), int), np.repeat(ids, 3)])[order],
-    )
+    return in_order((traps, rgb, key), (quads, c, np.repeat(front, 3 * np.array(n))), ids, px)
 
 # %% ../../nbs/datasets/00_meadow.ipynb #93008631
 def render(
