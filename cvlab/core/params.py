@@ -274,6 +274,10 @@ class Train(Section):
         description="decay of the exponential moving average of the weights, used for "
         "evaluation; 0 is off"
     )
+    precise_bn: bool = Field(
+        description="estimate the statistics of batch norm again before each validation, from "
+        "training images"
+    )
     save_every: CountOrOff = Field(
         description="also save the weights of every n-th epoch; 0 is off"
     )

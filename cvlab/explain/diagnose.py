@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM', 'GAP', 'GAIN', 'STILL', 'LEFT', 'ONE_IMAGE',
-           'NOISY', 'PERFECT', 'SPREAD', 'ANNEALED', 'NEEDED', 'FLIPS', 'FLIPS_ONLY', 'LINES', 'RULES', 'EXPLAINS',
-           'check_history', 'Curves', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change', 'rate',
-           'augments', 'plot_diagnoses', 'diverged', 'too_high', 'rises', 'overfit', 'pace', 'falls', 'not_converged',
-           'underfit', 'spread', 'noisy', 'plateau', 'leak', 'converged', 'findings_table', 'Findings', 'diagnose',
-           'findings']
+           'NOISY', 'PERFECT', 'SPREAD', 'SPIKE', 'ANNEALED', 'NEEDED', 'FLIPS', 'FLIPS_ONLY', 'LINES', 'RULES',
+           'EXPLAINS', 'check_history', 'Curves', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change',
+           'rate', 'augments', 'plot_diagnoses', 'diverged', 'too_high', 'rises', 'overfit', 'pace', 'falls',
+           'not_converged', 'underfit', 'spread', 'noisy', 'spiked', 'plateau', 'leak', 'converged', 'findings_table',
+           'Findings', 'diagnose', 'findings']
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2a35ba59
 import math
@@ -67,6 +67,7 @@ NOISY = 2.0
 PERFECT = 0.95
 # standard deviation of an image's loss over its mean; 1.3 to 4.7, mostly 3, in runs/
 SPREAD = 3.0
+SPIKE = 0.5  # validation loss of one epoch above both neighbours, half of the chance loss
 ANNEALED = 0.1  # a rate below this fraction of its maximum counts as decayed
 
 # %% ../../nbs/explain/03_diagnose.ipynb #5e2849d5
@@ -643,6 +644,31 @@ def noisy(c: Curves) -> Finding | None:
         over,
     )
 
+# %% ../../nbs/explain/03_diagnose.ipynb #45c537ca
+def spiked(c: Curves) -> Finding | None:
+    if len(c) < MIN_EPOCHS:
+        return None
+    up = c.val[1:-1] - np.maximum(c.val[:-2], c.val[2:])
+    up[c.train[1:-1] > c.train[:-2] + RISE] = 0  # training jumped as well
+    i, least = int(up.argmax()) + 1, _noticeable(c, SPIKE)
+    if up[i - 1] <= least:
+        return None
+    says, over = (
+        ("Estimate the statistics of batch norm before each validation.", ["train.precise_bn=true"])
+        if c.get("train.precise_bn") is False
+        else ("Validate an average of the weights.", ["train.ema=0.99"])
+        if c.get("train.ema") == 0
+        else ("A third of the learning rate.", _times_rate(c, 1 / 3))
+    )
+    return Finding(
+        "validation spike",
+        int(c.epoch[i]),
+        "one epoch validates far worse than its neighbours, and the training loss does not rise",
+        {"height of the spike, relative to chance": (float(up[i - 1]), ">", least)},
+        says,
+        over,
+    )
+
 # %% ../../nbs/explain/03_diagnose.ipynb #eb35331f
 def plateau(c: Curves) -> Finding | None:
     half = len(c) // 2
@@ -729,7 +755,7 @@ def leak(c: Curves) -> Finding | None:
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #2f2df824
-RULES = [diverged, leak, too_high, overfit, not_converged, underfit, noisy, plateau]
+RULES = [diverged, leak, too_high, overfit, not_converged, underfit, noisy, spiked, plateau]
 EXPLAINS = {
     "diverged": {
         "leak suspected",
@@ -738,6 +764,7 @@ EXPLAINS = {
         "not converged",
         "underfit",
         "noisy validation",
+        "validation spike",
         "plateau",
     },
     "learning rate too high": {
@@ -745,6 +772,7 @@ EXPLAINS = {
         "not converged",
         "underfit",
         "noisy validation",
+        "validation spike",
         "plateau",
     },
     "overfit": {"not converged", "plateau"},

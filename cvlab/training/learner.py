@@ -493,6 +493,7 @@ def effective_params(learn: Learner) -> dict:  # dotted key of params.yaml -> va
         if hasattr(learn, "progressive_resize")
         else 0,
         "train.cache_features": hasattr(learn, "shortened"),
+        "train.precise_bn": hasattr(learn, "precise_batch_norm"),
         **(
             {"train.channels_last": dl.layout == torch.channels_last}
             if hasattr(dl, "layout")

@@ -19,7 +19,13 @@ from ..data.augment import augmenter
 from ..data.loaders import STATS, Batches, subset_of
 from ..models.create import create_model, n_parameters, normalisation
 from ..tasks.base import Task
-from .callbacks import EarlyStoppingCallback, Ema, Mix, ProgressiveResize
+from cvlab.training.callbacks import (
+    EarlyStoppingCallback,
+    Ema,
+    Mix,
+    PreciseBatchNorm,
+    ProgressiveResize,
+)
 from .frozen_cache import cache_features
 from .learner import create_learner, train
 
@@ -91,6 +97,8 @@ def _callbacks_of(p: Params, n_outputs: int) -> list:
         cbs.append(EarlyStoppingCallback(t.patience))
     if t.ema:
         cbs.append(Ema(t.ema))
+    if t.precise_bn:
+        cbs.append(PreciseBatchNorm())
     if a.mixup or a.cutmix:
         cbs.append(Mix(a.mixup, a.cutmix, n_outputs))
     if t.start_size:

@@ -62,6 +62,7 @@ FLIPS = {
     "train.unfreeze_every": ("train", 1),
     "train.patience": ("train", 1),
     "train.ema": ("train", 0.9),
+    "train.precise_bn": ("train", "false"),
     "train.save_every": ("train", 1),
     "train.start_size": ("train", 16),
     "crossval.folds": ("crossval", 3),
