@@ -4,15 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PACKAGES', 'ProgressiveResize', 'accuracy_on', 'sample_loader', 'Mix', 'Distil', 'EarlyStoppingCallback', 'Ema',
-           'estimate_batch_norm', 'PreciseBatchNorm', 'SaveModel', 'code_hash', 'Checkpoint', 'watched', 'Passing',
-           'LiveBar']
+           'estimate_batch_norm', 'PreciseBatchNorm', 'SaveModel', 'code_hash', 'Checkpoint', 'LiveBar']
 
 # %% ../../nbs/training/02_callbacks.ipynb #c666e740
 import copy
 import hashlib
 import json
-import os
-import sys
 from pathlib import Path
 
 import torch
@@ -20,10 +17,9 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelFitException
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm import tqdm as std_tqdm
-from tqdm.auto import tqdm
 
 from ..core.io import LabError, write_tensors
+from ..core.progress import bar
 from ..data.augment import mixer
 from ..models.create import save_model
 
@@ -423,24 +419,7 @@ class Checkpoint(Callback):
     def done(self):
         self.path.unlink(missing_ok=True)
 
-# %% ../../nbs/training/02_callbacks.ipynb #6a4cb41a
-def watched() -> bool:
-    "Is this process interactive?"
-    stage = os.environ.get("CVLAB_STAGE")  # papermill's kernel: watched or unwatched
-    return stage == "watched" if stage else sys.stderr.isatty() or "ipykernel" in sys.modules
-
-# %% ../../nbs/training/02_callbacks.ipynb #e70cac90
-class Passing:
-    "A stream for tqdm that prints each update as a line that the next one overwrites."
-
-    def write(self, text):
-        if text := text.strip():
-            sys.stdout.write(f"{text}\r")
-
-    def flush(self):
-        sys.stdout.flush()
-
-
+# %% ../../nbs/training/02_callbacks.ipynb #5d69cb54
 class LiveBar(Callback):
     "One progress bar over all batches of a training."
 
@@ -448,19 +427,7 @@ class LiveBar(Callback):
 
     def before_fit(self):
         n = len(self.dls.train)
-        how = (
-            dict(file=Passing(), ncols=80, mininterval=0.25)
-            if os.environ.get("CVLAB_STAGE")
-            else {}
-        )
-        self.bar = (std_tqdm if how else tqdm)(
-            total=self.n_epoch * n,
-            initial=self.learn.start * n,
-            unit=" batches",
-            disable=not watched(),
-            leave=False,
-            **how,
-        )
+        self.bar = bar(self.n_epoch * n, "batches", initial=self.learn.start * n)
 
     def before_epoch(self):
         self.bar.set_description(f"epoch {self.epoch + 1} of {self.n_epoch}")
