@@ -24,20 +24,21 @@ def in_blocks(images, f, n: int = BLOCK) -> np.ndarray:
     return np.concatenate(parts) if parts else f(np.asarray(images[:0]))
 
 
-def shrink(images, side: int) -> np.ndarray:  # float32 (n, side, side, 3) in [0, 255]
+def shrink(images, side: int) -> np.ndarray:  # float (n, side, side, 3) in [0, 255]
     "Block means of images (n, h, w, 3), uint8 or rows of a cache; h and w at least `side`."
     return in_blocks(images, lambda block: _mean_blocks(block, side))
 
 
 def _mean_blocks(images: np.ndarray, side: int) -> np.ndarray:
     "Block means of a few images, side x side."
-    out = images.astype(np.float32)
+    out = images
     for axis in (1, 2):
+        out = out.astype(np.float32)
         if (n := out.shape[axis]) != side:
             edges = np.arange(side) * n // side
             share = np.diff([*edges, n]).reshape((1, -1, 1, 1) if axis == 1 else (1, 1, -1, 1))
             out = np.add.reduceat(out, edges, axis) / share
-    return out.astype(np.float32)
+    return out.astype(np.float64)
 
 # %% ../../nbs/data/06_similarity.ipynb #16604557
 def perceptual_hashes(images) -> np.ndarray:  # bool (n, 64)

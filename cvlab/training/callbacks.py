@@ -10,6 +10,7 @@ __all__ = ['TRAIN_PACKAGES', 'ProgressiveResize', 'accuracy_on', 'sample_loader'
 import copy
 import hashlib
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -198,7 +199,7 @@ class Ema(Callback):
         if self.judging:
             self.swap()
 
-# %% ../../nbs/training/02_callbacks.ipynb #35d3002c
+# %% ../../nbs/training/02_callbacks.ipynb #3339ea6b
 def _tracked(model: nn.Module) -> list[str]:
     "Names of the batch norm layers that update running statistics in the current mode."
     batch_norm = nn.modules.batchnorm._BatchNorm
@@ -209,24 +210,52 @@ def _tracked(model: nn.Module) -> list[str]:
     ]
 
 
+@contextmanager
+def _means_of_images(layers: list[nn.Module]):  # yields {layer: [float (bs, channels), ...]}
+    "Note the mean of each channel of each image that comes into the layers."
+    means = {m: [] for m in layers}
+
+    def note(m, args):
+        means[m].append(args[0].float().flatten(2).mean(2) if args[0].ndim > 2 else args[0].float())
+
+    hooks = [m.register_forward_pre_hook(note) for m in layers]
+    try:
+        yield means
+    finally:
+        for h in hooks:
+            h.remove()
+
+
+def _lags(m: nn.Module, mean: Tensor, images: Tensor) -> bool:
+    "Is `mean` further from the new running mean than the sampling error of the images explains?"
+    scale = m.running_var + m.eps
+    error = (images.var(0) / len(images) / scale).mean()
+    return bool(((mean - m.running_mean) ** 2 / scale).mean() > 2 * error)
+
+
 @torch.no_grad()
 def estimate_batch_norm(
     model: nn.Module,  # in evaluation mode; remains so
     names: list[str],  # of its batch norm layers
     batches,  # yields (xb, yb)
 ):
-    "Set running mean and variance to their averages over batches, with all other layers in evaluation mode."
+    "Set mean and variance to those of the batches where the running averages lag behind; other layers evaluate."
     layers = [model.get_submodule(n) for n in names]
-    momenta = [m.momentum for m in layers]
+    before = [(m.momentum, *(b.clone() for b in m.buffers())) for m in layers]
     for m in layers:
         m.reset_running_stats()
         m.momentum = None  # the plain mean over all batches
         m.train()
-    for xb, _ in batches:
-        model(xb)
-    for m, momentum in zip(layers, momenta):
+    with _means_of_images(layers) as means:
+        for xb, _ in batches:
+            model(xb)
+    for m, (momentum, mean, var, n) in zip(layers, before):
         m.momentum = momentum
         m.eval()
+        m.num_batches_tracked.copy_(n)
+        if not _lags(m, mean, torch.cat(means[m])):
+            m.running_mean.copy_(mean)
+            m.running_var.copy_(var)
 
 # %% ../../nbs/training/02_callbacks.ipynb #4f979a90
 class PreciseBatchNorm(Callback):
