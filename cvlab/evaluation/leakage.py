@@ -29,6 +29,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from threadpoolctl import ThreadpoolController
 
+from ..core.boundary import open_image
 from ..core.io import LabError
 from ..data.archives import unpacked
 from ..data.samples import find_samples, to_rgb
@@ -205,7 +206,7 @@ def _planted_copies(
     "Changed copies of some images, in the format of the cache."
 
     def change(path):
-        with Image.open(Path(folder) / path) as im:
+        with open_image(Path(folder) / path) as im:
             im = to_rgb(im)
         im.thumbnail((4 * size, 4 * size))  # full camera resolution is not needed here
         return [
@@ -375,7 +376,7 @@ def _file_facts(
     facts = dict(bytes=0, width=0, height=0, format="", mode="", tables=0, exif="", maker="")
     try:
         facts["bytes"] = path.stat().st_size
-        with Image.open(path) as im:
+        with open_image(path) as im:
             tables = getattr(im, "quantization", None) or {}
             facts |= dict(
                 width=im.width,

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..core.io import LabError, read_json
-from ..data.loaders import Batches, check_file, decode
+from ..data.loaders import Batches, decode
 from ..datasets.meadow import meadow_digest, read_scenes
 from ..evaluation.metrics import predicted, true_probability, wilson_interval
 from .plot_heatmaps import plot_heatmaps
@@ -508,7 +508,6 @@ def readable(paths, side: int, most: int) -> np.ndarray:  # uint8 (n, side, side
     images, paths = [], list(paths)
     for p in paths:
         try:
-            check_file(p)
             images.append(decode(p, side))
         except LabError as e:
             print(e, file=sys.stderr)
