@@ -159,7 +159,7 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[str, list[int]]]:  # name
         raise LabError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
-        raise LabError(f"{path}: not a safetensors file ({reason[:120]})") from None
+        raise LabError(f"{path} is not a safetensors file ({reason[:120]})") from None
 
 
 def read_tensors(path: str | Path) -> dict:  # name: torch.Tensor

@@ -75,14 +75,21 @@ class Predictor:
         self,
         image,  # path, bytes of a file, PIL image, or uint8 (h, w, 3)
     ) -> Prediction:
-        "Predict one image; `LabError` if it cannot be read."
+        "Predict one image; `LabError` if it cannot be read, or if the output is not finite."
         return self.predicted([image], ["image"])[0]
 
     def predicted(self, images: list, names: list[str]) -> list[Prediction]:
         "Predict a few images as one batch; `names` for messages."
         pixels = np.stack([read_image(i, self.info["side"], n) for i, n in zip(images, names)])
         outputs = logits_of(self.model, pixels, self.info, self.device, len(pixels), self.tta)
-        return [self.task.prediction(row) for row in outputs]
+        return [self._answer(*few) for few in zip(images, names, outputs)]
+
+    def _answer(self, image, name: str, outputs: np.ndarray) -> Prediction:
+        try:
+            return self.task.prediction(outputs)
+        except LabError as e:
+            at = image if isinstance(image, (str, os.PathLike)) else name
+            raise LabError(f"{at}: {e}") from None
 
     def batch(
         self,

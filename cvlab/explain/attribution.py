@@ -27,8 +27,8 @@ from ..data.loaders import Batches, decode
 from ..datasets.meadow import meadow_digest, read_scenes
 from ..evaluation.metrics import predicted, true_probability, wilson_interval
 from .plot_heatmaps import plot_heatmaps
-from ..models.create import classifiers, create_model, load_model
-from ..tasks.infer import check_info, logits_of, task_of
+from ..models.create import classifiers, create_model
+from ..tasks.infer import load_together, logits_of, task_of
 
 # %% ../../nbs/explain/06_attribution.ipynb #2f780d58
 @contextmanager
@@ -528,8 +528,7 @@ def explain(
     most: int = 8,
 ):
     "A figure of the images, the predictions, and a row of maps for each method."
-    check_info(Path(weights) / "best.json")
-    model, info = load_model(weights)
+    model, info = load_together([weights])
     model = model.to(device)
     task = task_of(info)
     if target and (odd := task.unknown(pd.Series([target]))):
