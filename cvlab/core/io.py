@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FULL', 'LabError', 'file_hash', 'json_hash', 'atomic_write', 'atomic_folder', 'is_alive', 'check_regular',
-           'read_file', 'write_text', 'write_json', 'read_json', 'write_tensors', 'Lock']
+           'read_file', 'write_text', 'write_json', 'check_merged', 'read_json', 'write_tensors', 'Lock']
 
 # %% ../../nbs/core/00_io.ipynb #0d926f52
 import errno
@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from contextlib import contextmanager
@@ -128,10 +129,20 @@ def write_json(path: str | Path, value):
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
 
 
+def check_merged(path: str | Path, text: str):  # path: for messages
+    "Raise a `LabError` that names the line of an unresolved merge conflict, also in a notebook's JSON."
+    if mark := re.search(r'^\s*"?(<{7}|>{7}) \S', text, re.M):
+        line = text.count("\n", 0, mark.start(1)) + 1
+        raise LabError(
+            f"{path}:{line}: a merge conflict; keep one of the two versions, and run this again"
+        )
+
+
 def read_json(path: str | Path):
     "Read JSON; a `LabError` names the file that is missing or broken."
     try:
-        return json.loads(read_file(path, 2**26).decode("utf-8"))
+        text = read_file(path, 2**28).decode("utf-8")
+        return json.loads(text)
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; run the stage that writes it") from None
     except OSError as e:
@@ -139,6 +150,8 @@ def read_json(path: str | Path):
     except RecursionError:
         raise LabError(f"{path}: no valid JSON (nested too deeply)") from None
     except ValueError as e:
+        if isinstance(e, json.JSONDecodeError):
+            check_merged(path, text)
         raise LabError(f"{path}: no valid JSON ({str(e).splitlines()[0]})") from None
 
 # %% ../../nbs/core/00_io.ipynb #a6f1b93c

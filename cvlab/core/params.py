@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from .io import LabError, read_file
+from .io import LabError, check_merged, read_file
 
 # %% ../../nbs/core/01_params.ipynb #8610f445
 MOST_VALUES = 200_000  # in a file, with the values behind an alias counted each time
@@ -58,6 +58,7 @@ def parse_yaml(
         doc = YAML(typ=typ, pure=True).load(text)
         n = _n_values(doc, {})
     except MarkedYAMLError as e:
+        check_merged(where, text)
         mark = e.problem_mark or e.context_mark
         line = mark.line + 1 if mark else 1
         raise LabError(f"{where}:{line}: {' '.join(str(e.problem or e.context).split())}") from None
