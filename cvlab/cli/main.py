@@ -366,7 +366,10 @@ def train(
         Path | None, typer.Option(help="Folder of the run; default: runs/local/<time>.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the initial weights and the order of the images.")
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Seed of the initial weights and the order of the images."
+        ),
     ] = 0,
     fast: Annotated[bool, typer.Option(help="Quick first run: a quarter of the epochs.")] = False,
     resume: Annotated[
@@ -398,7 +401,10 @@ def crossval(
         typer.Option(help="Folder of the run, continued if it exists; default: runs/local/<time>."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the initial weights and the order of the images.")
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Seed of the initial weights and the order of the images."
+        ),
     ] = 0,
 ):
     "Cross-validate experiments on a folder of images. Repeat with the same --out to continue."

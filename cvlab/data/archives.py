@@ -7,7 +7,6 @@ __all__ = ['SUFFIXES', 'SUBSETS', 'ARCHIVES', 'ROOM', 'Member', 'BROKEN', 'reaso
            'batches', 'unpacked']
 
 # %% ../../nbs/data/00_archives.ipynb #939bc2ce
-import io
 import json
 import os
 import re
@@ -17,8 +16,8 @@ from collections import namedtuple
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-from PIL import Image
 
+from ..core.boundary import open_image
 from ..core.io import LabError, atomic_folder, file_hash, json_hash
 
 # %% ../../nbs/data/00_archives.ipynb #a134761c
@@ -231,7 +230,7 @@ def _rows_in(table: Path, subset: str):  # yields bytes or None, and a dict: lab
 def _suffix_of(data: bytes) -> str:
     "The usual suffix for the format of these bytes; .png if it is unknown."
     try:
-        with Image.open(io.BytesIO(data)) as im:
+        with open_image(data) as im:
             name = im.format.lower()
     except Exception:
         return ".png"  # rejected later, with the reason

@@ -7,7 +7,6 @@ __all__ = ['MODES', 'SAME', 'Data', 'look', 'contradictions', 'images_root', 're
 
 # %% ../../nbs/data/03_importers.ipynb #d1225f29
 import hashlib
-import io
 import os
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import ExifTags, Image
 
-from ..core.io import LabError
+from ..core.boundary import open_image
+from ..core.io import LabError, read_file
 from .archives import unpacked
 from cvlab.data.samples import (
     check_classes,
@@ -72,7 +72,7 @@ def look(path: Path) -> dict:  # hash, width, height, mode, format, verdict, why
     found = dict(hash="", width=0, height=0, mode="", format="", verdict="refused", why="")
     try:
         before = os.stat(path)
-        data = path.read_bytes()
+        data = read_file(path)
         if (after := os.stat(path)) and (before.st_mtime_ns, before.st_size) != (
             after.st_mtime_ns,
             len(data),
@@ -80,7 +80,7 @@ def look(path: Path) -> dict:  # hash, width, height, mode, format, verdict, why
             return {**found, "why": "somebody writes to it"}
         if not data:
             return {**found, "why": "an empty file"}
-        with Image.open(io.BytesIO(data)) as im:
+        with open_image(data) as im:
             to_rgb(im)
             notes = _notes_on(im, path.suffix[1:].lower())
             found |= dict(width=im.width, height=im.height, mode=im.mode, format=im.format)

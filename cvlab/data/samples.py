@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..core.io import LabError, atomic_write, json_hash
+from ..core.boundary import problem_of, read_csv
+from ..core.io import LabError, atomic_write, json_hash, read_file
 from .archives import SUBSETS, SUFFIXES
 
 # %% ../../nbs/data/01_samples.ipynb #006c4c06
@@ -40,10 +41,8 @@ def below(folder: Path):  # yields (path, verdict, why)
                 verdict, why = "ignored", "hidden"
             elif f.suffix.lower() not in SUFFIXES:
                 verdict, why = "ignored", "not the suffix of an image"
-            elif not f.resolve().is_relative_to(root):
-                verdict, why = "refused", "a link that leads out of the folder"
-            elif not f.is_file():
-                verdict, why = "refused", "no ordinary file"
+            elif problem := problem_of(f, root, "a link that leads out of the folder"):
+                verdict, why = "refused", problem
             elif not _is_text(str(path)):
                 verdict, why = "refused", "its name is not UTF-8"
             yield path, verdict, why
@@ -105,12 +104,7 @@ def _has_subsets(folder: Path) -> bool:
 # %% ../../nbs/data/01_samples.ipynb #6a428756
 def _list_table(table: Path) -> pd.DataFrame:  # FILE_COLUMNS
     "The images listed in a CSV."
-    try:
-        df = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
-    except (ValueError, OSError) as e:
-        raise LabError(f"{table}: a CSV that cannot be read ({str(e).splitlines()[0]})") from None
-    df.columns = df.columns.str.strip().str.lower()
+    df = read_csv(table, fold=True)
     if lost := [c for c in ("path", "label") if c not in df.columns]:
         raise LabError(
             f"{table}: no column {lost[0]!r}, only {', '.join(df.columns)}; "
@@ -142,9 +136,9 @@ def _verdict_of(root: Path, path: str, label: str) -> str:  # "" or why the line
         return "no label"
     if Path(path).suffix.lower() not in SUFFIXES:
         return "not the suffix of an image"
-    if Path(path).is_absolute() or not (root / path).resolve().is_relative_to(root.resolve()):
+    if Path(path).is_absolute():
         return "leads out of the folder of the table"
-    return "" if (root / path).is_file() else "no such file"
+    return problem_of(root / path, root, "leads out of the folder of the table")
 
 # %% ../../nbs/data/01_samples.ipynb #a1dd65da
 def find_root(source: str | Path) -> Path:  # a folder
@@ -280,7 +274,7 @@ def find_samples(source: str | Path) -> pd.DataFrame:  # id, path, label, group,
     files = files[files.verdict == ""]
     with ThreadPoolExecutor(4) as pool:
         hashes = list(
-            pool.map(lambda p: hashlib.sha256((folder / p).read_bytes()).hexdigest(), files.path)
+            pool.map(lambda p: hashlib.sha256(read_file(folder / p)).hexdigest(), files.path)
         )
     samples = name_samples(files, hashes)
     check_classes(source, samples)

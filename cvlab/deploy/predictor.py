@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ..core.boundary import FORMATS
 from ..core.io import LabError
 from ..core.repro import pick_device
-from ..data.loaders import FORMATS, check_file, decode, decode_bytes, squared
+from ..data.loaders import decode, decode_bytes, squared
 from ..data.samples import why_not
 from ..tasks.base import Prediction
 from ..tasks.infer import find_weights, load_together, logits_of, task_of
@@ -38,14 +39,16 @@ def read_image(
 ) -> np.ndarray:  # uint8 (side, side, 3)
     "An image as a centred square; `LabError` for anything that is not an image."
     if isinstance(image, (str, os.PathLike)):
-        check_file(image)
-        return decode(image, side, formats=FORMATS)
+        return decode(image, side)
     try:
         if isinstance(image, (bytes, bytearray, memoryview)):
-            return decode_bytes(bytes(image), side, FORMATS)
+            return decode_bytes(bytes(image), side)
         if isinstance(image, np.ndarray):
             image = from_array(image)
         if isinstance(image, Image.Image):
+            # opened by the caller, perhaps with a decoder that runs another program
+            if image.format not in (None, "MPO", *FORMATS):
+                raise ValueError(f"{image.format} is none of {', '.join(FORMATS)}")
             return squared(image, side)
     except Exception as e:  # a malformed file can make a decoder raise any exception
         raise LabError(f"{name}: {why_not(e)}") from None
@@ -72,14 +75,21 @@ class Predictor:
         self,
         image,  # path, bytes of a file, PIL image, or uint8 (h, w, 3)
     ) -> Prediction:
-        "Predict one image; `LabError` if it cannot be read."
+        "Predict one image; `LabError` if it cannot be read, or if the output is not finite."
         return self.predicted([image], ["image"])[0]
 
     def predicted(self, images: list, names: list[str]) -> list[Prediction]:
         "Predict a few images as one batch; `names` for messages."
         pixels = np.stack([read_image(i, self.info["side"], n) for i, n in zip(images, names)])
         outputs = logits_of(self.model, pixels, self.info, self.device, len(pixels), self.tta)
-        return [self.task.prediction(row) for row in outputs]
+        return [self._answer(*few) for few in zip(images, names, outputs)]
+
+    def _answer(self, image, name: str, outputs: np.ndarray) -> Prediction:
+        try:
+            return self.task.prediction(outputs)
+        except LabError as e:
+            at = image if isinstance(image, (str, os.PathLike)) else name
+            raise LabError(f"{at}: {e}") from None
 
     def batch(
         self,

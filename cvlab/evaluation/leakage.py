@@ -31,6 +31,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from threadpoolctl import ThreadpoolController
 
+from ..core.boundary import open_image
 from ..core.io import LabError
 from ..core.progress import progress
 from ..data.archives import unpacked
@@ -267,7 +268,7 @@ def _planted_copies(
     "Changed copies of some images, in the format of the cache."
 
     def change(path):
-        with Image.open(Path(folder) / path) as im:
+        with open_image(Path(folder) / path) as im:
             im = to_rgb(im)
         im.thumbnail((4 * size, 4 * size))  # full camera resolution is not needed here
         return [
@@ -426,7 +427,7 @@ def _file_facts(
     facts = dict(bytes=0, width=0, height=0, format="", mode="", tables=0, exif="", maker="")
     try:
         facts["bytes"] = path.stat().st_size
-        with Image.open(path) as im:
+        with open_image(path) as im:
             tables = getattr(im, "quantization", None) or {}
             facts |= dict(
                 width=im.width,

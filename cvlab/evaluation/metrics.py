@@ -7,6 +7,7 @@ __all__ = ['METRICS', 'write_predictions', 'read_predictions', 'check_images', '
            'losses', 'wilson_interval', 'evaluate', 'by_frequency', 'report_table', 'over_seeds', 'fmt_interval']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #ccc8eb52
+import io
 import warnings
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from sklearn.metrics import (
 )
 from statsmodels.stats.proportion import proportion_confint
 
-from ..core.io import LabError, atomic_write
+from ..core.io import LabError, atomic_write, read_file
 from ..tasks.tables import FIXED, SUBSETS, Logits, as_numbers, classes_of
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #641d4312
@@ -56,7 +57,8 @@ def read_predictions(
 ) -> pd.DataFrame:  # predictions table; text columns are str, answers float32
     "Read and check predictions; `LabError` names the file and the first problem."
     try:
-        preds = pd.read_csv(path, dtype=str, keep_default_na=False)
+        file = path if hasattr(path, "read") else io.BytesIO(read_file(path))
+        preds = pd.read_csv(file, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; the train stage writes it") from None
     except (ValueError, OSError) as e:

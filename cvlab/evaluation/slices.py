@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
+from ..core.boundary import read_csv
 from ..core.io import LabError, atomic_write
 from ..core.params import nearest
 from .metrics import SUBSETS, predicted, wilson_interval
@@ -159,11 +160,9 @@ def _problem(slices):
 def read_slices(path: str | Path) -> pd.DataFrame:  # all columns are text
     "Read a file of `write_slices`."
     try:
-        slices = pd.read_csv(path, dtype=str, keep_default_na=False)
+        slices = read_csv(path)
     except FileNotFoundError:
         raise LabError(f"{path}: no such file; the evaluate stage writes it") from None
-    except ValueError as e:
-        raise LabError(f"{path}: no table of slices: {str(e).strip()}") from None
     if problem := _problem(slices):
         raise LabError(f"{path}: {problem}; evaluate again")
     return slices

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 # %% ../../nbs/evidence/02_verify.ipynb #1c9a0b73
+from ..core.boundary import open_image
 from ..core.io import LabError, json_hash, read_json, write_text
 from ..core.params import nearest, plain, read_yaml, resolve
 from ..core.repro import UNHASHED, folder_digest
@@ -306,9 +306,14 @@ def _same_json(path: Path, now) -> list[str]:
     return [f"{path.name}: {d}"] if d else []
 
 # %% ../../nbs/evidence/02_verify.ipynb #14ca0b69
-def _same_image(a, b) -> bool:  # two files, as `Image.open` takes them
+def _same_image(a, b) -> bool:  # two files, as `open_image` takes them
     "Whether two images differ in less than one of ten thousand pixels."
-    a, b = (np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (a, b))
+
+    def pixels(f):
+        with open_image(f) as im:
+            return np.asarray(im.convert("RGB")).astype(int)
+
+    a, b = pixels(a), pixels(b)
     return a.shape == b.shape and (abs(a - b).max(-1) > 8).mean() < 1e-4
 
 
@@ -317,9 +322,9 @@ def _figure_problem(
     draw,  # () -> figure
 ) -> list[str]:
     "Draw a figure again and compare it with the stored one."
-    with Image.open(path) as im:
+    with open_image(path) as im:
         use_lab_style(round(im.info.get("dpi", (100, 100))[0]))
-    if _same_image(path, io.BytesIO(figure_png(draw()))):
+    if _same_image(path, figure_png(draw())):
         return []
     return [f"{path.name}: is not the figure of its records"]
 
@@ -703,7 +708,7 @@ def _same_notebook(old: Path, new: Path, places: dict[str, str]) -> bool:
     return (
         _same_text(text, again)
         and len(was) == len(now)
-        and all(a == b or _same_image(io.BytesIO(a), io.BytesIO(b)) for a, b in zip(was, now))
+        and all(a == b or _same_image(a, b) for a, b in zip(was, now))
     )
 
 # %% ../../nbs/evidence/02_verify.ipynb #d5cd7e97

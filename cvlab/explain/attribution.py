@@ -23,12 +23,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..core.io import LabError, read_json
-from ..data.loaders import Batches, check_file, decode
+from ..data.loaders import Batches, decode
 from ..datasets.meadow import meadow_digest, read_scenes
 from ..evaluation.metrics import predicted, true_probability, wilson_interval
 from .plot_heatmaps import plot_heatmaps
-from ..models.create import classifiers, create_model, load_model
-from ..tasks.infer import check_info, logits_of, task_of
+from ..models.create import classifiers, create_model
+from ..tasks.infer import load_together, logits_of, task_of
 
 # %% ../../nbs/explain/06_attribution.ipynb #2f780d58
 @contextmanager
@@ -508,7 +508,6 @@ def readable(paths, side: int, most: int) -> np.ndarray:  # uint8 (n, side, side
     images, paths = [], list(paths)
     for p in paths:
         try:
-            check_file(p)
             images.append(decode(p, side))
         except LabError as e:
             print(e, file=sys.stderr)
@@ -529,8 +528,7 @@ def explain(
     most: int = 8,
 ):
     "A figure of the images, the predictions, and a row of maps for each method."
-    check_info(Path(weights) / "best.json")
-    model, info = load_model(weights)
+    model, info = load_together([weights])
     model = model.to(device)
     task = task_of(info)
     if target and (odd := task.unknown(pd.Series([target]))):

@@ -20,11 +20,19 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from matplotlib.figure import Figure
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ..core.io import LabError
-from ..core.params import allowed, choices, flat, known_keys, nearest, resolve, schema_of
+from cvlab.core.params import (
+    allowed,
+    choices,
+    flat,
+    known_keys,
+    nearest,
+    plain,
+    read_yaml,
+    resolve,
+    schema_of,
+)
 from ..core.repro import repo_root
 from cvlab.core.style import (
     PALETTE,
@@ -68,8 +76,8 @@ def effective(run) -> dict:  # sections; empty if unknown
     try:
         if not path.exists():
             return {}
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))["effective"]
-    except (YAMLError, TypeError, KeyError, OSError):
+        return plain(read_yaml(path))["effective"]
+    except (LabError, TypeError, KeyError):
         raise LabError(f"{path}: not the params.yaml of a training; train again") from None
 
 # %% ../../nbs/explain/07_browse.ipynb #77b9576d

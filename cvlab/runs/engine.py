@@ -23,7 +23,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat
 from traitlets.config import Config
 
-from ..core.io import LabError, Lock, write_text
+from ..core.io import LabError, Lock, check_merged, read_json, write_text
 from ..core.repro import folder_digest, repo_root, write_if_changed
 
 # %% ../../nbs/runs/03_engine.ipynb #a0378ce2
@@ -226,13 +226,28 @@ if __name__ == "__main__" and "__file__" in globals():
     main()  # a notebook has no __file__
 
 # %% ../../nbs/runs/03_engine.ipynb #7668d0ee
+def _notebook_text(path: Path) -> str:
+    "The text of a notebook; `LabError` for what is not one, or has a merge conflict."
+    cells = read_json(path)
+    text = path.read_text(encoding="utf-8")
+    check_merged(path, text)  # a tool that merges notebooks puts the marks into cells
+    if not isinstance(cells, dict) or not isinstance(cells.get("cells"), list):
+        raise LabError(f"{path}: not a notebook; restore it from git")
+    try:
+        nbformat.validate(nbformat.reads(text, 4))
+    except Exception as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        raise LabError(f"{path}: not a valid notebook ({reason}); restore it from git") from None
+    return text
+
+
 def clean_file(
     path: str | Path,
     check: bool = False,  # only check, write nothing
 ) -> bool:  # whether the file needed cleaning
     "Clean one notebook in place."
     path = Path(path)
-    before = path.read_text(encoding="utf-8")
+    before = _notebook_text(path)
     keep = path.parent.name != "pipeline" and path.name != "lab.ipynb"
     nb = tidy(nbformat.reads(before, 4), str(repo_root(path.parent)), outputs=keep)
     after = nbformat.writes(nb)

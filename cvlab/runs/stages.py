@@ -7,13 +7,12 @@ __all__ = ['STAGES', 'Stage', 'stage_of', 'check_task', 'stages_for', 'imported'
 
 # %% ../../nbs/runs/00_stages.ipynb #1c838844
 import ast
-import json
 import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.io import LabError, write_text
+from ..core.io import LabError, read_json, write_text
 from ..core.params import nearest
 
 # %% ../../nbs/runs/00_stages.ipynb #451fd0f0
@@ -149,7 +148,7 @@ def packages_of(
     library: Path,  # the folder cvlab
 ) -> list[str]:  # names of packages, sorted
     "The packages that a notebook uses, directly or indirectly."
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(notebook)["cells"]
     todo, seen = set(), set()
     for c in cells:
         if c["cell_type"] == "code":

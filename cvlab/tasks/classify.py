@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.io import LabError
 from ..data.samples import check_classes
-from .base import Meter, Prediction, Task
+from .base import Meter, Prediction, Task, check_outputs
 from .losses import CrossEntropy, loss_of
 from .tables import FIXED, LOGIT, Logits
 
@@ -77,6 +77,8 @@ class _Labels(Task):
             raise LabError("no key 'classes'; it should be a list of names")
         if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
             raise LabError(f"classes: should be a list of names, not {str(classes)[:40]!r}")
+        if (twice := pd.Series(classes).duplicated()).any():
+            raise LabError(f"classes: {classes[twice.idxmax()][:40]!r} is listed twice")
         return cls(classes)
 
     def __str__(self):
@@ -130,6 +132,7 @@ class Classification(_Labels):
         return self.classes.index(label)
 
     def prediction(self, outputs):
+        check_outputs(outputs)
         probs = torch.from_numpy(outputs).double().softmax(0)
         order = probs.argsort(descending=True, stable=True).tolist()
         by_class = {self.classes[i]: float(probs[i]) for i in order}

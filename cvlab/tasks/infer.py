@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'VIEWS', 'INFO', 'SAME_IN_ALL', 'task_of', 'task_type', 'logits_of', 'features_of', 'check_info',
-           'find_weights', 'models_in', 'Ensemble', 'load_together']
+           'find_weights', 'models_in', 'Ensemble', 'check_finite', 'load_together']
 
 # %% ../../nbs/tasks/05_infer.ipynb #2f41641e
 from pathlib import Path
@@ -15,7 +15,13 @@ from torch import nn
 
 from ..core.io import LabError, read_json
 from ..data.loaders import STATS, Batches
-from ..models.create import last_layer, load_model
+from cvlab.models.create import (
+    ARCHITECTURE,
+    check_architecture,
+    check_key,
+    last_layer,
+    load_model,
+)
 from .base import Task
 from .classify import Classification
 from .regress import Regression
@@ -36,7 +42,7 @@ def task_type(
 ) -> type[Task]:
     "The kind of task; without the key it is classification. `LabError` for an unknown one."
     name = params.get("task", Classification.name)
-    if name in TASKS:
+    if isinstance(name, str) and name in TASKS:
         return TASKS[name]
     raise LabError(f"task: should be one of {', '.join(TASKS)}, not {str(name)[:40]!r}")
 
@@ -98,11 +104,8 @@ def features_of(
     return torch.cat(seen).cpu().numpy()
 
 # %% ../../nbs/tasks/05_infer.ipynb #a8d0175d
-INFO = {
-    "name": (lambda v: isinstance(v, str), "the name of a model"),
-    "head": (lambda v: v in ("linear", "deep"), "linear or deep"),
-    "size": (lambda v: type(v) is int and v > 0, "a number of pixels"),
-    "side": (lambda v: type(v) is int and v > 0, "a number of pixels"),
+INFO = {  # keys of <which>.json besides those of the architecture
+    "side": (lambda v: type(v) is int and 16 <= v <= 2048, "a number of pixels from 16 to 2048"),
     "normalise": (lambda v: isinstance(v, str) and v in STATS, f"one of {', '.join(STATS)}"),
 }
 
@@ -111,16 +114,16 @@ def check_info(path: str | Path):  # of <which>.json
     "Raise a `LabError` that names the file and the first missing or invalid key."
     info = read_json(path)
     if not isinstance(info, dict):
-        raise LabError(f"{path}: has to hold the keys {', '.join(INFO)}")
-    for key, (good, what) in INFO.items():
-        if key not in info:
-            raise LabError(f"{path}: no key {key!r}; it should be {what}")
-        if not good(info[key]):
-            raise LabError(f"{path}: {key}: should be {what}, not {str(info[key])[:40]!r}")
+        raise LabError(f"{path}: has to hold the keys {', '.join((*ARCHITECTURE, *INFO))}")
     try:
-        task_of(info)
+        n = task_of(info).n_outputs
     except LabError as e:
         raise LabError(f"{path}: {e}") from None
+    asked = check_architecture(Path(path), {"outputs": n, **info})
+    for key, (good, what) in INFO.items():
+        check_key(path, info, key, good, what)
+    if asked != n:
+        raise LabError(f"{path}: outputs: {asked}, and its task has {n}")
     if info["side"] < info["size"]:
         raise LabError(
             f"{path}: side: {info['side']} is less than size, {info['size']}; an image is no smaller than "
@@ -172,7 +175,16 @@ class Ensemble(nn.Module):
     def forward(self, xb):  # (bs, 3, h, w) -> (bs, n_outputs)
         return self.mean(torch.stack([net(xb).float() for net in self.nets]))
 
-# %% ../../nbs/tasks/05_infer.ipynb #085b2297
+# %% ../../nbs/tasks/05_infer.ipynb #aa9a4636
+def check_finite(model: nn.Module, path: str | Path):  # path: for messages
+    "Raise a `LabError` if a weight is NaN or infinite."
+    for k, v in model.state_dict().items():
+        if v.is_floating_point() and not torch.isfinite(v).all():
+            raise LabError(
+                f"{path}: {k} holds values that are not finite; the training diverged, or the file is damaged"
+            )
+
+# %% ../../nbs/tasks/05_infer.ipynb #0577641b
 SAME_IN_ALL = "size", "side", "normalise"  # keys of <which>.json
 
 
@@ -184,7 +196,8 @@ def load_together(
     for f, name in files:
         check_info(f / f"{name}.json")
     nets, infos = zip(*(load_model(f, name) for f, name in files))
-    for (f, name), info in zip(files, infos):
+    for (f, name), net, info in zip(files, nets, infos):
+        check_finite(net, f / f"{name}.safetensors")
         same = ("task", *task_of(infos[0]).state, *SAME_IN_ALL)
         if odd := [k for k in same if info.get(k) != infos[0].get(k)]:
             raise LabError(

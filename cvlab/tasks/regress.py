@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.io import LabError
-from .base import Meter, Prediction, Task
+from .base import Meter, Prediction, Task, check_outputs
 from .tables import FIXED, Numbers
 
 # %% ../../nbs/tasks/04_regress.ipynb #1b803166
@@ -83,11 +83,11 @@ class _Labels(Task):
 
     @classmethod
     def load(cls, info):
-        for key in ("mean", "sd"):
+        for key, what, least in (("mean", "a number", -1e30), ("sd", "a number above 0", 0)):
             if key not in info:
-                raise LabError(f"no key {key!r}; it should be a number")
-            if type(info[key]) not in (int, float) or not np.isfinite(info[key]):
-                raise LabError(f"{key}: should be a number, not {str(info[key])[:40]!r}")
+                raise LabError(f"no key {key!r}; it should be {what}")
+            if type(v := info[key]) not in (int, float) or not least < v < 1e30:
+                raise LabError(f"{key}: should be {what}, not {str(v)[:40]!r}")
         return cls(info["mean"], info["sd"])
 
     def __str__(self):
@@ -143,4 +143,5 @@ class Regression(_Labels):
         return rows[FIXED].reset_index(drop=True).assign(prediction=self.values(outputs))
 
     def prediction(self, outputs):
+        check_outputs(outputs)
         return Prediction(f"{self.values(outputs[None])[0]:.6g}")

@@ -19,7 +19,7 @@ from fastai.callback.core import Callback, CancelFitException
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..core.io import LabError, write_tensors
+from ..core.io import LabError, check_regular, write_tensors
 from ..core.progress import bar
 from ..data.augment import mixer
 from ..models.create import save_model
@@ -357,12 +357,13 @@ def _restore_optimizer(
 def _read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSON state, tensors
     "Read the state of an interrupted training; `LabError` if it belongs to another."
     try:
+        check_regular(path)
         with safe_open(path, "pt") as f:
             info, tensors = (
                 json.loads(f.metadata()["state"]),
                 {k: f.get_tensor(k) for k in f.keys()},
             )
-    except (SafetensorError, TypeError, KeyError, ValueError):
+    except (SafetensorError, OSError, RecursionError, TypeError, KeyError, ValueError):
         raise LabError(
             f"{path} is not the state of an interrupted training; remove it to train from the beginning"
         ) from None
