@@ -8,8 +8,8 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'OF_WEIGHTS'
            'check_prepare', 'redrawn', 'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval',
            'check_lr_find', 'check_train', 'check_evaluate', 'aside', 'files_of', 'twins', 'Line', 'guarded',
            'check_stage', 'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page',
-           'page_text', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output', 'retrain', 'again_lines',
-           'check_weights', 'check_training', 'limits']
+           'page_text', 'declared', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output', 'retrain',
+           'again_lines', 'check_weights', 'check_training', 'limits']
 
 # %% ../../nbs/evidence/02_verify.ipynb #2ab5457b
 import ast
@@ -48,6 +48,7 @@ from cvlab.evaluation.metrics import (
 from cvlab.evidence.claims import (
     MARKED,
     check_links,
+    check_prose,
     check_text,
     guessed,
     leaking_ids,
@@ -55,6 +56,7 @@ from cvlab.evidence.claims import (
     lr_found,
     marked_page,
     notebook_markdown,
+    numbers_in,
     pairs_of,
     predicted_classes,
 )
@@ -67,6 +69,7 @@ from cvlab.evidence.coverage import (
     same_weights,
     uncovered,
 )
+from .prose import quotes
 from ..explain.plot_confusion import plot_confusions
 from ..explain.plots import plot_history, plot_reliability
 from ..runs.ledger import read_ledger
@@ -1137,7 +1140,9 @@ def check_page(lab: Lab, page: Path) -> list[Line]:
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
     n = len(MARKED.findall(text))
-    good = Line(name, "verified", f"{n} numbers recomputed" if n else "no numbers")
+    what = f"{n} numbers recomputed" if n else "no numbers"
+    outputs = "; its outputs are not checked" if page.suffix == ".ipynb" else ""
+    good = Line(name, "verified", what + outputs)
     return [Line(name, "drift", p) for p in problems] or [good]
 
 
@@ -1146,6 +1151,26 @@ def page_text(page: Path, root: Path) -> str:  # Markdown with markers
     if page.suffix == ".ipynb":
         return notebook_markdown(page)
     return marked_page(page.relative_to(root).as_posix(), root)
+
+# %% ../../nbs/evidence/02_verify.ipynb #fb751328
+def declared(lab: Lab) -> list[Line]:
+    "What the pages quote, and which texts are not pages of results."
+    lines, site = [], sorted(lab.path("nbs/pages/site").glob("*.md"))
+    for p in site:
+        text = p.read_text(encoding="utf-8")
+        loose = [f"unregistered number {n}" for n in numbers_in(text)]
+        name = p.relative_to(lab.root).as_posix()
+        lines += [Line(name, "drift", x) for x in loose + guarded(check_prose, text, lab.root)]
+    if not lines:
+        what = f"{len(site)} pages of the documentation: no number without a claim"
+        lines = [Line("nbs/pages/site", "verified", what)]
+    for words, why in quotes(lab.root).items():
+        lines.append(Line("nbs/pages/quoted.yaml", "unverifiable", f'"{words}": {why}'))
+    n = len(list(lab.path("nbs").glob("*/[0-9]*.ipynb")))
+    what = (
+        f"{n} notebooks of the library: declared free of results; text and outputs are not checked"
+    )
+    return [*lines, Line("nbs", "unverifiable", what)]
 
 # %% ../../nbs/evidence/02_verify.ipynb #ec15c6f8
 def verify(root: str | Path = ".") -> list[Line]:  # the problems first
@@ -1182,6 +1207,7 @@ def verify(root: str | Path = ".") -> list[Line]:  # the problems first
         for a, b in same_weights(lab.lock)
     ]
     lines += _check_measured(lab) + [line for p in pages(lab) for line in check_page(lab, p)]
+    lines += declared(lab)
     outs = [o for s in lab.lock for o in lab.outs(s)]
     lines += [Line(*x) for x in (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))]
     return sorted(lines, key=lambda line: line.state != "drift")
