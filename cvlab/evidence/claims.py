@@ -1417,11 +1417,13 @@ def _links_of(text: str) -> list[tuple[str, bool]]:  # (target, whether it is a 
 
     bare = re.sub(f"{_FENCE}|{_CODE}|(?s:<!--.*?-->)", blank, text, flags=re.MULTILINE)
     places = {m["name"].lower(): m["place"] for m in _PLACE.finditer(bare)}
-    found = [(m["to"] or m["a"], bool(m["figure"])) for m in _LINK.finditer(bare)]
+    found = [(m.start(), m["to"] or m["a"], bool(m["figure"])) for m in _LINK.finditer(bare)]
     for m in _REFERENCE.finditer(bare):
         if place := places.get((m["name"] or m["words"]).lower()):
-            found.append((place, bool(m["figure"])))
-    return found + [(m["src"] or m["url"] or f"<{m['tag']}>", True) for m in _DRAWN.finditer(bare)]
+            found.append((m.start(), place, bool(m["figure"])))
+    for m in _DRAWN.finditer(bare):
+        found.append((m.start(), m["src"] or m["url"] or f"<{m['tag']}>", True))
+    return [(to, figure) for _, to, figure in sorted(found)]
 
 
 def anchors(text: str) -> set[str]:
