@@ -27,17 +27,25 @@ def copy_into(folder):
     "The repository with git's files, its data and its weights."
     root = clone_into(Path(folder))
     for name in ("data", "runs/weights"):
-        shutil.copytree(TOP / name, root / name)
+        if (TOP / name).exists():
+            shutil.copytree(TOP / name, root / name)
     return root
 
 
 def commit(root):
-    "What the forger does last: the hashes of dvc.lock follow the files."
+    "What the forger does last: the hashes of dvc.lock follow the files. DVC needs the data and the weights for it."
+    if not (root / "data").exists() or not (root / WEIGHTS).exists():
+        return
     sh(root, sys.executable, "-m", "dvc", "commit", "-f", "-q")
+
+
+DOWNSTREAM = True  # False: leave out the stages after the forged one, which a test of one stage does not need
 
 
 def again(root, *stages):
     "Run stages as DVC would, so that everything after the forged file agrees with it."
+    if not DOWNSTREAM:
+        return
     for name in stages:
         done = json.loads(
             subprocess.run(
@@ -246,13 +254,15 @@ def command(root):
 
 
 def copied_seed(root):
-    for stage, names in (
+    for stage, names in (  # weights are not in git
         ("evaluate", ["predictions.csv"]),
         ("train", ["results.csv", "train.log"]),
         ("weights", ["best.safetensors", "best.json"]),
     ):
         for name in names:
             here = root / f"runs/{stage}/default"
+            if not here.exists():
+                continue
             shutil.copy(here / f"seed-0/{name}", here / f"seed-1/{name}")
     to = root / "runs/evaluate/default/seed-1"
 
@@ -437,6 +447,9 @@ def template(text):
         cell = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
         cell["source"] = "".join(cell["source"]) + f"\n\n{text}\n"
         path.write_text(json.dumps(nb, indent=1))
+        if not DOWNSTREAM:
+            with open(root / "README.md", "a") as f:
+                f.write(f"\n{text}\n")
         again(root, "report")
 
     return plant
@@ -445,43 +458,63 @@ def template(text):
 @dataclass(frozen=True)
 class Forgery:
     plant: Callable  # function of the copy
-    mode: str  # first mode that names it: plain | data | weights | retrain | witness
+    mode: str  # first mode that names it: plain | weights | retrain | witness
     stage: str  # what --retrain runs, or the item of verify's line
     words: str  # part of verify's line
+    what: str  # what is changed, as the page says it
+    earlier: str  # mode that named it before its check existed
 
+
+_NUMBER = template("The default model is right on ninety-nine of a hundred test images.")
+_CODE = template("The default model reaches `0.999`.")
+_FIGURE = template("![accuracy][best]\n\n[best]: https://example.org/best.png")
 
 # fmt: off
 FORGERIES = {
-    "predictions": Forgery(predictions, "weights", "evaluate@default-0", "predictions.csv"),
-    "weights": Forgery(weights, "weights", "evaluate@default-0", "predictions.csv"),
-    "weights trained elsewhere": Forgery(other_weights, "retrain", "train@default-0", "best.safetensors"),
-    "training history": Forgery(history, "retrain", "train@default-0", "results.csv"),
-    "figure of example images": Forgery(example_images, "weights", "evaluate@default-0", "worst.png"),
-    "image properties": Forgery(slices, "weights", "evaluate@default-0", "slices.csv"),
-    "output of an evaluation": Forgery(evaluated_output, "weights", "evaluate@default-0", "evaluate.ipynb"),
-    "output of a training": Forgery(trained_output, "retrain", "train@default-0", "train.ipynb"),
-    "heat maps": Forgery(heat_maps, "weights", "interpret", "heatmaps.png"),
-    "leakage report": Forgery(shortcut, "retrain", "leakage", "shortcut_predictions.csv"),
-    "baseline": Forgery(baseline, "retrain", "baseline", "histogram.csv"),
-    "learning-rate curves": Forgery(rate_curves, "retrain", "lr_find", "curves.csv"),
-    "cross-validation": Forgery(folds, "retrain", "crossval", "oof.csv"),
-    "effective parameters": Forgery(effective, "retrain", "train@default-0", "params.yaml"),
-    "split": Forgery(swapped_split, "plain", "prepare", "split.csv"),
-    "copied seed": Forgery(copied_seed, "plain", "evaluate@default-1", "predictions.csv"),
-    "use of the test set": Forgery(folds_unrecorded, "plain", "crossval", "runs/ledger.csv"),
-    "frozen stage": Forgery(frozen, "plain", "baseline", "frozen"),
-    "command": Forgery(command, "plain", "baseline", "dvc.yaml"),
-    "extra file": Forgery(extra_file, "plain", "runs/records/best.json", "no rule"),
-    "number in words": Forgery(template("The default model is right on ninety-nine of a hundred test images."), "plain", "README.md", "ninety-nine"),
-    "number in code": Forgery(template("The default model reaches `0.999`."), "plain", "README.md", "0.999"),
-    "figure from elsewhere": Forgery(template("![accuracy][best]\n\n[best]: https://example.org/best.png"), "plain", "README.md", "example.org"),
-    "earlier evaluations": Forgery(earlier_questions, "witness", "runs/ledger.csv", "earlier"),
-    "measured elsewhere": Forgery(measured, "witness", "runs/measured/dandelion_grass/mobilenetv2_224", "cannot be redistributed"),
-    "benchmark": Forgery(benchmark, "witness", "runs/bench", "rows.json"),
-    "seconds": Forgery(seconds, "witness", "runs/train", "timing.json"),
-    "machine": Forgery(machine, "witness", "runs/train", "environment.json"),
+    "predictions": Forgery(predictions, "weights", "evaluate@default-0", "predictions.csv", "wrong test images become right; metrics, figures and pages follow", "`--weights`"),
+    "weights": Forgery(weights, "weights", "evaluate@default-0", "predictions.csv", "other weights beside the stored predictions", "`--weights`"),
+    "figure of example images": Forgery(example_images, "weights", "evaluate@default-0", "worst.png", "the worst images of another seed", "nothing"),
+    "image properties": Forgery(slices, "weights", "evaluate@default-0", "slices.csv", "the table that slices are made from", "nothing"),
+    "output of an evaluation": Forgery(evaluated_output, "weights", "evaluate@default-0", "evaluate.ipynb", "what a cell of the executed notebook printed", "nothing"),
+    "heat maps": Forgery(heat_maps, "weights", "interpret", "heatmaps.png", "the figure, the table and the summary", "`--retrain`, except the figure"),
+    "weights trained elsewhere": Forgery(other_weights, "retrain", "train@default-0", "best.safetensors", "other weights, honestly evaluated", "nothing"),
+    "training history": Forgery(history, "retrain", "train@default-0", "results.csv", "lower training losses in table, log and figure", "`--retrain`"),
+    "output of a training": Forgery(trained_output, "retrain", "train@default-0", "train.ipynb", "what a cell of the executed notebook printed", "nothing"),
+    "effective parameters": Forgery(effective, "retrain", "train@default-0", "params.yaml", "the value that `auto` became", "nothing"),
+    "leakage report": Forgery(shortcut, "retrain", "leakage", "shortcut_predictions.csv", "a shortcut disappears from predictions, scores and findings", "`--retrain`"),
+    "baseline": Forgery(baseline, "retrain", "baseline", "histogram.csv", "a worse baseline, with its metrics", "`--retrain`"),
+    "learning-rate curves": Forgery(rate_curves, "retrain", "lr_find", "curves.csv", "curves at other rates, with the suggestion", "`--retrain`"),
+    "cross-validation": Forgery(folds, "retrain", "crossval", "oof.csv", "wrong images of the folds become right; all tables follow", "`--retrain`"),
+    "split": Forgery(swapped_split, "plain", "prepare", "split.csv", "a training and a test image change places; every hash follows", "`--data`"),
+    "copied seed": Forgery(copied_seed, "plain", "evaluate@default-1", "predictions.csv", "one training stored as two seeds, a constant added to all logits", "nothing"),
+    "use of the test set": Forgery(folds_unrecorded, "plain", "crossval", "runs/ledger.csv", "the ledger's entry of the cross-validation is removed", "nothing"),
+    "frozen stage": Forgery(frozen, "plain", "baseline", "frozen", "`frozen: true` in dvc.yaml hides changed code", "nothing"),
+    "command": Forgery(command, "plain", "baseline", "dvc.yaml", "a command written into dvc.yaml by hand", "nothing"),
+    "extra file": Forgery(extra_file, "plain", "runs/records/best.json", "no rule", "results in files that no stage writes", "nothing"),
+    "number in words": Forgery(_NUMBER, "plain", "README.md", "ninety-nine", "a result in a sentence without digits", "nothing"),
+    "number in code": Forgery(_CODE, "plain", "README.md", "0.999", "a result in a code span", "nothing"),
+    "figure from elsewhere": Forgery(_FIGURE, "plain", "README.md", "example.org", "a figure by URL and reference", "nothing"),
+    "earlier evaluations": Forgery(earlier_questions, "witness", "runs/ledger.csv", "earlier", "entries of earlier experiments are removed from the ledger", "nothing"),
+    "measured elsewhere": Forgery(measured, "witness", "runs/measured/dandelion_grass/mobilenetv2_224", "cannot be redistributed", "predictions on images that are not here", "a line, unverifiable"),
+    "benchmark": Forgery(benchmark, "witness", "runs/bench", "rows.json", "a measured ratio", "nothing"),
+    "seconds": Forgery(seconds, "witness", "runs/train", "timing.json", "the duration of a training", "nothing"),
+    "machine": Forgery(machine, "witness", "runs/train", "environment.json", "the processor of a run", "nothing"),
 }
 # fmt: on
+
+NAMED_BY = {
+    "plain": "`cvlab verify`",
+    "weights": "`--weights`",
+    "retrain": "`--retrain`",
+    "witness": "a line, unverifiable",
+}
+
+
+def rows():
+    "The table of nbs/pages/site/verify.md."
+    return [
+        f"| {name} | {f.what} | {f.earlier} | {NAMED_BY[f.mode]} |" for name, f in FORGERIES.items()
+    ]
 
 
 def verdicts(root, name, retrain=True):
