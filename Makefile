@@ -21,7 +21,7 @@ help: ## this list
 repro: install ## train and evaluate what is out of date, then compare with the last commit
 	@cvlab repro
 
-verify: install ## recompute every number, figure and hash that is stated here; no data, weights, GPU or internet needed
+verify: install ## recompute numbers and figures from stored files, compare hashes; no data, weights, GPU or internet needed
 	@cvlab verify
 
 test: install ## clean and exported notebooks, notebooks, whole-system tests; what the last commit changed first

@@ -293,7 +293,10 @@ def verify(
         bool, typer.Option("--data", help="Also repeat the split of the images.")
     ] = False,
     weights: Annotated[
-        bool, typer.Option("--weights", help="Also repeat the predictions.")
+        bool,
+        typer.Option(
+            "--weights", help="Also evaluate and interpret again with the stored weights."
+        ),
     ] = False,
     retrain: Annotated[
         str,
@@ -301,6 +304,12 @@ def verify(
             help="Only run this stage again in a temporary folder and compare, such as train@default-0."
         ),
     ] = "",
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--everything", help="All of it, and train again; takes as long as `make repro`."
+        ),
+    ] = False,
 ):
     "Check every published number, figure, link and hash. Exits with status 1 if any does not match."
     to_root()
@@ -311,9 +320,11 @@ def verify(
         lines = v.retrain(retrain)
     else:
         lab, lines = v.Lab(), [*v.verify(), *api.card_checks()]
-        lines += v.check_data(lab) if data else []
-        lines += v.check_weights(lab) if weights else []
+        lines += v.check_data(lab) if data or everything else []
+        lines += v.check_weights(lab) if weights or everything else []
+        lines += v.check_training(lab) if everything else []
     _print_lines(lines)
+    print(v.limits(data, weights, bool(retrain), everything))
     counts = {
         s: sum(line.state == s for line in lines)
         for s in ("verified", "re-trainable", "unverifiable", "drift")

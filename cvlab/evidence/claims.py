@@ -9,7 +9,8 @@ __all__ = ['FORMULAS', 'split_of', 'params_of', 'DASH', 'VALUE', 'COUNTS', 'AXES
            'leaking_ids', 'guessed', 'Claim', 'files_of', 'value_of', 'rounded', 'text_of', 'summary_of',
            'combinations', 'fill', 'word', 'expand', 'load_claims', 'numbers_in', 'marker', 'marked', 'render',
            'direction', 'shown', 'wrapped', 'reflow', 'unmark', 'mark', 'index_of', 'bound_in', 'marked_page',
-           'problem_of', 'check_text', 'anchors', 'check_links', 'notebook_markdown', 'template_text', 'named']
+           'problem_of', 'check_text', 'check_prose', 'anchors', 'check_links', 'notebook_markdown', 'template_text',
+           'named']
 
 # %% ../../nbs/evidence/00_claims.ipynb #6527e868
 import ast
@@ -43,6 +44,14 @@ from cvlab.evaluation.metrics import (
     wilson_interval,
 )
 from ..evaluation.slices import FEW, LEVELS, PROPERTIES, joined, read_slices, slice_mask
+from cvlab.evidence.prose import (
+    SEEN,
+    hidden_numbers,
+    numbers_in_code,
+    quotes,
+    settings_of,
+    without_quotes,
+)
 from ..runs.ledger import questions, read_ledger
 from ..tasks.tables import lower_is_better
 
@@ -1342,9 +1351,10 @@ def check_text(
     text: str,  # Markdown with markers
     claims: dict[str, Claim],
     root: str | Path = ".",  # top of the repository
+    prose: bool = True,  # also find numbers in words, other digits, fractions and code
 ) -> list[str]:  # one line per problem
     "Recompute every marked value, and find every number without a claim."
-    problems = []
+    problems = check_prose(text, root) if prose else []
     for m in TOKENS.finditer(text):
         if not (what := problem_of(m, claims, root)):
             continue
@@ -1355,11 +1365,47 @@ def check_text(
         problems.append(f'line {text.count(chr(10), 0, m.start()) + 1}: {what} ("{excerpt}")')
     return problems
 
+# %% ../../nbs/evidence/00_claims.ipynb #7ec54116
+def _code_of(m: re.Match) -> tuple[str, str | None, int]:  # code, language, first line
+    "The code of a token; a code span has no language."
+    first = m.string.count("\n", 0, m.start()) + 1
+    if m["tick"]:
+        return m[0].strip("`"), None, first
+    head, _, code = m[0].partition("\n")
+    return code, head.strip(" \t>`~-*+").split(" ")[0], first + 1
+
+
+def check_prose(text: str, root: str | Path = ".") -> list[str]:  # one line per problem
+    "Find numbers in words, other digits, fractions and code; `nbs/pages/quoted.yaml` declares exceptions."
+    values, found = settings_of(root), []
+
+    def look(m):
+        if m["fence"] or m["tick"]:
+            code, language, first = _code_of(m)
+            for i, said in numbers_in_code(code, values, language, m.string[: m.start()]):
+                found.append((first + i, f"{said} in code"))
+        seen = "" if m[0].startswith("<!--") and not m["id"] else SEEN
+        return seen + "\n" * m[0].count("\n")
+
+    bare = TOKENS.sub(look, without_quotes(text, quotes(root)))
+    found += [(line, words) for line, words in hidden_numbers(bare)]
+    return [
+        f"line {line}: unregistered number {what}; bind it to a claim, or declare it in nbs/pages/quoted.yaml"
+        for line, what in sorted(found)
+    ]
+
 # %% ../../nbs/evidence/00_claims.ipynb #691af51a
 MARKED = re.compile(r"<!--claim:[^\n<>]+-->")
 _LINK = re.compile(
-    r"(?P<figure>!?)\[[^\]\n]*\]\(<?(?P<to>[^)\s>]+)|<img[^>]*\bsrc=\"(?P<img>[^\"]+)\""
-    r"|<a[^>]*\bhref=\"(?P<a>[^\"]+)\""
+    r"(?P<figure>!?)\[[^\]]*\]\(\s*<?(?P<to>[^)\s>]+)|<a[^>]*\bhref\s*=\s*[\"']?(?P<a>[^\"'\s>]+)"
+)
+_PLACE = re.compile(r"^[ \t]*\[(?P<name>[^\]\n]+)\]:[ \t]*<?(?P<place>[^\s>]+)", re.M)
+_REFERENCE = re.compile(r"(?P<figure>!?)\[(?P<words>[^\[\]]+)\](?:\[(?P<name>[^\[\]]*)\])?(?![(:])")
+_DRAWN = re.compile(  # all elements of HTML that show a picture, with their first source
+    r"<(?P<tag>img|image|source|video|audio|embed|iframe|object|svg|canvas)\b(?:[^>]*?"
+    r"\b(?:src|srcset|data|href|xlink:href|poster)\s*=\s*[\"']?(?P<src>[^\"'\s>]+))?"
+    r"|<(?P<styled>\w+)[^>]*\burl\(\s*[\"']?(?P<url>[^\"')\s]+)",
+    re.I,
 )
 
 
@@ -1369,10 +1415,15 @@ def _links_of(text: str) -> list[tuple[str, bool]]:  # (target, whether it is a 
     def blank(m):
         return m[0] if not (m["fence"] or m["tick"]) else ""
 
-    bare = re.sub(f"{_FENCE}|{_CODE}", blank, text, flags=re.MULTILINE)
-    return [
-        (m["to"] or m["img"] or m["a"], bool(m["figure"] or m["img"])) for m in _LINK.finditer(bare)
-    ]
+    bare = re.sub(f"{_FENCE}|{_CODE}|(?s:<!--.*?-->)", blank, text, flags=re.MULTILINE)
+    places = {m["name"].lower(): m["place"] for m in _PLACE.finditer(bare)}
+    found = [(m.start(), m["to"] or m["a"], bool(m["figure"])) for m in _LINK.finditer(bare)]
+    for m in _REFERENCE.finditer(bare):
+        if place := places.get((m["name"] or m["words"]).lower()):
+            found.append((m.start(), place, bool(m["figure"])))
+    for m in _DRAWN.finditer(bare):
+        found.append((m.start(), m["src"] or m["url"] or f"<{m['tag']}>", True))
+    return [(to, figure) for _, to, figure in sorted(found)]
 
 
 def anchors(text: str) -> set[str]:
@@ -1387,7 +1438,9 @@ def _link_problem(
     to: str, figure: bool, folder: Path, root: Path, made
 ) -> str | None:  # None: no problem
     "The problem of one link; see `check_links`."
-    if re.match(r"[a-z]+:", to):
+    if figure and re.match(r"<|//|[a-z]+:", to, re.I):
+        return f"figure {to[:60]} is not the output of a stage"
+    if re.match(r"//|[a-z]+:", to, re.I):
         return None  # external links are not checked
     path, _, heading = to.partition("#")
     target = (folder / path).resolve() if path else None

@@ -520,7 +520,8 @@ def write_card(
     "Write the card of a run; `LabError` for a number that is not a claim."
     path = RunPaths(Path(root), experiment, seed).card
     text, claims = made_card(root, experiment, seed)
-    if problems := check_text(text, claims, root):
+    # findings and parameters of a card are code; `check_card` compares every line
+    if problems := check_text(text, claims, root, prose=False):
         raise LabError(f"{path}: {problems[0]}")
     write_text(path, unmark(text)[0])
     return path
@@ -543,7 +544,7 @@ def check_card(
     try:
         made, claims = made_card(root, experiment, seed)
         now, bound = unmark(made)
-        problems = check_text(mark(text, bound), claims, root)
+        problems = check_text(mark(text, bound), claims, root, prose=False)
     except LabError as e:
         return [str(e)]
     for i, (a, b) in enumerate(zip([*text.splitlines(), ""], [*now.splitlines(), ""])):
