@@ -24,7 +24,8 @@ import typer
 from .. import __version__
 from . import api
 from .api import from_here, to_root
-from ..core.io import LabError
+from ..core.escape import as_cell
+from ..core.io import LabError, on_screen
 from cvlab.core.params import (
     known_keys,
     nearest,
@@ -106,10 +107,26 @@ def _expand_home(word: str) -> str:
     return re.sub(r"(?<==)~(?=/|$)", lambda m: str(Path.home()), word, count=1)
 
 # %% ../../nbs/cli/01_main.ipynb #cf6057f7
+class _Screen:
+    "A terminal that does not execute what is in the names of files and classes."
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        return self.stream.write(on_screen(text))
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
 def main():
     "Run the command line; an expected error prints one line on stderr and exits with status 1."
     # file names may be invalid UTF-8, and a terminal may lack characters
     sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)).isatty():
+            setattr(sys, name, _Screen(stream))
     # `!cvlab` in a notebook: no progress bars, their output would be stored
     if "JPY_PARENT_PID" in os.environ:
         sys.stderr.isatty = lambda: False
@@ -471,9 +488,8 @@ def predict(
     for path in files:
         label, probability, error = row_of(predictor, path)
         read += not error
-        out.writerow(
-            [path, label, f"{probability:.6f}" if probability == probability else "", error]
-        )
+        shown = f"{probability:.6f}" if probability == probability else ""
+        out.writerow([as_cell(path), as_cell(label), shown, as_cell(error)])
     if not read:
         raise LabError(
             f"{len(files)} image(s) named, none can be read; the column `error` says why"

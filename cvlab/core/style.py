@@ -15,6 +15,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 from PIL import Image
 
 from .io import atomic_write
@@ -50,6 +52,22 @@ def _has_photo(fig):
     return any(im.get_array().ndim == 3 for ax in fig.axes for im in ax.images)
 
 
+def _plain_text(fig):
+    "Show `$` as it is: the name of a class is not a formula; the powers of ten of an axis are."
+    texts = fig.findobj(Text)
+    powers = {
+        label
+        for ax in fig.axes
+        for axis in (ax.xaxis, ax.yaxis)
+        if isinstance(axis.get_major_formatter(), (LogFormatter, ScalarFormatter))
+        for tick in (*axis.majorTicks, *axis.minorTicks)
+        for label in (tick.label1, tick.label2)
+    }
+    for text in texts:
+        if text not in powers:
+            text.set_parse_math(False)
+
+
 def figure_png(
     fig: Figure,  # any figure
     dpi: int | None = None,  # dots per inch; None: the figure's own
@@ -58,6 +76,7 @@ def figure_png(
     if hasattr(fig, "saved_png"):
         return fig.saved_png  # rendered once, so that it is shown and saved with the same bytes
     raw, small = io.BytesIO(), io.BytesIO()
+    _plain_text(fig)
     fig.savefig(raw, format="png", dpi=dpi or fig.dpi)
     colours = (
         (256, Image.Quantize.MAXCOVERAGE) if _has_photo(fig) else (128, Image.Quantize.MEDIANCUT)

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import ExifTags, Image
 
 from ..core.boundary import open_image
-from ..core.io import LabError, read_file
+from ..core.io import LabError, printable, read_file
 from .archives import unpacked
 from cvlab.data.samples import (
     check_classes,
@@ -185,20 +185,15 @@ def doubts(samples: pd.DataFrame) -> list[str]:  # one line each
     return lines
 
 # %% ../../nbs/data/03_importers.ipynb #07f41986
-def _printable(text: str) -> str:
-    "A name on one line, with special characters escaped."
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 def _files_in(some: pd.DataFrame, most: int) -> list[str]:  # some: rows of `Data.verdicts`
     "Each file with its reason, or the number of files per reason."
     if len(some) <= most:
-        return [f"  {_printable(p)}: {why}" for p, why in zip(some.path, some.why)]
+        return [f"  {printable(p)}: {why}" for p, why in zip(some.path, some.why)]
     kind = some.why.str.replace(
         r"(belongs to|the same image as) [^,]*,", r"\1 another,", regex=True
     )
     return [
-        f"  {len(g):,} x {why}, such as {_printable(g.path.iloc[0])}"
+        f"  {len(g):,} x {why}, such as {printable(g.path.iloc[0])}"
         for why, g in some.groupby(kind)
     ]
 
@@ -212,7 +207,7 @@ def report(
     "A text report of the data."
     s = data.samples if strata is None else data.samples.assign(label=strata)
     lines = [f"{len(s)} images of {s.label.nunique()} {groups} can be used"]
-    s = s.assign(label=s.label.map(_printable))
+    s = s.assign(label=s.label.map(printable))
     counts = s.label.value_counts().sort_index().to_frame("images")
     table = pd.crosstab(s.label, s.subset) if (s.subset != "").any() else counts
     if len(s):

@@ -30,6 +30,7 @@ import pandas as pd
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
+from ..core.escape import as_code, as_id, as_text
 from ..core.io import LabError, read_json
 from ..core.params import line_of, nearest, plain, read_yaml
 from ..data.samples import read_split
@@ -822,7 +823,8 @@ def _cell_text(
         value = pick(row, m[1], "column")
         if isinstance(value, str):
             words = claim.words or {}
-            return words.get(f"{m[1]}={value}", words.get(value, value)).replace("|", "\\|")
+            given = words.get(f"{m[1]}={value}", words.get(value))
+            return as_text(value) if given is None else given.replace("|", "\\|")
         return write(
             f"{claim.id}:{number}.{m[1]}", rounded(float(value), _column_roundings(claim)[m[1]])
         )
@@ -959,7 +961,7 @@ def expand(entry: dict, params, classes=None) -> list[Claim]:
     def one_claim(v):
         file = fill(entry["file"], v, lambda x: glob.escape(str(x)))
         return Claim(
-            fill(entry["id"], v),
+            fill(entry["id"], v, as_id),
             file,
             fill(entry["formula"], v, word),
             entry.get("rounding", ""),
@@ -1124,6 +1126,7 @@ def _expand_template(text: str, context: dict) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    env.filters |= dict(code=as_code, id=as_id, text=as_text)
     try:
         return env.from_string(text).render(context)
     except (TemplateError, TypeError, ValueError, ArithmeticError) as e:

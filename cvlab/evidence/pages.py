@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from ..core.escape import as_code, as_id, as_text
 from ..core.io import LabError, read_json, write_text
 from ..core.params import line_of, nearest, plain, read_yaml, resolve
 from ..core.repro import repo_root
@@ -307,7 +308,7 @@ def _leak_lines(
         n = {p: len(leaking.get(p, [])) for p in ("test", "val")}
         out = [f"{n['test']} test and {n['val']} validation images also occur in another subset."]
     out += [
-        f"{f.get('severity', 'finding')}: {_as_code(str(f.get('text', '')))}"
+        f"{f.get('severity', 'finding')}: {_as_code(as_text(f.get('text', '')))}"
         for f in leakage_report.get("findings") or []
     ]
     return out or ["The data leakage report has no findings."]
@@ -416,10 +417,10 @@ def _limits_of(
     out = [
         "With {{claim:accuracy:n}} test images the 95 % confidence interval of the accuracy is "
         "{{claim:accuracy:low}} to {{claim:accuracy:high}}. "
-        f"The smallest class, `{fewest}`, has {here[fewest]['support']} test images.",
-        f"Worst class: the recall of `{worst}` is {{{{claim:recall.{worst}}}}}.",
+        f"The smallest class, {as_code(fewest)}, has {here[fewest]['support']} test images.",
+        f"Worst class: the recall of {as_code(worst)} is {{{{claim:recall.{as_id(worst)}}}}}.",
     ]
-    if absent := [f"`{c}`" for c in m["classes"] if c not in here]:
+    if absent := [as_code(c) for c in m["classes"] if c not in here]:
         out.append(f"Without a test image, so their metrics are unknown: {', '.join(absent)}.")
     if table is not None and len(known := table[table.accuracy.notna()]):
         out.append(_slice_limit(known.iloc[0], (known.differs == "worse").sum()))

@@ -25,7 +25,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat
 from traitlets.config import Config
 
-from ..core.io import LabError, Lock, check_merged, read_json, write_text
+from ..core.io import LabError, Lock, check_merged, on_screen, read_json, write_text
 from ..core.repro import folder_digest, repo_root, write_if_changed
 
 # %% ../../nbs/runs/03_engine.ipynb #a0378ce2
@@ -96,7 +96,9 @@ class Live:
             passing = line.endswith("\r")
             if passing and not sys.stderr.isatty():
                 continue
-            sys.stderr.write(f"{CLEAR if self.bar else ''}{'    ' if self.fresh else ''}{line}")
+            sys.stderr.write(
+                f"{CLEAR if self.bar else ''}{'    ' if self.fresh else ''}{on_screen(line)}"
+            )
             self.bar, self.fresh = passing, line.endswith(("\n", "\r"))
         self.flush()
 

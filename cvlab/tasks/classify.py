@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.io import LabError
+from ..core.io import LabError, printable
 from ..data.samples import check_classes
 from .base import Meter, Prediction, Task, check_outputs
 from .losses import CrossEntropy, loss_of
@@ -83,7 +83,7 @@ class _Labels(Task):
 
     def __str__(self):
         few = ", ".join(self.classes[:9]) + (", ..." if len(self.classes) > 9 else "")
-        return f"{len(self.classes)} classes: {few}"
+        return printable(f"{len(self.classes)} classes: {few}")
 
     @property
     def state(self):
