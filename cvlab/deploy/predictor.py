@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..core.io import LabError
 from ..core.repro import pick_device
-from ..data.loaders import FORMATS, check_file, decode, decode_bytes, squared
+from ..data.folders import FORMATS
+from ..data.loaders import check_file, decode, decode_bytes, squared
 from ..data.samples import why_not
 from ..tasks.base import Prediction
 from ..tasks.infer import find_weights, load_together, logits_of, task_of

@@ -31,6 +31,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..core.io import LabError
 from ..data.archives import unpacked
+from ..data.folders import AS_FOUND, Reading, located
 from ..data.samples import find_samples, to_rgb
 from ..data.similarity import perceptual_hashes, shrink
 from .metrics import wilson_interval
@@ -205,7 +206,7 @@ def _planted_copies(
     "Changed copies of some images, in the format of the cache."
 
     def change(path):
-        with Image.open(Path(folder) / path) as im:
+        with Image.open(located(folder, path)) as im:
             im = to_rgb(im)
         im.thumbnail((4 * size, 4 * size))  # full camera resolution is not needed here
         return [
@@ -395,7 +396,7 @@ def _file_facts(
 def _facts_of(folder: Path, split: pd.DataFrame) -> pd.DataFrame:
     "One row of facts per image."
     with ThreadPoolExecutor() as pool:
-        return pd.DataFrame(list(pool.map(lambda p: _file_facts(Path(folder) / p), split.path)))
+        return pd.DataFrame(list(pool.map(lambda p: _file_facts(located(folder, p)), split.path)))
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #df07a31e
 def frame(images) -> np.ndarray:  # (n, 96): colour mean and std of 16 border pieces
@@ -818,9 +819,10 @@ def accuracy_without(
 def published_split(
     source: str | Path,  # a folder, CSV or archive with subsets
     cache: str | Path = ".cvlab/cache",  # where it is unpacked
+    how: Reading = AS_FOUND,
 ) -> pd.DataFrame:  # id, path, label, group, subset
     "The samples of a source in their published subsets."
-    samples = find_samples(unpacked(source, cache))
+    samples = find_samples(unpacked(source, cache), how)
     subset = samples.subset.replace("", "train")
     if "test" not in set(subset):
         raise LabError(f"{source}: came without a test set; set leakage.split to lab")
