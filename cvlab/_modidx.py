@@ -338,6 +338,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cvlab.data.folders.below': ('data/folders.html#below', 'cvlab/data/folders.py'),
                                     'cvlab.data.folders.class_in_name': ('data/folders.html#class_in_name', 'cvlab/data/folders.py'),
                                     'cvlab.data.folders.dvc_cache': ('data/folders.html#dvc_cache', 'cvlab/data/folders.py'),
+                                    'cvlab.data.folders.ignored_images': ('data/folders.html#ignored_images', 'cvlab/data/folders.py'),
                                     'cvlab.data.folders.left_out': ('data/folders.html#left_out', 'cvlab/data/folders.py'),
                                     'cvlab.data.folders.list_folder': ('data/folders.html#list_folder', 'cvlab/data/folders.py'),
                                     'cvlab.data.folders.located': ('data/folders.html#located', 'cvlab/data/folders.py'),

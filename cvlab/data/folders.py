@@ -6,9 +6,9 @@
 __all__ = ['AS_FOUND', 'SUBSETS', 'SUFFIXES', 'HEIF', 'FORMATS', 'FILE_COLUMNS', 'DROPPED', 'MANY', 'Reading', 'subset_named',
            'subsets_among', 'not_data', 'visible_folders', 'no_suffix', 'not_image', 'shown', 'located', 'dvc_cache',
            'Walls', 'left_out', 'below', 'sets_in', 'class_in_name', 'list_folder', 'structure', 'ask_about_names',
-           'ask_about_ignored']
+           'ignored_images', 'ask_about_ignored']
 
-# %% ../../nbs/data/08_folders.ipynb #2bfe7099
+# %% ../../nbs/data/08_folders.ipynb #10f21499
 import configparser
 import fnmatch
 import os
@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..core.io import LabError
 
-# %% ../../nbs/data/08_folders.ipynb #f6f8aa32
+# %% ../../nbs/data/08_folders.ipynb #4c7e2e3c
 @dataclass(frozen=True)
 class Reading:
     "How a source is read: the parameters of section `data` that decide what its images and labels are."
@@ -43,7 +43,7 @@ class Reading:
 
 AS_FOUND = Reading()
 
-# %% ../../nbs/data/08_folders.ipynb #962a3128
+# %% ../../nbs/data/08_folders.ipynb #7ed00beb
 # fmt: off
 SUBSETS = {w: s for s, words in dict(
     train="train training trainset traindata trn",
@@ -72,7 +72,7 @@ def subsets_among(names: list[str]) -> dict[str, str]:  # name -> train, val, te
     shared = set.intersection(*each) - set(SUBSETS) if len(each) > 1 else set()
     return {n: subset_named(n, shared) for n in names}
 
-# %% ../../nbs/data/08_folders.ipynb #4fbde260
+# %% ../../nbs/data/08_folders.ipynb #7504432a
 _SYSTEM = {  # names of folders, lower case
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # Synology, QNAP
     *("$recycle.bin", "recycler", "system volume information"),  # Windows
@@ -91,7 +91,7 @@ def visible_folders(folder: Path) -> list[Path]:  # sorted
     "The folders in a folder, without hidden ones and those of the system."
     return sorted(d for d in folder.iterdir() if d.is_dir() and not not_data(Path(d.name)))
 
-# %% ../../nbs/data/08_folders.ipynb #008503f0
+# %% ../../nbs/data/08_folders.ipynb #7c7d6e49
 # fmt: off
 SUFFIXES = {f".{s}" for s in (
     "jpg jpeg jpe jfif png bmp webp tif tiff gif avif jp2 j2k jpx heic heif hif".split())}
@@ -111,7 +111,7 @@ _FOREIGN = {s: what for suffixes, what in {
 def no_suffix(name: str) -> bool:  # "IMG.0001" has a number, no suffix
     return not Path(name).suffix or Path(name).suffix[1:].isdigit()
 
-# %% ../../nbs/data/08_folders.ipynb #3df09f4a
+# %% ../../nbs/data/08_folders.ipynb #525c9b1a
 try:  # the extra `heic`
     import pillow_heif
 
@@ -150,7 +150,7 @@ def not_image(file: Path) -> str:  # "" for an image
     with open(file, "rb") as f:
         return _FOREIGN[".dcm"] if f.read(132)[128:] == b"DICM" else "not the suffix of an image"
 
-# %% ../../nbs/data/08_folders.ipynb #a61d7bf6
+# %% ../../nbs/data/08_folders.ipynb #aeb57280
 def shown(path: str | Path) -> str:
     "A path or name as text that can be written; bytes that are not UTF-8 as `\\xNN`."
     text = path.as_posix() if isinstance(path, Path) else path
@@ -165,7 +165,7 @@ def located(folder: str | Path, path: str) -> Path:
     raw = re.sub(r"\\x([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), path)
     return Path(folder) / raw
 
-# %% ../../nbs/data/08_folders.ipynb #28173716
+# %% ../../nbs/data/08_folders.ipynb #40b8f857
 def dvc_cache(folder: Path) -> Path | None:  # None outside of DVC
     "DVC's cache for a folder."
     here = folder.resolve()
@@ -198,7 +198,7 @@ class Walls:
             return "a link that leads out of the folder; --follow-links takes it"
         return "" if file.is_file() else "no ordinary file"
 
-# %% ../../nbs/data/08_folders.ipynb #dac2501e
+# %% ../../nbs/data/08_folders.ipynb #71720a47
 def left_out(path: Path, ignore: tuple[str, ...]) -> bool:
     "Whether a relative path, or a folder that it is in, matches one of the patterns."
     whole = [p.as_posix() for p in (path, *path.parents) if p.parts]
@@ -241,7 +241,7 @@ def _verdict(file: Path, path: Path, walls: Walls, how: Reading) -> tuple[str, s
     except OSError as e:
         return "refused", f"cannot be opened: {e.strerror}"
 
-# %% ../../nbs/data/08_folders.ipynb #0d88cd6f
+# %% ../../nbs/data/08_folders.ipynb #aecd3480
 def _has_images(folder: Path, deep: bool) -> bool:
     "Whether a folder contains an image, itself or (deep) in a folder below."
     for here, folders, files in os.walk(folder):
@@ -275,7 +275,7 @@ def sets_in(folder: Path, how: Reading = AS_FOUND) -> dict[str, str]:  # name ->
     _ask_about_sets(folder, known, other)
     return known
 
-# %% ../../nbs/data/08_folders.ipynb #e054e6a0
+# %% ../../nbs/data/08_folders.ipynb #67686e77
 def _ask_about_sets(folder: Path, known: dict[str, str], other: list[str]):
     "Raise a `LabError` with the question that these top folders raise."
     if other:
@@ -296,7 +296,7 @@ def _ask_about_sets(folder: Path, known: dict[str, str], other: list[str]):
             "or, if these are classes, use --layout classes"
         )
 
-# %% ../../nbs/data/08_folders.ipynb #6b5bf48b
+# %% ../../nbs/data/08_folders.ipynb #0db3c9b7
 # columns of a list of files; "" if not applicable
 FILE_COLUMNS = ["path", "label", "subset", "group", "verdict", "why"]
 
@@ -333,7 +333,7 @@ def _no_class(how: Reading) -> str:
         return "its name does not begin with a class and a number"
     return "in no class folder" + (f" {how.depth} levels down" if how.depth > 1 else "")
 
-# %% ../../nbs/data/08_folders.ipynb #ce5b323a
+# %% ../../nbs/data/08_folders.ipynb #ebdba75e
 def _empty(folder: Path, files: pd.DataFrame, level: int) -> list[tuple]:  # rows of files
     "Folders at the level of the classes without images."
     used = {Path(p).parts[: level + 1] for p, v in zip(files.path, files.verdict) if v != "ignored"}
@@ -378,7 +378,7 @@ def structure(folder: Path, files: pd.DataFrame, level: int, how: Reading) -> li
         f"classes, use --depth {how.depth + 1}"
     ]
 
-# %% ../../nbs/data/08_folders.ipynb #6eef5ac0
+# %% ../../nbs/data/08_folders.ipynb #1c348e40
 DROPPED = "of a class that data.drop_small leaves out"
 MANY = 20  # images that are left out without a question, less one
 _QUIET = {
@@ -399,15 +399,21 @@ def ask_about_names(folder: Path, files: pd.DataFrame, how: Reading):
     )
 
 
-def ask_about_ignored(source, verdicts: pd.DataFrame):  # path, verdict, why
-    "Raise a `LabError` if many images are ignored, unless `data.ignore` names them."
+def ignored_images(verdicts: pd.DataFrame) -> tuple[pd.DataFrame, str]:  # rows, reasons in words
+    "The images that are left out, unless `data.ignore` or a table says so."
     some = verdicts[(verdicts.verdict == "ignored") & ~verdicts.why.isin(_QUIET)]
+    kinds = [f"{len(g)} x {why}, such as {g.path.iloc[0]}" for why, g in some.groupby("why")]
+    return some, "; ".join(kinds)
+
+
+def ask_about_ignored(source, verdicts: pd.DataFrame):  # path, verdict, why
+    "Raise a `LabError` if many images are ignored."
+    some, kinds = ignored_images(verdicts)
     if len(some) < MANY:
         return
-    kinds = [f"{len(g)} x {why}, such as {g.path.iloc[0]}" for why, g in some.groupby("why")]
     patterns = dict.fromkeys(map(_pattern, some.path))
     raise LabError(
-        f"{source}: {len(some)} images would be left out: {'; '.join(kinds)}; mend that, or confirm it with "
+        f"{source}: {len(some)} images would be left out: {kinds}; mend that, or confirm it with "
         + " ".join(f"--ignore {p!r}" for p in [*patterns][:4])
     )
 

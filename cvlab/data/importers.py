@@ -19,7 +19,14 @@ from PIL import ExifTags, Image
 
 from ..core.io import LabError
 from .archives import unpacked
-from .folders import AS_FOUND, DROPPED, Reading, ask_about_ignored, located
+from cvlab.data.folders import (
+    AS_FOUND,
+    DROPPED,
+    Reading,
+    ask_about_ignored,
+    ignored_images,
+    located,
+)
 from cvlab.data.samples import (
     bits_of,
     check_classes,
@@ -206,7 +213,8 @@ def open_data(
 
 def check_data(source, data: Data, check=check_classes):
     "Raise a `LabError` if many images are left out, or those that are left cannot be learned from."
-    ask_about_ignored(source, data.verdicts)
+    if len(data.samples):
+        ask_about_ignored(source, data.verdicts)
     try:
         check(source, data.samples)
     except LabError as e:
@@ -215,6 +223,8 @@ def check_data(source, data: Data, check=check_classes):
         hints = [h for h in data.notes if "--" in h]
         if data.verdicts.why.str.contains("--follow-links").any():
             hints.append("links lead out of the folder, --follow-links takes them")
+        if not len(data.samples) and (left := ignored_images(data.verdicts)[1]):
+            hints.append(f"left out: {left}")
         raise LabError("; ".join([str(e), *refused, *hints])) from None
 
 # %% ../../nbs/data/03_importers.ipynb #e3de5e8c
