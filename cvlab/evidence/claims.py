@@ -7,7 +7,7 @@ __all__ = ['FORMULAS', 'split_of', 'params_of', 'DASH', 'VALUE', 'COUNTS', 'AXES
            'INDEX', 'MARKED', 'argument', 'formula', 'signature', 'pick', 'one', 'proportion', 'bounds', 'extremes',
            'gains', 'class_metrics', 'run_of', 'rows_of', 'predicted_classes', 'found', 'lr_found', 'pairs_of',
            'leaking_ids', 'guessed', 'Claim', 'files_of', 'value_of', 'rounded', 'text_of', 'summary_of',
-           'combinations', 'fill', 'word', 'expand', 'load_claims', 'numbers_in', 'marker', 'marked', 'render',
+           'combinations', 'fill', 'in_id', 'word', 'expand', 'load_claims', 'numbers_in', 'marker', 'marked', 'render',
            'direction', 'shown', 'wrapped', 'reflow', 'unmark', 'mark', 'index_of', 'bound_in', 'marked_page',
            'problem_of', 'check_text', 'anchors', 'check_links', 'notebook_markdown', 'template_text', 'named']
 
@@ -916,6 +916,13 @@ def fill(
     return re.sub(r"\{([^{}]*)\}", put, text)
 
 
+def in_id(value) -> str:
+    "Write a value, such as the class `<5 mm`, as part of an id; what an id may not contain as %3c."
+    return re.sub(
+        r"[\n{}<>|:`\\]|^\s|\s$|%(?=[0-9a-f]{2})", lambda m: f"%{ord(m[0]):02x}", str(value)
+    )
+
+
 def word(value) -> str:
     "Write a value as an argument of a formula."
     return (
@@ -950,7 +957,7 @@ def expand(entry: dict, params, classes=None) -> list[Claim]:
     def one_claim(v):
         file = fill(entry["file"], v, lambda x: glob.escape(str(x)))
         return Claim(
-            fill(entry["id"], v),
+            fill(entry["id"], v, in_id),
             file,
             fill(entry["formula"], v, word),
             entry.get("rounding", ""),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ITEMS', 'STATES', 'page_templates', 'dotted', 'values_of', 'load_reasons', 'lr_words', 'effect_words',
-           'effects_of', 'code', 'reasons_table', 'kinds_line', 'card_claims', 'shortcuts', 'made_card', 'write_card',
-           'card_run', 'check_card', 'item', 'state', 'Repository', 'fences', 'portfolio']
+           'effects_of', 'code', 'reasons_table', 'kinds_line', 'card_claims', 'as_name', 'shortcuts', 'made_card',
+           'write_card', 'card_run', 'check_card', 'item', 'state', 'Repository', 'fences', 'portfolio']
 
 # %% ../../nbs/evidence/01_pages.ipynb #8e8ce385
 import ast
@@ -30,6 +30,7 @@ from cvlab.evidence.claims import (
     Claim,
     check_links,
     check_text,
+    in_id,
     load_claims,
     lr_found,
     mark,
@@ -297,6 +298,13 @@ def _as_code(text: str) -> str:
     "Put the decimals and percentages of a text into backticks."
     return TOKENS.sub(lambda m: f"`{m[0]}`" if m["number"] else m[0], " ".join(text.split()))
 
+
+def as_name(text: str) -> str:
+    "The name of a class as Markdown code, also in a table; special characters are escaped."
+    plain = text if text.isprintable() else repr(text)[1:-1]
+    plain = plain.replace("|", "\\|")
+    return f"`` {plain} ``" if "`" in plain else f"`{plain}`"
+
 # %% ../../nbs/evidence/01_pages.ipynb #b8b39640
 def _leak_lines(
     leakage_report: dict,  # from leakage/leakage_report.json
@@ -416,10 +424,10 @@ def _limits_of(
     out = [
         "With {{claim:accuracy:n}} test images the 95 % confidence interval of the accuracy is "
         "{{claim:accuracy:low}} to {{claim:accuracy:high}}. "
-        f"The smallest class, `{fewest}`, has {here[fewest]['support']} test images.",
-        f"Worst class: the recall of `{worst}` is {{{{claim:recall.{worst}}}}}.",
+        f"The smallest class, {as_name(fewest)}, has {here[fewest]['support']} test images.",
+        f"Worst class: the recall of {as_name(worst)} is {{{{claim:recall.{in_id(worst)}}}}}.",
     ]
-    if absent := [f"`{c}`" for c in m["classes"] if c not in here]:
+    if absent := [as_name(c) for c in m["classes"] if c not in here]:
         out.append(f"Without a test image, so their metrics are unknown: {', '.join(absent)}.")
     if table is not None and len(known := table[table.accuracy.notna()]):
         out.append(_slice_limit(known.iloc[0], (known.differs == "worse").sum()))
@@ -470,6 +478,8 @@ def _image_facts(f: SimpleNamespace, classes: list[str], root: Path) -> dict:
 
     return dict(
         classes=classes,
+        names={c: as_name(c) for c in classes},
+        ids={c: in_id(c) for c in classes},
         parts=parts,
         counts={(c, q): count(c, q) for c in ["", *classes] for q in parts},
         split=split_hash(f.split)[:16],
