@@ -240,6 +240,7 @@ def _notes(p, data, task, heads: dict[str, str], n_train: int):  # yields lines
 
     if n := (data.verdicts.verdict == "refused").sum():
         yield f"{n} image(s) are skipped; `cvlab data check` and the prepare notebook list the reasons"
+    yield from data.notes
     yield from doubts(data.samples.assign(label=task.strata(data.samples)))
     for anew, name in heads.items():
         yield f"model.weights: {name} was trained for other outputs than {task}; {anew} start from random weights"
@@ -258,6 +259,7 @@ def _check_before(p, *others):  # -> the split
             f"{p.data.path}: no such folder or file; name a folder with one subfolder per class, "
             "a CSV or an archive with --data, or draw the embedded data with `cvlab data use meadow`"
         )
+    from cvlab.data.folders import Reading
     from cvlab.data.importers import open_data
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import TASKS
@@ -265,7 +267,7 @@ def _check_before(p, *others):  # -> the split
     kind = TASKS[p.task]
     for q in (p, *others):
         kind.check(q)
-    data = open_data(p.data.path, cache_folder(), kind.check_samples)
+    data = open_data(p.data.path, cache_folder(), kind.check_samples, Reading.of(p.data))
     split = kind.split(data.samples, p.split.val, p.split.test, p.split.seed)
     task = kind.of(split)
     heads = _new_heads((p, *others), task, split)
@@ -766,6 +768,7 @@ def advise(
     data: str | Path,  # images
     target: str = "accuracy",  # purpose: accuracy, mobile, demo, cloud or research
     out: str | Path = "advice.yaml",  # the preset to write
+    overrides: list[str] | tuple = (),  # how the images are read, such as ["data.depth=2"]
 ) -> str:  # the preset, the estimated time, and the next commands
     "Suggest a model and parameters for a folder of images; write them as a preset."
     data, file = Path(data).resolve(), Path(out).resolve()
@@ -776,13 +779,15 @@ def advise(
         raise LabError(f"--out {out}: exists already; name another file, or remove it")
     from cvlab.core.io import write_text
     from cvlab.core.repro import pick_device, settings
+    from cvlab.data.folders import Reading
     from cvlab.data.importers import open_data
     from cvlab.runs.run import cache_folder
     from cvlab.studies import advise as a
 
+    how = Reading.of(resolve("params.yaml", "", overrides).data)
     device, s = (
         pick_device(settings().device),
-        a.situation(open_data(data, cache_folder()).samples, target),
+        a.situation(open_data(data, cache_folder(), how=how).samples, target),
     )
     heading = f"{s.n} images of {len(s.counts)} classes, {s.ratio:.1f} to 1, side {s.side} px; " + (
         f"a GPU of {s.gpu:.0f} GB" if s.gpu else "no GPU"
@@ -794,7 +799,7 @@ def advise(
         [
             text,
             f"About {a.duration(before + p.train.epochs * epoch)} on this machine, estimated from single steps.",
-            f"Train: cvlab train --data {data} preset={file}",
+            " ".join([f"Train: cvlab train --data {data} preset={file}", *overrides]),
             *(f"{k:5}: {v}" for k, v in a.NEXT_STEPS.items()),
         ]
     )

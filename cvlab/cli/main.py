@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'Source', 'Weights', 'data_app', 'runs_app',
-           'Commands', 'print_version', 'options', 'main', 'params', 'schema', 'clean', 'data_check', 'data_add',
-           'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train', 'crossval', 'advise', 'evaluate',
-           'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune']
+           'Commands', 'print_version', 'options', 'main', 'with_reading', 'params', 'schema', 'clean', 'data_check',
+           'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train', 'crossval', 'advise',
+           'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
 import errno
+import functools
+import inspect
 import json
 import os
 import re
@@ -180,6 +182,43 @@ Weights = Annotated[
     ),
 ]
 
+# %% ../../nbs/cli/01_main.ipynb #0d3c28f4
+# fmt: off
+_READING = {
+    "layout": (str, "What the folders are: auto, classes, sets (train, val, test) or names (file names begin with the class)."),
+    "depth": (int, "Level of the class folders, such as 2 for animals/cat."),
+    "ignore": (list[str], "Leave out files and folders of this name or pattern; can be repeated."),
+    "na": (str, "Labels such as NA or None in a table: ask, class or missing."),
+    "follow_links": (bool, "Use the images that links outside the folder lead to."),
+    "drop_small": (int, "Leave out classes with fewer images for training than this."),
+}
+# fmt: on
+
+
+def with_reading(command):
+    "Give a command the options of `_READING`; it gets them as a list of overrides, `reading`."
+
+    @functools.wraps(command)
+    def wrapper(**given):
+        asked = {k: v for k in _READING if (v := given.pop(k)) not in (None, [])}
+        return command(reading=[f"data.{k}={json.dumps(v)}" for k, v in asked.items()], **given)
+
+    sign = inspect.signature(command)
+    own = [p for k, p in sign.parameters.items() if k != "reading"]
+    more = [
+        inspect.Parameter(
+            k,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[kind | None, typer.Option(f"--{k.replace('_', '-')}", help=text)],
+        )
+        for k, (kind, text) in _READING.items()
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    wrapper.__signature__ = sign.replace(parameters=[*own, *more])
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *more]}
+    return wrapper
+
 # %% ../../nbs/cli/01_main.ipynb #32b34040
 @app.command()
 def params(overrides: Overrides = None, experiment: Experiment = ""):
@@ -233,34 +272,39 @@ app.add_typer(data_app, name="data")
 
 
 @data_app.command("check")
+@with_reading
 def data_check(
     path: Source,
     full: Annotated[bool, typer.Option("--full", help="List all files, however many.")] = False,
+    reading: list[str] = (),
 ):
     "Check which images can be used for training; exit with status 1 if any is refused."
     path = path.resolve()
     to_root()
-    from cvlab.data.importers import read_data, report
-    from cvlab.data.samples import check_classes
+    from cvlab.data.folders import Reading
+    from cvlab.data.importers import check_data, read_data, report
     from cvlab.runs.run import cache_folder
 
-    data = read_data(path, cache_folder())
+    data = read_data(path, cache_folder(), Reading.of(resolve("params.yaml", "", reading).data))
     print(report(data, len(data.verdicts) if full else 20))
-    check_classes(path, data.samples)
+    check_data(path, data)
     if (data.verdicts.verdict == "refused").any():
         raise typer.Exit(1)
 
 # %% ../../nbs/cli/01_main.ipynb #ba9cd8fe
 @data_app.command("add")
-def data_add(path: Source):
+@with_reading
+def data_add(path: Source, reading: list[str] = ()):
     "Copy images into data/ for the pipeline, and write data.dvc."
     path = path.resolve()
     to_root()
+    from cvlab.data.folders import Reading
     from cvlab.data.importers import report
     from cvlab.datasets.install import add
     from cvlab.runs.run import cache_folder
 
-    print(report(add(path, cache_folder())))
+    how = Reading.of(resolve("params.yaml", "", reading).data)
+    print(report(add(path, cache_folder(), how)))
     print(
         "data.dvc is written. `cvlab repro` trains on these images; commit data.dvc with the results."
     )
@@ -386,6 +430,7 @@ def docs(
 
 # %% ../../nbs/cli/01_main.ipynb #2ce8083e
 @app.command()
+@with_reading
 def train(
     overrides: Overrides = None,
     experiment: Experiment = "",
@@ -403,6 +448,7 @@ def train(
     resume: Annotated[
         bool, typer.Option(help="Continue the interrupted training in --out.")
     ] = False,
+    reading: list[str] = (),
 ):
     "Train a model on a folder of images."
     run = api.train(
@@ -412,7 +458,7 @@ def train(
         experiment=experiment,
         fast=fast,
         resume=resume,
-        overrides=overrides or [],
+        overrides=[*(overrides or []), *reading],
     )
     to_root()
     print(run.report())
@@ -421,6 +467,7 @@ def train(
 
 # %% ../../nbs/cli/01_main.ipynb #432a3a93
 @app.command()
+@with_reading
 def crossval(
     overrides: Overrides = None,
     data: Data = None,
@@ -434,9 +481,10 @@ def crossval(
             min=0, max=2**32 - 1, help="Seed of the initial weights and the order of the images."
         ),
     ] = 0,
+    reading: list[str] = (),
 ):
     "Cross-validate experiments on a folder of images. Repeat with the same --out to continue."
-    out = api.crossval(data, out, seed, overrides=overrides or [])
+    out = api.crossval(data, out, seed, overrides=[*(overrides or []), *reading])
     to_root()
     from cvlab.runs.paths import RunPaths
 
@@ -446,6 +494,7 @@ def crossval(
 
 # %% ../../nbs/cli/01_main.ipynb #ea98200b
 @app.command()
+@with_reading
 def advise(
     data: Source,
     target: Annotated[
@@ -454,9 +503,10 @@ def advise(
     out: Annotated[Path, typer.Option(help="The preset to write, a .yaml file.")] = Path(
         "advice.yaml"
     ),
+    reading: list[str] = (),
 ):
     "Suggest a model and parameters for a folder of images. Writes them as a preset."
-    print(api.advise(data, target, out))
+    print(api.advise(data, target, out, reading))
 
 # %% ../../nbs/cli/01_main.ipynb #1e768e27
 @app.command()

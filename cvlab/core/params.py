@@ -156,6 +156,23 @@ class Data(Section):
     crop_margin: Fraction = Field(
         description="cached images are larger by this fraction; training crops a random window"
     )
+    layout: Literal["auto", "classes", "sets", "names"] = Field(
+        description="what the folders are: classes; sets (train, val, test) that hold the classes; or "
+        "names: file names begin with the class; auto: by the names of the folders"
+    )
+    depth: Count = Field(
+        description="level of the class folders below the folder of the data or of the set"
+    )
+    ignore: list[str] = Field(
+        description="patterns of files and folders to leave out, such as logs or *.npy"
+    )
+    na: Literal["ask", "class", "missing"] = Field(
+        description="labels such as NA or None in a table: stop and ask, a class, or a missing label"
+    )
+    follow_links: bool = Field(description="use images outside the folder that links lead to")
+    drop_small: CountOrOff = Field(
+        description="leave out classes with fewer different images for training; 0 is off"
+    )
 
     @property
     def side(self) -> int:  # of a cached image, pixels
@@ -691,7 +708,7 @@ SHARED = [
     ("experiments",),
     ("split",),
     ("crossval",),
-    ("data", "path"),
+    *(("data", k) for k in "path layout depth ignore na follow_links drop_small".split()),
     ("lr_find",),
     ("baseline",),
     ("leakage",),

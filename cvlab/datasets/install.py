@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..core.io import LabError, atomic_folder, write_text
 from ..core.params import nearest, read_yaml
+from ..data.folders import AS_FOUND, Reading, located
 from ..data.importers import Data, open_data
 from .longtail import check_species, make_species
 from .meadow import check_meadow, make_meadow
@@ -156,7 +157,7 @@ def _copy_samples(data: Data, to: Path):
     s = data.samples
     for path in s.path:
         (to / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(data.folder / path, to / path)
+        shutil.copyfile(located(data.folder, path), to / path)
     own = s.group.where(s.group != s.id.str[:16], "")
     if (
         (s.subset != "").any()
@@ -167,9 +168,9 @@ def _copy_samples(data: Data, to: Path):
         table.to_csv(to / "samples.csv", index=False, lineterminator="\n")
 
 # %% ../../nbs/datasets/02_install.ipynb #b7160fb3
-def add(source: str | Path, cache: str | Path) -> Data:
+def add(source: str | Path, cache: str | Path, how: Reading = AS_FOUND) -> Data:
     "Copy these images into data/ as the lab's data."
-    data = open_data(source, cache)
+    data = open_data(source, cache, how=how)
     if data.folder.resolve().is_relative_to(Path("data").resolve()):
         raise LabError(f"{source}: already the data of the pipeline")
     _check_replaceable()

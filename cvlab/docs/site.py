@@ -276,7 +276,7 @@ def names() -> dict[str, str]:  # name -> page, without suffix
 
 
 @cache
-def _module_pages() -> dict[str, str]:  # cvlab.data.loaders -> nbs/data/04_loaders
+def _module_pages() -> dict[str, str]:  # cvlab.data.loaders -> nbs/data/06_loaders
     "The notebook of each module, without suffix."
     found = sorted((repo_root() / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
     return {f"cvlab.{p.parent.name}.{p.stem[3:]}": f"nbs/{p.parent.name}/{p.stem}" for p in found}

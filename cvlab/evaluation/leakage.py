@@ -35,6 +35,7 @@ from ..core.boundary import open_image
 from ..core.io import LabError
 from ..core.progress import progress
 from ..data.archives import unpacked
+from ..data.folders import AS_FOUND, Reading, located
 from ..data.samples import find_samples, to_rgb
 from cvlab.data.similarity import (
     BLOCK,
@@ -268,7 +269,7 @@ def _planted_copies(
     "Changed copies of some images, in the format of the cache."
 
     def change(path):
-        with open_image(Path(folder) / path) as im:
+        with open_image(located(folder, path)) as im:
             im = to_rgb(im)
         im.thumbnail((4 * size, 4 * size))  # full camera resolution is not needed here
         return [
@@ -447,7 +448,7 @@ def _file_facts(
 def _facts_of(folder: Path, split: pd.DataFrame) -> pd.DataFrame:
     "One row of facts per image."
     with ThreadPoolExecutor() as pool:
-        return pd.DataFrame(list(pool.map(lambda p: _file_facts(Path(folder) / p), split.path)))
+        return pd.DataFrame(list(pool.map(lambda p: _file_facts(located(folder, p)), split.path)))
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #d842220d
 def frame(images) -> np.ndarray:  # (n, 96): colour mean and std of 16 border pieces
@@ -900,9 +901,10 @@ def accuracy_without(
 def published_split(
     source: str | Path,  # a folder, CSV or archive with subsets
     cache: str | Path = ".cvlab/cache",  # where it is unpacked
+    how: Reading = AS_FOUND,
 ) -> pd.DataFrame:  # id, path, label, group, subset
     "The samples of a source in their published subsets."
-    samples = find_samples(unpacked(source, cache))
+    samples = find_samples(unpacked(source, cache), how)
     subset = samples.subset.replace("", "train")
     if "test" not in set(subset):
         raise LabError(f"{source}: came without a test set; set leakage.split to lab")

@@ -7,12 +7,14 @@ __all__ = ['split_of_run', 'samples_for', 'subset_predictions']
 
 # %% ../../nbs/evaluation/01_predict.ipynb #822afedb
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.io import LabError, file_hash
 from ..core.params import read_yaml
+from ..data.folders import AS_FOUND, Reading
 from ..data.importers import images_root, read_data
 from ..data.loaders import image_cache, subset_of
 from ..data.samples import read_split
@@ -37,6 +39,16 @@ def split_of_run(weights: Path) -> tuple[pd.DataFrame, str]:  # split, folder of
     return read_split(RunPaths(root).split), read_yaml(asked)["requested"]["data"]["path"]
 
 # %% ../../nbs/evaluation/01_predict.ipynb #e26fe5a2
+def _reading_of_run(weights: Path) -> Reading:
+    "How the images of the run were read, for other images with the same classes."
+    try:
+        run = run_of(weights, "weights")
+        how = Reading.of(read_yaml(run.params)["requested"]["data"]) if run else AS_FOUND
+    except (LabError, KeyError):
+        return AS_FOUND
+    return replace(how, drop_small=0, layout="auto" if how.layout == "sets" else how.layout)
+
+
 def samples_for(
     weights: Path, subset: str, data: str | Path | None, task: Task, cache: str | Path
 ) -> tuple[pd.DataFrame, str | Path]:  # table, base folder of its paths
@@ -46,7 +58,8 @@ def samples_for(
         if odd := task.unknown(split.label):
             raise LabError(f"{weights}: the model does not know {odd}")
         return split, images_root(source, cache)
-    folder, samples, found = read_data(data, cache)
+    folder, samples, found, notes = read_data(data, cache, _reading_of_run(weights))
+    print(*(f"{data}: {n}" for n in notes), sep="\n", end="\n" * bool(notes), file=sys.stderr)
     if n := (found.verdict == "refused").sum():
         print(f"{n} image(s) of {data} are left out; `cvlab data check` says why", file=sys.stderr)
     if not len(samples):

@@ -1220,6 +1220,7 @@ def verify(root: str | Path = ".") -> list[Line]:  # the problems first
 # %% ../../nbs/evidence/02_verify.ipynb #f9a27f01
 def check_data(lab: Lab) -> list[Line]:
     "Split the images again and compare with the stored split."
+    from cvlab.data.folders import Reading
     from cvlab.data.importers import open_data
     from cvlab.data.samples import split_samples, write_split
     from cvlab.runs.run import cache_folder
@@ -1231,7 +1232,8 @@ def check_data(lab: Lab) -> list[Line]:
     )
     if not source.exists():
         return [Line("data", "unverifiable", f"{source.name} is missing; `make data` creates it")]
-    split = split_samples(open_data(source, cache_folder()).samples, p.val, p.test, p.seed)
+    data = open_data(source, cache_folder(), how=Reading.of(lab.params.data))
+    split = split_samples(data.samples, p.val, p.test, p.seed)
     write_split(again, split)
     if again.read_bytes() == RunPaths(lab.root / "runs").split.read_bytes():
         return [

@@ -8,9 +8,22 @@ from PIL import Image
 from test_data import cvlab
 
 from cvlab.data.fixtures import SMOKE, tiny_image
+from cvlab.evidence.pages import check_card, write_card
 
 # two differ only in case
-ODD = ["red apple", "fruit/pear", "🍏", "ß & <b>", "Apple", "apple", "1.5", "nan"]
+ODD = [
+    "red apple",
+    "fruit/pear",
+    "🍏",
+    "ß & <b>",
+    "Apple",
+    "apple",
+    "1.5",
+    "nan",
+    "<5 mm",
+    "{",
+    "a|b",
+]
 STAGES = ("prepare", "leakage", "baseline", "train", "evaluate", "crossval")
 
 
@@ -42,6 +55,7 @@ def test_any_text_is_a_class(tmp_path):
         "train.batch_size=8",
         "crossval.folds=2",
         "leakage.planted=8",
+        "data.na=class",  # one is called nan
     )
     preds = pd.read_csv(
         tmp_path / "run/evaluate/seed-0/predictions.csv", dtype=str, keep_default_na=False
@@ -49,6 +63,7 @@ def test_any_text_is_a_class(tmp_path):
     assert set(preds.label) == set(ODD) and {f"logit_{c}" for c in ODD} <= set(preds.columns)
     oof = pd.read_csv(tmp_path / "run/crossval/oof.csv", dtype=str, keep_default_na=False)
     assert set(oof.label) == set(ODD)
+    assert check_card(write_card(tmp_path / "run")) == []
 
 
 def test_names_that_differ_only_in_case_are_asked_about(tmp_path):

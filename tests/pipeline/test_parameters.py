@@ -117,6 +117,10 @@ ELSEWHERE = {
     "crossval.experiments": "tests/pipeline/test_folds.py",
     "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
     "augment.albumentations": "below, where the extra is installed",
+    **dict.fromkeys(
+        [f"data.{k}" for k in "layout depth ignore na follow_links drop_small".split()],
+        "tests/pipeline/test_shapes.py",
+    ),
     "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
     "leakage.action": "likewise",
 }

@@ -151,7 +151,7 @@ def test_names_lead_to_where_they_are_described(site, parsed):
     links = {link for page in parsed.values() for link in page.links}
     for name in (
         "01_params.html#resolve",
-        "04_loaders.html#batches",
+        "06_loaders.html#batches",
         "01_learner.html#create-learner",
     ):
         assert any(link.endswith(name) for link in links), name
