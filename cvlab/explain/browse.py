@@ -21,7 +21,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from matplotlib.figure import Figure
 
-from ..core.io import LabError
+from ..core.io import LabError, on_screen
 from cvlab.core.params import (
     allowed,
     choices,
@@ -338,7 +338,7 @@ def _as_html(
 ) -> str:
     "A table with escaped, full-length text."
     with pd.option_context("display.max_colwidth", None):
-        page = table.to_html(na_rep="", border=0, **kwargs)
+        page = on_screen(table.to_html(na_rep="", border=0, **kwargs))
     # a notebook would right-align everything
     left = '<{} style="text-align: left">'.format
     return page.replace("<td>", left("td")).replace("<th>", left("th")) if words else page

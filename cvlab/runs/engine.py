@@ -25,10 +25,14 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat
 from traitlets.config import Config
 
-from ..core.io import LabError, Lock, check_merged, on_screen, read_json, write_text
+from ..core.io import LabError, Lock, check_merged, on_screen, printable, read_json, write_text
 from ..core.repro import folder_digest, repo_root, write_if_changed
 
 # %% ../../nbs/runs/03_engine.ipynb #a0378ce2
+# control characters of a terminal, and marks that change the direction of text
+_MARKS = re.compile("[\0-\b\v\f\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def _tidy_text(
     text: str,  # printed output of a cell
     root: str = "",  # folder to replace with "."
@@ -41,7 +45,8 @@ def _tidy_text(
     text = re.sub(
         re.escape(tempfile.gettempdir()) + r"/[\w-]*[a-z0-9_]{8}(?=[/\s<]|$)", "/tmp/…", text
     )
-    return re.sub(r"^[^\n]*\r(?!\n)", "", text, flags=re.M)
+    text = re.sub(r"^[^\n]*\r(?!\n)", "", text, flags=re.M)
+    return _MARKS.sub(lambda m: printable(m[0]), text)
 
 # %% ../../nbs/runs/03_engine.ipynb #d3a47e72
 KERNEL = {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from ..core.io import LabError
+from ..core.io import LabError, printable
 from ..core.params import Params
 from ..data.samples import split_samples
 from .tables import Schema
@@ -35,7 +35,7 @@ class Prediction:
     def _repr_html_(self) -> str:
         "The most probable classes, each with a bar."
         if not self.probabilities:
-            return f"<b>{escape(self.label)}</b>"
+            return f"<b>{escape(printable(self.label))}</b>"
         rows = "".join(map(_bar, *zip(*list(self.probabilities.items())[:SHOWN])))
         left = len(self.probabilities) - SHOWN
         more = f"<tr><td colspan=3>and {left} more</td></tr>" if left > 0 else ""
@@ -45,7 +45,7 @@ class Prediction:
 def _bar(name: str, probability: float) -> str:  # a row of HTML
     style = f"width:{120 * probability:.0f}px;height:.7em;background:currentColor;opacity:.6"
     return (
-        f'<tr><td style="text-align:left">{escape(name)}</td><td>{probability:.1%}</td>'
+        f'<tr><td style="text-align:left">{escape(printable(name))}</td><td>{probability:.1%}</td>'
         f'<td><div style="{style}"></div></td></tr>'
     )
 
