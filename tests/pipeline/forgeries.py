@@ -485,7 +485,7 @@ FORGERIES = {
     "baseline": Forgery(baseline, "retrain", "baseline", "histogram.csv", "a worse baseline, with its metrics", "`--retrain`"),
     "learning-rate curves": Forgery(rate_curves, "retrain", "lr_find", "curves.csv", "curves at other rates, with the suggestion", "`--retrain`"),
     "cross-validation": Forgery(folds, "retrain", "crossval", "oof.csv", "wrong images of the folds become right; all tables follow", "`--retrain`"),
-    "split": Forgery(swapped_split, "plain", "prepare", "split.csv", "a training and a test image change places; every hash follows", "`--data`"),
+    "split": Forgery(swapped_split, "plain", "prepare", "split.csv", "a training and a test image change places; hashes and predictions follow", "`--data`, and forgotten tables"),
     "copied seed": Forgery(copied_seed, "plain", "evaluate@default-1", "predictions.csv", "one training stored as two seeds, a constant added to all logits", "nothing"),
     "use of the test set": Forgery(folds_unrecorded, "plain", "crossval", "runs/ledger.csv", "the ledger's entry of the cross-validation is removed", "nothing"),
     "frozen stage": Forgery(frozen, "plain", "baseline", "frozen", "`frozen: true` in dvc.yaml hides changed code", "nothing"),
