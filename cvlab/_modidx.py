@@ -1885,6 +1885,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cvlab.runs.engine.Live': ('runs/engine.html#live', 'cvlab/runs/engine.py'),
                                    'cvlab.runs.engine.Live.flush': ('runs/engine.html#live.flush', 'cvlab/runs/engine.py'),
                                    'cvlab.runs.engine.Live.write': ('runs/engine.html#live.write', 'cvlab/runs/engine.py'),
+                                   'cvlab.runs.engine._check_merged': ('runs/engine.html#_check_merged', 'cvlab/runs/engine.py'),
                                    'cvlab.runs.engine._in_stage': ('runs/engine.html#_in_stage', 'cvlab/runs/engine.py'),
                                    'cvlab.runs.engine._log_seconds': ('runs/engine.html#_log_seconds', 'cvlab/runs/engine.py'),
                                    'cvlab.runs.engine._tidy_output': ('runs/engine.html#_tidy_output', 'cvlab/runs/engine.py'),

@@ -225,14 +225,38 @@ def main():
 if __name__ == "__main__" and "__file__" in globals():
     main()  # a notebook has no __file__
 
-# %% ../../nbs/runs/03_engine.ipynb #7668d0ee
+# %% ../../nbs/runs/03_engine.ipynb #079fdba7
+_CONFLICT = re.compile(r"^`?(<{7}|>{7})(?: |`|$)", re.MULTILINE)
+
+
+def _check_merged(path: Path, text: str):
+    "Raise a `LabError` for a notebook with an unresolved merge conflict, or for what is no notebook."
+    if found := _CONFLICT.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise LabError(
+            f"{path}:{line}: an unresolved merge conflict ({found[1]}); `nbdev-fix {path}` keeps both versions as "
+            "cells, then delete one of them and the markers"
+        )
+    try:
+        cells = nbformat.reads(text, 4).cells
+    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as e:
+        raise LabError(f"{path}: not a notebook ({(str(e).splitlines() or ['empty'])[0][:80]})") from None  # fmt: skip
+    for i, c in enumerate(cells, 1):
+        if found := _CONFLICT.search(c.source):
+            raise LabError(
+                f"{path}: cell {i}: an unresolved merge conflict ({found[1]}); keep one version of the cells below, "
+                "and delete the markers"
+            )
+
+
 def clean_file(
     path: str | Path,
     check: bool = False,  # only check, write nothing
 ) -> bool:  # whether the file needed cleaning
-    "Clean one notebook in place."
+    "Clean one notebook in place; `LabError` for an unresolved merge conflict."
     path = Path(path)
     before = path.read_text(encoding="utf-8")
+    _check_merged(path, before)
     keep = path.parent.name != "pipeline" and path.name != "lab.ipynb"
     nb = tidy(nbformat.reads(before, 4), str(repo_root(path.parent)), outputs=keep)
     after = nbformat.writes(nb)
