@@ -339,6 +339,27 @@ def test_two_people_change_the_same_cell(branches):
     assert {"a = 2", "a = 3", "b = 1"} <= set(sources(clone))
 
 
+def test_a_conflict_is_not_committed(branches):
+    "Neither the cells of the merge driver nor markers in the file, also not before a clean notebook."
+    clone, edit = branches
+    (clone / ".venv").symlink_to(BIN.parent)
+    (clone / "cvlab").symlink_to(TOP / "cvlab")
+    (clone / "params.yaml").touch()  # the top of a repository
+    edit("main", [("a = 1\n", 1), ("b = 1\n", 2)])
+    edit("one", [("a = 2\n", 1), ("b = 1\n", 2)])
+    edit("two", [("a = 3\n", 1), ("b = 1\n", 2)])
+    sh(clone, "git", "merge", "one", check=False)
+    notebook(clone / "nbs" / "z.ipynb", [("c = 1\n", 1)])
+    sh(clone, "git", "add", "nbs")
+    done = sh(clone, "git", "commit", "-qm", "merged", check=False)
+    assert done.returncode and "an unresolved merge conflict (<<<<<<<)" in done.stderr, done
+    marked = (clone / "nbs" / "a.ipynb").read_text().replace(' "cells"', '<<<<<<< one\n "cells"', 1)
+    (clone / "nbs" / "a.ipynb").write_text(marked)
+    done = sh(clone, BIN / "cvlab", "clean", "nbs/a.ipynb", check=False)
+    assert done.returncode == 1 and "nbs/a.ipynb:2: an unresolved merge conflict" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_hooks_are_of_this_repository_only(branches, tmp_path_factory):
     clone, _ = branches
     home = tmp_path_factory.mktemp("home")
