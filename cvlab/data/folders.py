@@ -236,7 +236,7 @@ def _listed(names) -> str:  # for messages, at most four
 
 def sets_in(folder: Path, how: Reading = AS_FOUND) -> dict[str, str]:  # name -> subset; {}: classes
     "The top folders that are subsets; `LabError` with a question if that is not certain."
-    if how.layout in ("classes", "names"):
+    if how.layout == "classes":
         return {}
     tops = [d for d in visible_folders(folder) if not left_out(Path(d.name), how.ignore)]
     sets = {n: s for n, s in subsets_among([d.name for d in tops]).items()}
@@ -366,9 +366,17 @@ _QUIET = {
 
 def ask_about_names(folder: Path, files: pd.DataFrame, how: Reading):
     "Raise a `LabError` if no image is in a class folder and their names begin with classes."
-    loose = files[files.why == "in no class folder"]
+    used = files[files.verdict == ""]
+    loose = used if used.label.nunique() == 1 else files[files.why == "in no class folder"]
     names = sorted({c for p in loose.path if (c := class_in_name(Path(p).name))})
-    if (files.verdict == "").any() or len(names) < 2 or len(names) > len(loose) / 2:
+    if used.label.nunique() > 1 or how.layout == "names":
+        return
+    tables = sorted(p for p in files.path if Path(p).suffix.lower() in (".csv", ".tsv"))
+    if tables and "/" not in tables[0] and len(loose):
+        raise LabError(
+            f"{folder}: no folder per class, but a table: name it instead of the folder, {folder / tables[0]}"
+        )
+    if len(names) < 2 or len(names) > len(loose) / 2:
         return
     raise LabError(
         f"{folder}: {len(loose)} images in one folder, with names that begin with {_listed(names)}: if these are the "

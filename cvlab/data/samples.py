@@ -133,7 +133,12 @@ def to_rgb(
         )
     if im.mode in ("I", "F"):
         raise ValueError("32 bits a pixel, and the value of white is unknown")
+    deep = im.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(im, "tile", ""))  # in the file
     im.load()
+    if deep and 0 < np.asarray(im.convert("RGB")).max() < 64:  # Pillow has kept the upper 8 bits
+        raise ValueError(
+            "16 bits a colour, of which it uses fewer: nearly black; save it with 8 bits"
+        )
     bits = bits_of(im) if im.mode.startswith("I;16") else 8
     im = ImageOps.exif_transpose(im)
     if im.mode.startswith("I;16"):

@@ -151,6 +151,24 @@ FOLDERS = {
     "nested, deeper": (nested, ["--depth", "2"], 0, ["fern       8", "rose       8"]),
     "flat": (flat, [], 1, ["begin with cat, dog", "--layout names"]),
     "flat, names": (flat, ["--layout", "names"], 0, ["cat        10"]),
+    "flat sets": (
+        lambda f: flat(f / "train") and flat(f / "test") and f,
+        [],
+        1,
+        ["--layout names"],
+    ),
+    "flat sets, names": (
+        lambda f: flat(f / "train") and flat(f / "test") and f,
+        ["--layout", "names"],
+        0,
+        ["subset test train", "cat 10 10"],
+    ),  # fmt: skip
+    "a table beside": (
+        lambda f: with_file(flat(f), "labels.csv", content=b"path,label"),
+        [],
+        1,
+        ["but a table: name it instead of the folder"],
+    ),  # fmt: skip
     "synology": (
         lambda f: with_file(fill(f), "cat/@eaDir/{}.png/SYNOPHOTO_THUMB_M.jpg", 30),
         [],
@@ -494,6 +512,20 @@ def test_the_options_reach_every_command(command, tmp_path):
     for k, v in dict(depth="2", ignore='["a", "b"]', na='"class"', follow_links="true", drop_small="4", layout='"sets"').items():  # fmt: skip
         assert f"data.{k}={v}" in text, text
     assert len(Reading.__dataclass_fields__) == 6
+
+
+def test_other_images_are_read_like_those_of_the_run(tmp_path):
+    from cvlab.core.io import write_text
+    from cvlab.evaluation.predict import _reading_of_run
+    from cvlab.runs.paths import RunPaths
+    from cvlab.runs.run import yaml_text
+
+    paths = RunPaths(tmp_path)
+    data = dict(path="x", depth=2, na="class", layout="sets", drop_small=3)
+    write_text(paths.params, yaml_text(dict(requested=dict(data=data))))
+    how = _reading_of_run(paths.stage("weights"))
+    assert how == Reading(depth=2, na="class"), how
+    assert _reading_of_run(tmp_path / "elsewhere") == Reading()
 
 
 def test_predict_reads_images_only(tmp_path):
