@@ -19,6 +19,7 @@ from ..core.io import LabError, read_file
 from cvlab.data.folders import (
     AS_FOUND,
     FILE_COLUMNS,
+    NO_LABEL,
     SUFFIXES,
     Reading,
     Walls,
@@ -276,8 +277,9 @@ def check_labels(table: Path, lines: list[int], labels: list[str], how: Reading)
                 f"{table}: line {n}: the label {label!r} names several classes; cvlab learns one class per image: "
                 f"choose one, leave the row out, or write {'_'.join(parts)} if it is a class of its own"
             )
-    missing = _MISSING if how.na == "missing" else set()
-    return ["no label" if not label or label.casefold() in missing else "" for label in labels]
+    if how.na == "missing":
+        return [NO_LABEL if label.casefold() in {"", *_MISSING} else "" for label in labels]
+    return ["" if label else "no label" for label in labels]
 
 # %% ../../nbs/data/01_tables.ipynb #6f2ee243
 def repeated(files: pd.DataFrame) -> list[str]:  # reasons, "" if none
@@ -338,7 +340,9 @@ def list_table(table: Path, how: Reading = AS_FOUND) -> tuple[pd.DataFrame, list
         dtype=object,
     )
     files["why"] = [w or x or y for w, (_, x), y in zip(no_label, found, repeated(files))]
-    files["verdict"] = ["refused" if w else "" for w in files.why]
+    files["verdict"] = files.why.map(
+        lambda w: "ignored" if w == NO_LABEL else "refused" if w else ""
+    )
     other = sum(p != os.path.normpath(a) and not w for a, (p, w) in zip(told["path"], found))
     notes = [*t.notes, *_column_notes(t, use)]
     if other:

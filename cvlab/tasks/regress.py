@@ -116,6 +116,7 @@ class Regression(_Labels):
     monitors = "val_loss", "val_mae"
     metrics = {"r2": "R²", "mae": "mean absolute error"}
     off = {
+        "data": dict(drop_small=0),
         "loss": dict(label_smoothing=0.0, alpha=None, gamma=0.0, tau=0.0),
         "augment": dict(mixup=0.0, cutmix=0.0),
         "train": dict(sampler=None),
