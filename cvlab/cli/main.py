@@ -46,6 +46,7 @@ class Commands(typer.core.TyperGroup):
         except Exception as e:
             key = getattr(e, "option_name", "").lstrip("-")  # set if there is no such option
             if key in {k.rpartition(".")[2] for k in known_keys()} | {*known_keys()}:
+                e.possibilities = None  # options that only look alike
                 e.message += f"; a parameter is written key=value, without dashes{nearest(key, known_keys())}"
             raise
         except KeyboardInterrupt:

@@ -138,7 +138,7 @@ def test_every_import_belongs_to_an_installation():
         for name, of in importlib.metadata.packages_distributions().items()
     }
     small, lab = names_in("predict.txt"), names_in("lab.txt")
-    others = {"albumentations", "pyarrow", "lightning"}
+    others = {"albumentations", "pyarrow", "lightning", "pillow_heif"}
     unclear = {
         m
         for m in imported - set(sys.stdlib_module_names) - {"cvlab"} - others - LAB
