@@ -26,7 +26,11 @@ OPENERS = {
         "bench.bench": "images that the benchmark drew",
         "bench.frameworks": "images that the benchmark drew",
     },
-    "YAML": {"core.params": "files from elsewhere", "runs.run": "writes"},
+    "YAML": {
+        "core.params": "files from elsewhere",
+        "runs.run": "writes",
+        "evidence.coverage": "text that the register of stages makes",
+    },
     "load_file": {"core.boundary": "files from elsewhere", "bench.frameworks": "its own weights"},
     "safe_open": {"core.boundary": "files from elsewhere", "training.callbacks": "after a check"},
     **dict.fromkeys(("yaml.load", "yaml.safe_load", "torch.load", "pickle.load", "eval"), {}),
