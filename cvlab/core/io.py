@@ -148,7 +148,8 @@ def write_json(path: str | Path, value):
 
 def check_merged(path: str | Path, text: str):  # path: for messages
     "Raise a `LabError` that names the line of an unresolved merge conflict, also in a notebook's JSON."
-    if mark := re.search(r'^\s*"?(<{7}|>{7}) \S', text, re.M):
+    # nbdev's merge driver puts the marks into cells of Markdown, as code
+    if mark := re.search(r'^\s*(?:"source": \[?)?"?`?(<{7}|>{7})(?: \S| ?`)', text, re.M):
         line = text.count("\n", 0, mark.start(1)) + 1
         raise LabError(
             f"{path}:{line}: a merge conflict; keep one of the two versions, and run this again"

@@ -181,7 +181,7 @@ def left_out(path: Path, ignore: tuple[str, ...]) -> bool:
     whole = [p.as_posix() for p in (path, *path.parents) if p.parts]
     return any(fnmatch.fnmatch(t, i.rstrip("/")) for i in ignore for t in (*whole, *path.parts))
 
-
+# %% ../../nbs/data/00_folders.ipynb #59a49251
 def below(folder: Path, how: Reading = AS_FOUND):  # yields (path, verdict, why)
     "Every file below a folder, sorted, with a verdict from the file system."
     failed, walls = [], Walls(folder, how.follow_links)
@@ -331,7 +331,7 @@ def _spaces(rows: list[tuple], level: int) -> list[str]:  # notes
         if n != n.strip()
     ]
 
-
+# %% ../../nbs/data/00_folders.ipynb #2f218f19
 def structure(folder: Path, files: pd.DataFrame, level: int, how: Reading) -> list[str]:  # notes
     "What the folders below the class folders may mean; `LabError` if they are called like subsets."
     if how.layout == "names":
@@ -391,7 +391,7 @@ def ignored_images(verdicts: pd.DataFrame) -> tuple[pd.DataFrame, str]:  # rows,
     kinds = [f"{len(g)} x {why}, such as {g.path.iloc[0]}" for why, g in some.groupby("why")]
     return some, "; ".join(kinds)
 
-
+# %% ../../nbs/data/00_folders.ipynb #b789e89f
 def ask_about_ignored(source, verdicts: pd.DataFrame):  # path, verdict, why
     "Raise a `LabError` if many images are ignored."
     some, kinds = ignored_images(verdicts)

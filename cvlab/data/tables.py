@@ -159,7 +159,7 @@ def _one_hot(table: Path, header: list[str], rows: list[list[str]], known: int):
         )
     )
 
-
+# %% ../../nbs/data/01_tables.ipynb #bbb4bb80
 def _columns(table: Path, t: Rows) -> dict[str, int | None]:
     "The columns of path, label, subset and group."
     keys = [_key(h) for h in t.header]
@@ -321,7 +321,7 @@ def _column_notes(t: Rows, use: dict[str, int | None]) -> list[str]:
         f"column(s) not used: {', '.join(unused)} (a column that says which images belong together is called group)"
     ] * bool(unused)
 
-
+# %% ../../nbs/data/01_tables.ipynb #04fdac83
 def list_table(table: Path, how: Reading = AS_FOUND) -> tuple[pd.DataFrame, list[str]]:
     "The images listed in a table (FILE_COLUMNS), and notes on how it was read."
     places = Places(table.parent, how)
