@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.boundary import FORMATS, is_image, opens
+from ..core.boundary import FORMATS, is_image, opens, problem_of
 from ..core.io import LabError
 
 # %% ../../nbs/data/00_folders.ipynb #4c7e2e3c
@@ -170,10 +170,10 @@ class Walls:
 
     def why_out(self, file: Path) -> str:  # "" or the reason
         "Why a file may not be used; it is not opened."
-        to = file.resolve()
+        to = Path(os.path.realpath(file))  # also of links in a circle
         if not self.follow and not any(to.is_relative_to(r) for r in self.roots):
             return "a link that leads out of the folder; --follow-links takes it"
-        return "" if file.is_file() else "no ordinary file"
+        return problem_of(file, Path(file.anchor or "/"))
 
 # %% ../../nbs/data/00_folders.ipynb #71720a47
 def left_out(path: Path, ignore: tuple[str, ...]) -> bool:
