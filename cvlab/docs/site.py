@@ -598,7 +598,7 @@ def mistakes_table(path: Path) -> str:  # Markdown, "" if there is no file
 
     def code(text):
         lines = (
-            re.sub(r"[|*_`\\\[\]<>&]", escaped, " ".join(x.split()))
+            re.sub(r"[|*_`$\\\[\]<>&]", escaped, " ".join(x.split()))
             for x in str(text).strip().splitlines()
         )
         return "<br>".join(f"<code>{x}</code>" for x in lines)
