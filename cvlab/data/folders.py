@@ -194,7 +194,11 @@ def below(folder: Path, how: Reading = AS_FOUND):  # yields (path, verdict, why)
             if not_data(path) or left_out(path, how.ignore):
                 yield path, "ignored", not_data(path) or "named in data.ignore"
             elif not how.follow_links:
-                yield path, "refused", "a link to a folder; --follow-links takes it, or name that folder itself"  # fmt: skip
+                yield (
+                    path,
+                    "refused",
+                    "a link to a folder; --follow-links takes it, or name that folder itself",
+                )
             elif Path(here).resolve().is_relative_to(Path(here, d).resolve()):
                 folders.remove(d)
                 yield path, "refused", "a link to a folder that it is in itself"
@@ -280,7 +284,9 @@ FILE_COLUMNS = ["path", "label", "subset", "group", "verdict", "why"]
 
 def class_in_name(name: str) -> str:  # "" if there is none
     "The class that a file name begins with, as in `cat.12.jpg` or `dog_003.png`."
-    found = re.match(r"(.*?[^\W\d_].*?)[\W_]*\d+(?=\D*$)", Path(name).stem if not no_suffix(name) else name)  # fmt: skip
+    found = re.match(
+        r"(.*?[^\W\d_].*?)[\W_]*\d+(?=\D*$)", Path(name).stem if not no_suffix(name) else name
+    )
     return found[1].strip() if found else ""
 
 
@@ -324,7 +330,11 @@ def _empty(folder: Path, files: pd.DataFrame, level: int) -> list[tuple]:  # row
 
 def _spaces(rows: list[tuple], level: int) -> list[str]:  # notes
     "Class folders whose name begins or ends with a blank."
-    names = {Path(p).parts[level] for p, label, *_, v, _ in rows if label and not v and len(Path(p).parts) > level + 1}  # fmt: skip
+    names = {
+        Path(p).parts[level]
+        for p, label, *_, v, _ in rows
+        if label and not v and len(Path(p).parts) > level + 1
+    }
     return [
         f"folder {n!r} begins or ends with a blank; its class is {n.strip()!r}"
         for n in sorted(names)

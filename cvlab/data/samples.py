@@ -99,7 +99,9 @@ def images_in(paths: list[str | Path]) -> list[Path]:
     "The given files, and for folders the images below them, sorted."
 
     def wanted(q, top):
-        image = q.suffix.lower() in SUFFIXES or no_suffix(q.name) and q.is_file() and not not_image(q)  # fmt: skip
+        image = (
+            q.suffix.lower() in SUFFIXES or no_suffix(q.name) and q.is_file() and not not_image(q)
+        )
         return image and not q.is_dir() and not not_data(q.relative_to(top))
 
     return [
@@ -157,7 +159,11 @@ def why_not(e: Exception, path: str | Path = "") -> str:
         IsADirectoryError: "a folder",
         UnidentifiedImageError: "no image inside",
     }
-    if isinstance(e, UnidentifiedImageError) and Path(path).suffix.lower() in HEIF and not opens("HEIF"):  # fmt: skip
+    if (
+        isinstance(e, UnidentifiedImageError)
+        and Path(path).suffix.lower() in HEIF
+        and not opens("HEIF")
+    ):
         return not_image(Path(path))
     return (
         next((t for k, t in known.items() if isinstance(e, k)), "")

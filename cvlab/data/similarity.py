@@ -195,7 +195,7 @@ def _by_index(a: Directions, b: Directions, k: int, same: bool, cells: int = 16)
     import faiss  # imported here because few sets need it
 
     n, d = b.rows.shape
-    n_cells = int(4 * n**0.5)
+    n_cells = int(min(4 * n**0.5, n / 40))  # k-means asks for 39 rows a cell
     index = faiss.index_factory(d, f"IVF{n_cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

@@ -207,10 +207,18 @@ class Places:
 
     def relative(self, text: str) -> str:  # "" if it leads out
         "A path below the root, with forward slashes and without dots."
-        if "\\" in text and not os.path.lexists(self.root / text) and not located(self.root, text).exists():  # fmt: skip
+        if (
+            "\\" in text
+            and not os.path.lexists(self.root / text)
+            and not located(self.root, text).exists()
+        ):
             text = text.replace("\\", "/")
         if Path(text).is_absolute():
-            tops = [r for r in (self.root, self.root.absolute(), self.root.resolve()) if Path(text).is_relative_to(r)]  # fmt: skip
+            tops = [
+                r
+                for r in (self.root, self.root.absolute(), self.root.resolve())
+                if Path(text).is_relative_to(r)
+            ]
             return Path(text).relative_to(tops[0]).as_posix() if tops else ""
         text = os.path.normpath(text)
         return "" if text == ".." or text.startswith("../") else text
@@ -233,9 +241,16 @@ class Places:
             return path, ""
         here = Path()
         for part in Path(path).parts:
-            found = [part] if os.path.lexists(self.root / here / part) else self.similar(self.root / here, part)  # fmt: skip
+            found = (
+                [part]
+                if os.path.lexists(self.root / here / part)
+                else self.similar(self.root / here, part)
+            )
             if len(found) > 1:
-                return path, f"no such file, and {len(found)} of similar names: {', '.join(sorted(found)[:3])}"  # fmt: skip
+                return (
+                    path,
+                    f"no such file, and {len(found)} of similar names: {', '.join(sorted(found)[:3])}",
+                )
             if not found:
                 return path, "no such file"
             here /= found[0]
@@ -311,7 +326,9 @@ def _headless(table: Path, t: Rows, places: Places) -> Rows:
 
 def _column_notes(t: Rows, use: dict[str, int | None]) -> list[str]:
     "Which columns were read under another name, and which are not used."
-    renamed = [f"{t.header[i]} as {k}" for k, i in use.items() if i is not None and _key(t.header[i]) != k]  # fmt: skip
+    renamed = [
+        f"{t.header[i]} as {k}" for k, i in use.items() if i is not None and _key(t.header[i]) != k
+    ]
     unused = [
         h or f"column {i + 1} (without a name)"
         for i, h in enumerate(t.header)
@@ -346,5 +363,7 @@ def list_table(table: Path, how: Reading = AS_FOUND) -> tuple[pd.DataFrame, list
     other = sum(p != os.path.normpath(a) and not w for a, (p, w) in zip(told["path"], found))
     notes = [*t.notes, *_column_notes(t, use)]
     if other:
-        notes.append(f"{other} path(s) are written otherwise than the files are named, such as {next(a for a, (p, w) in zip(told['path'], found) if p != os.path.normpath(a) and not w)}")  # fmt: skip
+        notes.append(
+            f"{other} path(s) are written otherwise than the files are named, such as {next(a for a, (p, w) in zip(told['path'], found) if p != os.path.normpath(a) and not w)}"
+        )
     return files[FILE_COLUMNS], [f"{table.name}: {n}" for n in notes]

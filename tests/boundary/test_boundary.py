@@ -205,9 +205,11 @@ def test_a_model_file_is_checked_before_it_is_built(tmp_path, weights, changes, 
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("a0: &a0 [x]\n" + "".join(
-            f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-        ), "aliases stand for more than"),
+        (
+            "a0: &a0 [x]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+            "aliases stand for more than",
+        ),
         ("train: " + "[" * 20_000, "nested too deeply"),
         ("train: {epochs: " + "1" * 5_000 + "}", "not YAML"),
         ("train: {epochs: \0}", "not YAML"),
@@ -216,7 +218,7 @@ def test_a_model_file_is_checked_before_it_is_built(tmp_path, weights, changes, 
         ("optim: {lr: .inf}", "optim.lr: should be a finite number"),
         ("experiments: {../../out: {}}", "it names a folder"),
     ],
-)  # fmt: skip
+)
 def test_a_preset_is_refused_before_any_work(tmp_path, text, says):
     (tmp_path / "bad.yaml").write_text(text)
     folder = tiny_folder(tmp_path / "tiny")

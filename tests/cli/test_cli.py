@@ -304,8 +304,10 @@ def opened(pipe):
 
 
 def test_ctrl_c_says_a_line(tmp_path):
-    "The process waits for its weights, which are a pipe: whoever opens the other end knows that it has come there."
-    os.mkfifo(tmp_path / "best.json")
+    "The process waits for torch, which is a pipe here: whoever opens the other end knows that it has come there."
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'pipe')!r})")
+    here = environ(TOP)
 
     def heard():  # whoever started us may have been told to ignore it
         return signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -313,13 +315,13 @@ def test_ctrl_c_says_a_line(tmp_path):
     process = subprocess.Popen(
         [BIN / "cvlab", "predict", "--run", tmp_path, tmp_path],
         cwd=TOP,
-        env=environ(TOP),
+        env=here | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{here.get('PYTHONPATH', '')}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heard,
     )
-    while (pipe := opened(tmp_path / "best.json")) is None:
+    while (pipe := opened(tmp_path / "pipe")) is None:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

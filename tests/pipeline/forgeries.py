@@ -333,9 +333,16 @@ def shortcut(root):
     t = pd.read_csv(folder / "probes.csv")
     row = t.probe == "colour"
     for k, v in dict(
-        score=score, low=low, high=high, p=0.6, p_holm=0.6, tells=False, test=0.5, test_low=0.42,
+        score=score,
+        low=low,
+        high=high,
+        p=0.6,
+        p_holm=0.6,
+        tells=False,
+        test=0.5,
+        test_low=0.42,
         test_high=0.58,
-    ).items():  # fmt: skip
+    ).items():
         t.loc[row, k] = v
     t.to_csv(folder / "probes.csv", index=False, lineterminator="\n")
 

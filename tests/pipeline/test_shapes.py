@@ -126,26 +126,26 @@ FOLDERS = {
         [],
         0,
         ["subset  test  train  val"],
-    ),  # fmt: skip
+    ),
     "logs": (
         lambda f: with_file(several(f, "train", "test"), "logs/{}.png", 3),
         [],
         1,
         ["beside the subsets test, train there is logs", "--ignore 'logs'", "--layout classes"],
-    ),  # fmt: skip
+    ),
     "logs ignored": (
         lambda f: with_file(several(f, "train", "test"), "logs/{}.png", 3),
         ["--ignore", "logs"],
         0,
         ["subset  test  train"],
-    ),  # fmt: skip
+    ),
     "vehicles": (lambda f: fill(f, train=".png", bus=".png"), [], 0, ["train      8"]),
     "sets as classes": (
         lambda f: with_file(several(f, "train", "test"), "logs/{}.png", 3),
         ["--layout", "classes"],
         0,
         ["images of 3 classes"],
-    ),  # fmt: skip
+    ),
     "sets inside": (sets_inside, [], 1, ["inside the class folders"]),
     "nested": (nested, [], 0, ["animals      16", "use --depth 2"]),
     "nested, deeper": (nested, ["--depth", "2"], 0, ["fern       8", "rose       8"]),
@@ -162,19 +162,19 @@ FOLDERS = {
         ["--layout", "names"],
         0,
         ["subset test train", "cat 10 10"],
-    ),  # fmt: skip
+    ),
     "a table beside": (
         lambda f: with_file(flat(f), "labels.csv", content=b"path,label"),
         [],
         1,
         ["but a table: name it instead of the folder"],
-    ),  # fmt: skip
+    ),
     "synology": (
         lambda f: with_file(fill(f), "cat/@eaDir/{}.png/SYNOPHOTO_THUMB_M.jpg", 30),
         [],
         0,
         ["cat         8", "30 x in a folder of the system"],
-    ),  # fmt: skip
+    ),
     "recycle": (
         lambda f: with_file(
             with_file(with_file(fill(f), "$RECYCLE.BIN/S-1/{}.png", 3), "#recycle/{}.png"),
@@ -183,7 +183,7 @@ FOLDERS = {
         [],
         0,
         ["16 images of 2 classes"],
-    ),  # fmt: skip
+    ),
     "trashes": (lambda f: with_file(fill(f), ".Trashes/501/{}.png", 30), [], 0, ["16 images of 2"]),
     "jfif": (lambda f: with_file(fill(f), "cat/x{}.JFIF", 30), [], 0, ["cat        38"]),
     "no suffix": (lambda f: with_file(fill(f), "cat/x{}", 3), [], 0, ["cat        11"]),
@@ -193,7 +193,7 @@ FOLDERS = {
         [],
         1,
         ["20 images would be left out", "but an image", "--ignore '*.bak'"],
-    ),  # fmt: skip
+    ),
     "heic": (
         lambda f: with_file(fill(f), "cat/{}.heic", 3, b"\0\0\0\x18ftypheic"),
         [],
@@ -206,43 +206,43 @@ FOLDERS = {
         [],
         1,
         ["a NumPy array; save it as PNG", "--ignore '*.npy'"],
-    ),  # fmt: skip
+    ),
     "arrays ignored": (
         lambda f: with_file(fill(f), "cat/{}.npy", 20, b"x"),
         ["--ignore", "*.npy"],
         0,
         ["named in data.ignore"],
-    ),  # fmt: skip
+    ),
     "dicom": (
         lambda f: with_file(fill(f), "cat/{}", 2, b"\0" * 128 + b"DICM"),
         [],
         0,
         ["a DICOM image"],
-    ),  # fmt: skip
+    ),
     "one image": (
         lambda f: with_file(fill(f), "fox/{}.png"),
         [],
         1,
         ["class 'fox' has 1", "merge the class", "--drop-small 3"],
-    ),  # fmt: skip
+    ),
     "one image, dropped": (
         lambda f: with_file(fill(f), "fox/{}.png"),
         ["--drop-small", "3"],
         0,
         ["images of 2 classes", "left out by data.drop_small=3: 'fox' (1)"],
-    ),  # fmt: skip
+    ),
     "only in test": (
         lambda f: with_file(several(f, "train", "test"), "test/fox/{}.png"),
         [],
         1,
         ["class 'fox' has 0", "--drop-small 2"],
-    ),  # fmt: skip
+    ),
     "only in test, dropped": (
         lambda f: with_file(several(f, "train", "test"), "test/fox/{}.png"),
         ["--drop-small", "2"],
         0,
         ["'fox' (1)"],
-    ),  # fmt: skip
+    ),
     "blank": (lambda f: fill(f, **{"cat ": ".png", "dog": ".png"}), [], 0, ["its class is 'cat'"]),
     "damaged EXIF": (damaged_exif, [], 0, ["its EXIF is damaged"]),
 }
@@ -301,13 +301,13 @@ TABLES = {
         [],
         0,
         ["separated by ';'"],
-    ),  # fmt: skip
+    ),
     "tab": (
         dict(line=lambda c, i: f"{c}/{i:03}.png\t{c}\n", header="path\tlabel\n", name="t.tsv"),
         [],
         0,
         [],
-    ),  # fmt: skip
+    ),
     "utf-16": (dict(line=plain, encoding="utf-16"), [], 0, ["UTF-16"]),
     "cp1252": (
         dict(
@@ -316,7 +316,7 @@ TABLES = {
         [],
         0,
         ["cp1252"],
-    ),  # fmt: skip
+    ),
     "no header": (dict(line=plain, header=""), [], 0, ["no header"]),
     "filename, class": (dict(line=plain, header="filename,class\n"), [], 0, ["filename as path"]),
     "image, target": (dict(line=plain, header="image,target\n"), [], 0, []),
@@ -333,25 +333,25 @@ TABLES = {
         [],
         0,
         ["not used: column 1 (without a name)"],
-    ),  # fmt: skip
+    ),
     "longer rows": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{c},x\n"),
         [],
         1,
         ["line 2 has 3 fields"],
-    ),  # fmt: skip
+    ),
     "one longer row": (
         dict(line=lambda c, i: plain(c, i).replace("\n", ",x\n" * (i == 3) or "\n")),
         [],
         1,
         ["line 5 has 3 fields"],
-    ),  # fmt: skip
+    ),
     "twice": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{c}\n", header="path,label,label\n"),
         [],
         1,
         ["'label' is there twice"],
-    ),  # fmt: skip
+    ),
     "no suffix": (dict(line=lambda c, i: f"{c}/{i:03},{c}\n"), [], 0, ["written otherwise"]),
     "upper case": (dict(line=lambda c, i: f"{c}/{i:03}.PNG,{c}\n"), [], 0, ["written otherwise"]),
     "unused": (
@@ -359,13 +359,13 @@ TABLES = {
         [],
         0,
         ["not used: camera"],
-    ),  # fmt: skip
+    ),
     "several classes": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{'cat dog' if i == 1 else c}\n"),
         [],
         1,
         ["line 3: the label 'cat dog' names several classes"],
-    ),  # fmt: skip
+    ),
     "one-hot": (
         dict(
             line=lambda c, i: f"{c}/{i:03}.png,{int(c == 'cat')},{int(c == 'dog')}\n",
@@ -374,19 +374,19 @@ TABLES = {
         [],
         1,
         ["one column per class (cat, dog)"],
-    ),  # fmt: skip
+    ),
     "NA": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{'NA' if i == 1 else c}\n"),
         [],
         1,
         ["--na missing", "NA (2)"],
-    ),  # fmt: skip
+    ),
     "NA missing": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{'NA' if i == 1 else c}\n"),
         ["--na", "missing"],
         0,
         ["a missing label, as data.na says", "14 images of 2"],
-    ),  # fmt: skip
+    ),
 }
 
 
@@ -418,7 +418,9 @@ def test_a_column_of_subsets_is_honoured(column, tmp_path):
         "prepare", tmp_path / "run" / "prepare", [*SMOKE, f"data.path={csv}", "split.val=0.3"]
     )
     split = pd.read_csv(tmp_path / "run" / "prepare" / "split.csv", dtype=str)
-    assert set(split.path[split.subset == "test"]) == {f"{c}/{i:03}.png" for c in ("cat", "dog") for i in (6, 7)}  # fmt: skip
+    assert set(split.path[split.subset == "test"]) == {
+        f"{c}/{i:03}.png" for c in ("cat", "dog") for i in (6, 7)
+    }
 
 
 def test_an_absolute_path_inside_the_folder_is_read(tmp_path):
@@ -516,7 +518,14 @@ def test_the_options_reach_every_command(command, tmp_path):
         said(*command.split(), tmp_path, *asked.split())
     got = [*called.call_args.args[3:], *called.call_args.kwargs.get("overrides", [])]
     text = str(got)
-    for k, v in dict(depth="2", ignore='["a", "b"]', na='"class"', follow_links="true", drop_small="4", layout='"sets"').items():  # fmt: skip
+    for k, v in dict(
+        depth="2",
+        ignore='["a", "b"]',
+        na='"class"',
+        follow_links="true",
+        drop_small="4",
+        layout='"sets"',
+    ).items():
         assert f"data.{k}={v}" in text, text
     assert len(Reading.__dataclass_fields__) == 6
 
