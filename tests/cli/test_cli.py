@@ -306,7 +306,7 @@ def opened(pipe):
 def test_ctrl_c_says_a_line(tmp_path):
     "The process waits for torch, which is a pipe here: whoever opens the other end knows that it has come there."
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'pipe')!r})")
+    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'pipe')!r}).read()")
     here = environ(TOP)
 
     def heard():  # whoever started us may have been told to ignore it
