@@ -38,7 +38,7 @@ def repo_root(
 
 def settings(
     root: str | Path | None = None,  # default: `repo_root()`
-) -> SimpleNamespace:  # device, cache, dpi
+) -> SimpleNamespace:  # device, cache, weights, dpi
     "Read settings.ini."
     path = Path(root or repo_root()) / "settings.ini"
     ini = ConfigParser()
@@ -48,7 +48,8 @@ def settings(
         raise LabError(f"{path}: {str(e).splitlines()[0]}; restore the file from git") from None
     if not ini.has_section("lab"):
         raise LabError(f"{path}: no section [lab]; restore the file from git")
-    known, got = {"device": str, "cache": str, "dpi": int}, dict(ini["lab"])
+    known = {"device": str, "cache": str, "weights": str, "dpi": int}
+    got = dict(ini["lab"])
     if odd := set(got) ^ set(known):
         raise LabError(
             f"{path}: [lab] has to hold exactly {', '.join(known)}; look at {', '.join(sorted(odd))}"

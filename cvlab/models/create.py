@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'ARCHITECTURE', 'conv_block', 'SmallCNN', 'XrayCNN', 'register', 'origin', 'build', 'DeepHead',
-           'classifiers', 'last_layer', 'load_weights', 'normalisation', 'deep_head', 'replace_head', 'create_model',
-           'stages', 'layer_groups', 'freeze', 'frozen_modules', 'rates', 'n_parameters', 'flops_of', 'layer_table',
-           'save_model', 'check_key', 'check_architecture', 'load_model']
+           'classifiers', 'last_layer', 'load_weights', 'pretrained_file', 'unstated', 'normalisation', 'deep_head',
+           'replace_head', 'replace_last', 'create_model', 'stages', 'layer_groups', 'freeze', 'frozen_modules',
+           'rates', 'n_parameters', 'flops_of', 'layer_table', 'save_model', 'check_key', 'check_architecture',
+           'load_model']
 
 # %% ../../nbs/models/00_create.ipynb #f0c1eee0
 import difflib
@@ -14,6 +15,8 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pandas as pd
 import torch
@@ -23,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.boundary import read_tensors, tensor_shapes
 from ..core.io import LabError, read_json, write_json, write_tensors
+from ..core.repro import repo_root, settings
 
 # %% ../../nbs/models/00_create.ipynb #ed398467
 def conv_block(ni: int, nf: int) -> nn.Sequential:  # (bs, ni, h, w) -> (bs, nf, h/2, w/2)
@@ -241,42 +245,91 @@ def load_weights(
     model.load_state_dict({k: v if k in anew else state[k] for k, v in own.items()})
     return anew
 
-# %% ../../nbs/models/00_create.ipynb #323a8bae
-def _pretrained_file(name: str) -> str:  # path of a safetensors file
-    "The published weights of a timm model; raises `LabError` if they are not available."
-    if origin(name) != "timm":
-        raise LabError(
-            f"model.weights: there are no published weights of {name}; name a file, or a model of timm"
-        )
-    import timm
-    from huggingface_hub import hf_hub_download
+# %% ../../nbs/models/00_create.ipynb #3809cca2
+def _own_copy(name: str) -> Path | None:  # None: there is none
+    "The file of a model in the weights folder of settings.ini."
+    try:
+        root = repo_root()
+    except LabError:  # the library is used outside the repository
+        return None
+    file = root / settings(root).weights / f"{name}.safetensors"
+    return file if file.is_file() else None
 
-    repo = timm.get_pretrained_cfg(name).hf_hub_id
+
+def _hub_answers() -> bool:
+    "Whether the server of the Hugging Face hub can be reached."
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return True  # an answer
+    except (OSError, ValueError):
+        return False
+    return True
+
+# %% ../../nbs/models/00_create.ipynb #81d0157a
+def _from_hub(name: str) -> str:  # path of a safetensors file
+    "The weights that timm publishes for a model, from the hub's cache or by download; `LabError` without."
+    import timm
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    repo, file = timm.get_pretrained_cfg(name).hf_hub_id, "model.safetensors"
     if not repo:
         raise LabError(f"model.weights: timm publishes no weights for {name}; name a file, or null")
-    try:
-        return hf_hub_download(repo, "model.safetensors", etag_timeout=5)
-    except Exception as e:  # the hub can fail in many ways
-        raise LabError(
-            f"model.weights: pretrained: {repo} is not on this machine and the hub does not answer "
-            f"({type(e).__name__}); name a safetensors file, or be online once"
-        ) from None
+    if isinstance(path := try_to_load_from_cache(repo, file), str):
+        return path
+    reason = "the hub does not answer"
+    if _hub_answers():
+        try:
+            return hf_hub_download(repo, file, etag_timeout=5)
+        except Exception as e:  # the hub can fail in many ways
+            reason = f"the download failed ({type(e).__name__})"
+    raise LabError(
+        f"model.weights: pretrained: {repo} is not on this machine and {reason}; be online once, or put "
+        f"{name}.safetensors into the folder `weights` of settings.ini"
+    )
 
-# %% ../../nbs/models/00_create.ipynb #f02f7e10
+
+def pretrained_file(name: str) -> str:  # path of a safetensors file
+    "The published weights of a model; raises `LabError` if they are not available."
+    if own := _own_copy(name):
+        return str(own)
+    if origin(name) == "timm":
+        return _from_hub(name)
+    raise LabError(
+        f"model.weights: there are no published weights of {name}; name a file, or a model of timm"
+    )
+
+# %% ../../nbs/models/00_create.ipynb #db0956d9
+def _stated(name: str, weights: str | Path) -> str | None:  # None: there is no JSON file
+    "The statistics that the JSON file beside a weights file states."
+    file = _own_copy(name) if weights == "pretrained" else Path(weights)
+    beside = file and file.with_suffix(".json")
+    return read_json(beside).get("normalise") if beside and beside.exists() else None
+
+
+def unstated(name: str, weights: str | Path | None) -> bool:
+    "Whether nothing says which statistics the weights expect: a file without a JSON file beside it."
+    file = weights if weights != "pretrained" else _own_copy(name)
+    return bool(file) and not _stated(name, weights)
+
+# %% ../../nbs/models/00_create.ipynb #ad4e8803
 def normalisation(
     name: str,
     weights: str | None,
     asked: str = "auto",  # auto, or a key of cvlab.data.loaders.STATS
     known: dict | None = None,  # STATS
 ) -> str:  # a key of STATS
-    "The input statistics that the weights were trained with."
+    "The input statistics that the weights were trained with; those of the published model if `unstated`."
     if asked != "auto":
         return asked
     if weights is None:
         return "half"
-    beside = Path(weights).with_suffix(".json")
-    if beside.exists() and "normalise" in (info := read_json(beside)):
-        return info["normalise"]
+    if stated := _stated(name, weights):
+        return stated
     # torchvision's are all ImageNet's
     whose, stats = origin(name), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     if whose == "timm":
@@ -311,6 +364,21 @@ def replace_head(model: nn.Module, n_classes: int):
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, deep_head(last.in_features, n_classes))
 
+# %% ../../nbs/models/00_create.ipynb #d50d2bac
+def replace_last(
+    model: nn.Module,
+    weight,  # (n_classes, ni)
+    bias,  # (n_classes,)
+) -> bool:  # False: the last layer is not linear, and nothing was changed
+    "Set the weights of the last layer."
+    last = model.get_submodule(last_layer(model))
+    if not isinstance(last, nn.Linear) or len(classifiers(model)) > 1:
+        return False
+    with torch.no_grad():
+        last.weight.copy_(torch.as_tensor(weight))
+        last.bias.copy_(torch.as_tensor(bias))
+    return True
+
 # %% ../../nbs/models/00_create.ipynb #2a59c5c7
 def create_model(
     name: str,  # ours, timm's, torchvision's or registered
@@ -330,7 +398,7 @@ def create_model(
         return model
     model.anew = load_weights(
         model,
-        _pretrained_file(name) if weights == "pretrained" else weights,
+        pretrained_file(name) if weights == "pretrained" else weights,
         tuple(classifiers(model)),
     )
     return model

@@ -50,6 +50,7 @@ class RunPaths:
     card = _file("cards", "MODEL_CARD.md")
     weights = property(lambda run: run.stage("weights"))
     weights_root = property(lambda run: run.root / "weights")  # of all experiments, and of folds
+    probe = property(lambda run: run.root / "weights" / "probe")  # of the baseline stage
     ledger = property(lambda run: run.root / "ledger.csv")
 
     @property

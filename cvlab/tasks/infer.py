@@ -140,6 +140,8 @@ def find_weights(
     found = (
         [run] if (run / "best.json").exists() else sorted(f.parent for f in run.rglob("best.json"))
     )
+    if len(found) > 1:  # the linear probe is used when it is named
+        found = [f for f in found if f.name != "probe"]
     if folds and not found:
         found = sorted({f.parent for f in run.rglob("fold-*-*.json")})
     if len(found) == 1:
