@@ -2667,6 +2667,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'cvlab/training/recipe.py'),
                                        'cvlab.training.recipe._learner_of': ( 'training/recipe.html#_learner_of',
                                                                               'cvlab/training/recipe.py'),
+                                       'cvlab.training.recipe._start_at_probe': ( 'training/recipe.html#_start_at_probe',
+                                                                                  'cvlab/training/recipe.py'),
                                        'cvlab.training.recipe._train_by': ('training/recipe.html#_train_by', 'cvlab/training/recipe.py'),
                                        'cvlab.training.recipe.create_network': ( 'training/recipe.html#create_network',
                                                                                  'cvlab/training/recipe.py'),

@@ -252,6 +252,10 @@ class Model(Section):
         description="linear: one layer; deep: dropout and hidden layers of 512 and 128 with "
         "batch norm"
     )
+    head_init: Literal["random", "probe"] = Field(
+        description="initial weights of the last layer; probe: of a logistic regression on the "
+        "features of the training set"
+    )
     freeze: Literal["none", "half", "most", "backbone"] = Field(
         description="frozen layers, from the input: half of the stages, all but the last "
         "stage, all but the head"
@@ -665,6 +669,8 @@ def contradiction(p: Params) -> str:  # one line; "" if there is none
             "train.cache_features: frozen layers are computed from whole images; set augment.mixup and "
             "augment.cutmix to 0"
         )
+    if p.model.head_init == "probe" and p.model.head == "deep":
+        return "model.head_init: a probe is one linear layer; set model.head to linear"
     if t.sampler and (p.loss.alpha or p.loss.tau):
         return (
             f"train.sampler: {t.sampler} shows all classes equally often already; set loss.alpha to null and "

@@ -235,15 +235,15 @@ def probe(
     task: Task,
     feats: np.ndarray,  # (n, d): of the model with published weights
     split: pd.DataFrame,  # id, label, subset
-    section,  # `baseline` of params.yaml
+    C: float = 0.01,  # inverse strength of the L2 penalty of a classification
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:  # predictions table, weight (outputs, d), bias
     "A linear model on features, fitted on the training set: its predictions, and the layer that makes them."
     raise NotImplementedError
 
 
 @probe.register
-def _(task: Classification, feats, split, section):
-    fitted = fit_probe(feats, split, section.probe_C)
+def _(task: Classification, feats, split, C=0.01):
+    fitted = fit_probe(feats, split, C)
     known = [task.classes.index(c) for c in fitted[1].classes_]
     weight = np.zeros((task.n_outputs, feats.shape[1]))
     bias = np.full(task.n_outputs, -1e3)  # a class without training images is never predicted
@@ -252,7 +252,7 @@ def _(task: Classification, feats, split, section):
 
 
 @probe.register
-def _(task: Regression, feats, split, section):
+def _(task: Regression, feats, split, C=0.01):
     y, train = _numbers(split)
     model = fit_ridge(feats, y, train)
     weight, bias = probe_head(*(m for _, m in model.steps))

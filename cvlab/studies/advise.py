@@ -150,7 +150,11 @@ def choose_backbone(
     start = f"{s.n:,} images learn faster from published weights" + (
         "; null (from scratch) works too" if many(s) else " than from scratch"
     )
-    out = [Advice("model.name", name, why), Advice("model.weights", "pretrained", start)]
+    out = [
+        Advice("model.name", name, why),
+        Advice("model.weights", "pretrained", start),
+        Advice("model.head_init", "probe", "training starts at the accuracy of a linear probe"),
+    ]
     if kind == "frozen":
         return out + [
             Advice("model.freeze", "backbone", "only the head is trained, in little time"),
@@ -217,7 +221,7 @@ def imbalance(s: Situation) -> list[Advice]:
 _STEPS = dict(finetuned=(400, 6, 15), frozen=(1500, 10, 40), scratch=(3000, 10, 60))
 _RATES = dict(
     finetuned=(1e-3, "usual for fine-tuning with AdamW"),
-    frozen=(3e-3, "a higher rate is possible if only the head is trained"),
+    frozen=(1e-3, "usual for AdamW; the head starts as a linear probe"),
     scratch=(3e-3, "usual for a small model with AdamW"),
 )
 

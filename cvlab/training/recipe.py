@@ -13,12 +13,15 @@ import pandas as pd
 from fastai.learner import Learner
 from torch import nn
 
+from ..core.io import LabError
 from ..core.params import Params
 from ..core.repro import seed_everything, use_threads
 from ..data.augment import augmenter
 from ..data.loaders import STATS, Batches, subset_of
-from ..models.create import create_model, n_parameters, normalisation
+from ..evaluation.scores import probe
+from ..models.create import create_model, n_parameters, normalisation, replace_last
 from ..tasks.base import Task
+from ..tasks.infer import features_of
 from cvlab.training.callbacks import (
     EarlyStoppingCallback,
     Ema,
@@ -88,6 +91,17 @@ def create_network(p: Params, n_outputs: int, seed: int = 0) -> nn.Module:
     use_threads(p.train.threads)
     m = p.model
     return create_model(m.name, n_outputs, m.weights, m.dropout, m.head, p.data.size)
+
+# %% ../../nbs/training/05_recipe.ipynb #83b89d2d
+def _start_at_probe(model: nn.Module, task: Task, dl: Batches, rows: pd.DataFrame):
+    "Set the last layer to a linear probe of the training images; `LabError` if it is not linear."
+    info = dict(size=dl.size, normalise=dl.normalise, task=task.name)
+    feats = features_of(model, dl.images, info, dl.device)
+    _, weight, bias = probe(task, feats, rows)
+    if not replace_last(model, weight, bias):
+        raise LabError(
+            f"model.head_init: {type(model).__name__} does not end in one linear layer; set it to random"
+        )
 
 # %% ../../nbs/training/05_recipe.ipynb #b9fdc73c
 def _callbacks_of(p: Params, n_outputs: int) -> list:
@@ -183,6 +197,8 @@ def fit(
     "Train a model from the parameters; `LabError` if no epoch was completed."
     loaders = [_batches_of(p, split, images, s, task, seed, device) for s in subsets]
     model, shortened = create_network(p, task.n_outputs, seed), None
+    if p.model.head_init == "probe":
+        _start_at_probe(model, task, loaders[0], split[split.subset == "train"])
     cbs = [*cbs, *_callbacks_of(p, task.n_outputs)]
     if p.train.cache_features:
         loaders, shortened = cache_features(

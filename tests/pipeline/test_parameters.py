@@ -33,6 +33,7 @@ FLIPS = {
     "model.weights": ("train", "WEIGHTS"),
     "model.normalise": ("train", "imagenet"),
     "model.head": ("train", "deep"),
+    "model.head_init": ("train", "probe"),
     "model.freeze": ("train", "half"),
     "model.dropout": ("train", 0.5),
     "loss.label_smoothing": ("train", 0.2),
