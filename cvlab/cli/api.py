@@ -252,8 +252,8 @@ def _notes(p, data, task, heads: dict[str, str], n_train: int):  # yields lines
         )
 
 # %% ../../nbs/cli/00_api.ipynb #d8ef390b
-def _check_before(p, *others):  # -> the split
-    "Raise a `LabError` for anything that would fail later; `others`: parameters of more models on the same images."
+def _opened(p):  # -> `cvlab.data.importers.Data`
+    "Read the images; `LabError` if there are none, or too few."
     if not Path(p.data.path).exists():
         raise LabError(
             f"{p.data.path}: no such folder or file; name a folder with one subfolder per class, "
@@ -264,10 +264,18 @@ def _check_before(p, *others):  # -> the split
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import TASKS
 
+    check = TASKS[p.task].check_samples
+    return open_data(p.data.path, cache_folder(), check, Reading.of(p.data))
+
+
+def _check_before(p, *others, data=None):  # data: of `_opened`; -> the split
+    "Raise a `LabError` for anything that would fail later; `others`: parameters of more models on the same images."
+    from cvlab.tasks.infer import TASKS
+
     kind = TASKS[p.task]
     for q in (p, *others):
         kind.check(q)
-    data = open_data(p.data.path, cache_folder(), kind.check_samples, Reading.of(p.data))
+    data = data or _opened(p)
     split = kind.split(data.samples, p.split.val, p.split.test, p.split.seed)
     task = kind.of(split)
     heads = _new_heads((p, *others), task, split)
@@ -298,9 +306,22 @@ def _run_stages(
                 raise LabError(e.code.removeprefix("cvlab: ")) from None
 
 # %% ../../nbs/cli/00_api.ipynb #7206c6f5
+def _may_help(p: dict) -> str:  # p: the parameters of a training
+    "What may improve a model, without what is used already."
+    ideas = ["more images", "more train.epochs (--budget 1h)"]
+    if p.get("train", {}).get("batch_size", 0) > 8:
+        ideas.append("a smaller train.batch_size")
+    if not p.get("model", {}).get("weights"):
+        ideas.append("published weights (model.weights)")
+    elif p["model"].get("freeze", "none") != "none":
+        ideas.append("training all layers (model.freeze=none)")
+    return ", ".join(ideas)
+
+
 def verdict(
     lines: dict[str, dict],  # metrics of the model and of the baselines
     metric: str,  # higher is better
+    params: dict | None = None,  # sections, of the training
 ) -> str:
     "One sentence: is the model better than the best baseline?"
     model, bars = lines["model"], {k: m[metric] for k, m in lines.items() if k != "model"}
@@ -308,8 +329,8 @@ def verdict(
     if model[f"{metric}_low"] > bars[best]:
         return f"The model's interval lies above the best baseline, the {best}."
     return (
-        f"The model is not shown to be better than the {best}. What may help: more images, more "
-        "train.epochs, a smaller train.batch_size, published weights (model.weights)."
+        f"The model is not shown to be better than the {best}. What may help: "
+        f"{_may_help(params or {})}."
     )
 
 # %% ../../nbs/cli/00_api.ipynb #9489d153
@@ -449,6 +470,31 @@ def _repr_html_(self: TrainedRun) -> str:
         f"<p>{escape(what)}, in <code>{escape(str(self.folder))}</code></p>"
     )
 
+# %% ../../nbs/cli/00_api.ipynb #634729cf
+def _against_probe(run) -> list[str]:  # lines; [] without a probe
+    "The difference between a `TrainedRun` and the linear probe on its weights, and which one to use."
+    if not run.paths.baseline("probe").exists():
+        return []
+    from cvlab.evaluation.compare import effects_table
+    from cvlab.evaluation.metrics import read_predictions
+    from cvlab.evaluation.scores import score
+
+    task, key = run.task, next(iter(run.task.metrics))
+    preds = {
+        "probe": read_predictions(run.paths.baseline("probe"), task.schema),
+        "model": run.predictions,
+    }
+    row = effects_table({0: preds["probe"]}, {"model": {0: preds["model"]}}, key).iloc[0]
+    val = {k: score(task, t, "val")[key] for k, t in preds.items()}
+    better = "model" if val["model"] >= val["probe"] else "probe"
+    folder = run.paths.weights if better == "model" else run.paths.probe
+    return [
+        f"Model minus probe: {task.metrics[key]} {row.effect:+.3f} (95 % CI {row.low:+.3f} to {row.high:+.3f}) "
+        f"on the test set.",
+        f"Recommended: the {better} ({task.metrics[key]} {val[better]:.3f} on the validation set, the other "
+        f"{min(val.values()):.3f}): cvlab predict --run {os.path.relpath(folder)} PHOTOS",
+    ]
+
 # %% ../../nbs/cli/00_api.ipynb #1b523aa2
 @patch
 def report(self: TrainedRun) -> str:  # what `cvlab train` prints
@@ -463,7 +509,8 @@ def report(self: TrainedRun) -> str:  # what `cvlab train` prints
     return "\n".join(
         [
             *(line(*item) for item in lines.items()),
-            verdict(lines, next(iter(task.metrics))),
+            verdict(lines, next(iter(task.metrics)), self.params),
+            *_against_probe(self),
             *_what_next(self),
             f"Open: {os.path.relpath(run / 'evaluate.ipynb')}  (in JupyterLab: make lab)",
         ]
@@ -592,11 +639,53 @@ def asked(
     preset = [f"preset={preset}"] if preset else []
     return data + from_here([*preset, *written(**named), *overrides])
 
-# %% ../../nbs/cli/00_api.ipynb #7f05e578
-def _train(out, experiment, seed, p, resume, overrides):
+# %% ../../nbs/cli/00_api.ipynb #49d5c2f8
+def _own_images(data, experiment: str, overrides: list[str]) -> bool:
+    "Whether a training is of other images than the lab's, without an experiment or a preset."
+    if not data or experiment or any(o.startswith("preset=") for o in overrides):
+        return False
+    return Path(data).resolve() != Path(resolve("params.yaml").data.path).resolve()
+
+
+def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe`
+    "The recipe for images, read with the given overrides; `data`: of `_opened`."
+    from cvlab.core.repro import pick_device, settings
+    from cvlab.data.importers import images_root
+    from cvlab.runs.run import cache_folder
+    from cvlab.studies.auto import make_recipe
+    from cvlab.tasks.infer import TASKS
+
+    p = resolve("params.yaml", "", overrides)
+    TASKS[p.task].check(p)
+    data, cache = data or _opened(p), cache_folder()
+    folder, device = images_root(p.data.path, cache), pick_device(settings().device)
+    return make_recipe(
+        data.samples, TASKS[p.task], folder, cache, overrides, budget, target, device
+    )
+
+
+def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  # -> overrides, data
+    "Write the recipe of a training to `out`, unless it is resumed, and put it below the overrides."
+    file, data = out / "recipe.yaml", None
+    if not resume:
+        from cvlab.core.io import write_text
+
+        data = _opened(resolve("params.yaml", "", overrides))
+        recipe = _make_recipe(overrides, budget, data)
+        write_text(file, recipe.preset)
+        print(
+            f"Recipe, written to {os.path.relpath(file)} (`--recipe params` uses params.yaml instead):",
+            recipe.preset,
+            *recipe.lines,
+            sep="\n",
+            file=sys.stderr,
+        )
+    return [f"preset={file}", *overrides], data
+
+# %% ../../nbs/cli/00_api.ipynb #2e5e9022
+def _train(out, experiment, seed, p, resume, overrides, data=None):
     "Check, run the stages, write the card (from the top of the repository)."
-    _check_out(out)
-    _check_before(p)
+    _check_before(p, data=data)
     folders = stage_folders(out, experiment, seed)
     todo = plan(out, experiment, seed, p, resume)
     _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
@@ -621,12 +710,14 @@ def train(
     seed: int = 0,  # of the initial weights and the order of the images
     experiment: str = "",  # an experiment of params.yaml; empty is the base
     preset: str | Path | None = None,  # a built-in preset, or a YAML file
+    recipe: str = "auto",  # parameters for the images and this machine; "params": params.yaml
+    budget: str = "10m",  # time for the training with recipe="auto": such as 1h, or best (no limit)
     fast: bool = False,  # quick first run: a quarter of the epochs
     resume: bool = False,  # continue the interrupted training in `out`
     overrides: list[str] | tuple = (),  # any other parameter, such as ["augment.mixup=0.2"]
 ) -> TrainedRun:  # the run: metrics, history, plot, predict, compare
-    "Train a model on a folder of images; None keeps the value of params.yaml."
-    out = Path(out).resolve() if out else None
+    "Train a model on a folder of images; None keeps the value of the recipe."
+    out, data = (Path(path).resolve() if path else None for path in (out, data))
     overrides = asked(
         data,
         overrides,
@@ -639,14 +730,22 @@ def train(
         size=size,
         task=task,
     )
+    if recipe not in ("auto", "params"):
+        raise LabError(f"--recipe {recipe}: auto or params; a preset is written preset=NAME")
     with _at_root() as root:
         if resume and not out:
             raise LabError(_out_of_resume(experiment, seed))
+        out, images = out or _new_folder(root), None
+        _check_out(out)
+        resolve("params.yaml", experiment, overrides)  # a mistake is named before anything is read
+        goes_on = resume and not (out / "recipe.yaml").exists()  # it had none
+        if recipe == "auto" and not goes_on and _own_images(data, experiment, overrides):
+            overrides, images = _with_recipe(out, overrides, budget, resume)
         p = resolve("params.yaml", experiment, overrides)
         if fast:
             overrides = [*overrides, f"train.epochs={max(1, p.train.epochs // 4)}"]
             p = resolve("params.yaml", experiment, overrides)
-        return _train(out or _new_folder(root), experiment, seed, p, resume, overrides)
+        return _train(out, experiment, seed, p, resume, overrides, images)
 
 # %% ../../nbs/cli/00_api.ipynb #7a504119
 def check_crossval(split, p, *others, student=None):
@@ -763,12 +862,13 @@ def measure(
         f"(95 % {task.interval}, n = {m['n']})"
     )
 
-# %% ../../nbs/cli/00_api.ipynb #b851bdf1
+# %% ../../nbs/cli/00_api.ipynb #60df560e
 def advise(
     data: str | Path,  # images
     target: str = "accuracy",  # purpose: accuracy, mobile, demo, cloud or research
     out: str | Path = "advice.yaml",  # the preset to write
-    overrides: list[str] | tuple = (),  # how the images are read, such as ["data.depth=2"]
+    overrides: list[str] | tuple = (),  # any parameter, such as ["data.depth=2"]
+    budget: str = "10m",  # time for the training, such as 1h, or best (no limit)
 ) -> str:  # the preset, the estimated time, and the next commands
     "Suggest a model and parameters for a folder of images; write them as a preset."
     data, file = Path(data).resolve(), Path(out).resolve()
@@ -778,29 +878,16 @@ def advise(
     if file.exists():
         raise LabError(f"--out {out}: exists already; name another file, or remove it")
     from cvlab.core.io import write_text
-    from cvlab.core.repro import pick_device, settings
-    from cvlab.data.folders import Reading
-    from cvlab.data.importers import open_data
-    from cvlab.runs.run import cache_folder
-    from cvlab.studies import advise as a
+    from cvlab.studies.advise import NEXT_STEPS
 
-    how = Reading.of(resolve("params.yaml", "", overrides).data)
-    device, s = (
-        pick_device(settings().device),
-        a.situation(open_data(data, cache_folder(), how=how).samples, target),
-    )
-    heading = f"{s.n} images of {len(s.counts)} classes, {s.ratio:.1f} to 1, side {s.side} px; " + (
-        f"a GPU of {s.gpu:.0f} GB" if s.gpu else "no GPU"
-    )
-    write_text(file, text := a.as_preset(s, a.advise(s), heading))
-    p = resolve("params.yaml", "", [f"preset={file}"])
-    before, epoch = a.seconds(p, int(s.n * (1 - p.split.val)), len(s.counts), device)
+    recipe = _make_recipe(asked(data, overrides), budget, target=target)
+    write_text(file, recipe.preset)
     return "\n".join(
         [
-            text,
-            f"About {a.duration(before + p.train.epochs * epoch)} on this machine, estimated from single steps.",
+            recipe.preset,
+            *recipe.lines,
             " ".join([f"Train: cvlab train --data {data} preset={file}", *overrides]),
-            *(f"{k:5}: {v}" for k, v in a.NEXT_STEPS.items()),
+            *(f"{k:5}: {v}" for k, v in NEXT_STEPS.items()),
         ]
     )
 

@@ -445,6 +445,16 @@ def train(
             min=0, max=2**32 - 1, help="Seed of the initial weights and the order of the images."
         ),
     ] = 0,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="auto: parameters for these images and this machine; params: those of params.yaml."
+        ),
+    ] = "auto",
+    budget: Annotated[
+        str,
+        typer.Option(help="Time for the training with --recipe auto: 10m, 1h, or best (no limit)."),
+    ] = "10m",
     fast: Annotated[bool, typer.Option(help="Quick first run: a quarter of the epochs.")] = False,
     resume: Annotated[
         bool, typer.Option(help="Continue the interrupted training in --out.")
@@ -457,6 +467,8 @@ def train(
         out,
         seed=seed,
         experiment=experiment,
+        recipe=recipe,
+        budget=budget,
         fast=fast,
         resume=resume,
         overrides=[*(overrides or []), *reading],
@@ -498,16 +510,20 @@ def crossval(
 @with_reading
 def advise(
     data: Source,
+    overrides: Overrides = None,
     target: Annotated[
         str, typer.Option(help="Purpose of the model: accuracy, mobile, demo, cloud or research.")
     ] = "accuracy",
+    budget: Annotated[
+        str, typer.Option(help="Time for the training: 10m, 1h, or best (no limit).")
+    ] = "10m",
     out: Annotated[Path, typer.Option(help="The preset to write, a .yaml file.")] = Path(
         "advice.yaml"
     ),
     reading: list[str] = (),
 ):
     "Suggest a model and parameters for a folder of images. Writes them as a preset."
-    print(api.advise(data, target, out, reading))
+    print(api.advise(data, target, out, [*(overrides or []), *reading], budget))
 
 # %% ../../nbs/cli/01_main.ipynb #1e768e27
 @app.command()
