@@ -11,6 +11,7 @@ import matplotlib
 import pytest
 
 matplotlib.use("Agg")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test downloads weights
 TOP = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 

@@ -170,7 +170,7 @@ def input_size(
 ) -> list[Advice]:
     "The input size of the model."
     half = f"half of the images have a shorter side of {s.side} pixels or more"
-    if s.side >= 224 and (kind != "scratch" or s.gpu) or name.startswith("vit"):
+    if s.side >= 160 and (kind != "scratch" or s.gpu) or name.startswith("vit"):
         return [Advice("data.size", 224, f"as in pretraining; {half}")]
     least, most = (32, 224 if s.gpu else 96) if kind == "scratch" else (128, 224)
     size = min(most, max(least, s.side // 32 * 32))
