@@ -209,7 +209,7 @@ def imbalance(s: Situation) -> list[Advice]:
         return [Advice("train.monitor", "val_loss", "the labels are numbers")]
     if s.ratio < 1.5:
         why = f"the classes are about equal ({s.ratio:.1f} to 1)"
-        return [Advice("train.monitor", "val_loss", why)]
+        return [Advice("train.monitor", "val_accuracy", why)]
     why = f"imbalance of {s.ratio:.0f} to 1; macro F1 weights all classes equally"
     out = [Advice("train.monitor", "val_macro_f1", why)]
     if s.ratio >= 5:

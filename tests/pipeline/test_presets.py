@@ -158,7 +158,7 @@ def test_advice_can_be_trained_on(tmp_path):
     folder = tiny_folder(tmp_path / "data")
     code, out, err = cvlab("advise", folder, "--out", tmp_path / "advice.yaml")
     assert code == 0, err
-    assert "48 images of 2 classes, 1.0 to 1, side 40 px; no GPU" in out and "About " in out
+    assert "48 images of 2 classes, 1.0 to 1, side 40 px; no GPU" in out and ": about " in out
     run_words = [
         "train",
         "--data",
@@ -166,16 +166,14 @@ def test_advice_can_be_trained_on(tmp_path):
         "--out",
         tmp_path / "run",
         f"preset={tmp_path / 'advice.yaml'}",
+        "model.name=small_cnn",
         "model.weights=null",
+        "model.head_init=random",
     ]
     code, out, err = cvlab(*run_words, "train.epochs=2", "leakage.planted=8")
     assert code == 0, err
-    assert (
-        read_yaml_of(tmp_path / "run" / "train" / "seed-0" / "params.yaml")["requested"]["train"][
-            "cache_features"
-        ]
-        is True
-    )
+    requested = read_yaml_of(tmp_path / "run" / "train" / "seed-0" / "params.yaml")["requested"]
+    assert requested["train"]["monitor"] == "val_accuracy"
 
 
 def test_a_number_is_learned_and_predicted(tmp_path):
