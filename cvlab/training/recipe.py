@@ -29,7 +29,7 @@ from cvlab.training.callbacks import (
     PreciseBatchNorm,
     ProgressiveResize,
 )
-from .frozen_cache import cache_features
+from .frozen_cache import cache_features, frozen_features
 from .learner import create_learner, train
 
 # %% ../../nbs/training/05_recipe.ipynb #02e66449
@@ -93,11 +93,22 @@ def create_network(p: Params, n_outputs: int, seed: int = 0) -> nn.Module:
     return create_model(m.name, n_outputs, m.weights, m.dropout, m.head, p.data.size)
 
 # %% ../../nbs/training/05_recipe.ipynb #83b89d2d
-def _start_at_probe(model: nn.Module, task: Task, dl: Batches, rows: pd.DataFrame):
+def _start_at_probe(
+    model: nn.Module,
+    task: Task,
+    dl: Batches,  # its size, normalisation and device
+    split: pd.DataFrame,
+    images,  # in the order of the split
+    cache: str | Path | None = None,  # folder for the features
+):
     "Set the last layer to a linear probe of the training images; `LabError` if it is not linear."
     info = dict(size=dl.size, normalise=dl.normalise, task=task.name)
-    feats = features_of(model, dl.images, info, dl.device)
-    _, weight, bias = probe(task, feats, rows)
+    feats = (
+        frozen_features(model.to(dl.device), images, info, dl.device, cache)
+        if cache
+        else features_of(model, images, info, dl.device)
+    )
+    _, weight, bias = probe(task, feats, split)
     if not replace_last(model, weight, bias):
         raise LabError(
             f"model.head_init: {type(model).__name__} does not end in one linear layer; set it to random"
@@ -198,7 +209,7 @@ def fit(
     loaders = [_batches_of(p, split, images, s, task, seed, device) for s in subsets]
     model, shortened = create_network(p, task.n_outputs, seed), None
     if p.model.head_init == "probe":
-        _start_at_probe(model, task, loaders[0], split[split.subset == "train"])
+        _start_at_probe(model, task, loaders[0], split, images, cache)
     cbs = [*cbs, *_callbacks_of(p, task.n_outputs)]
     if p.train.cache_features:
         loaders, shortened = cache_features(
