@@ -269,12 +269,12 @@ class PreciseBatchNorm(Callback):
 
     def n_images(self, n: int) -> int:
         "Number of images, of `n` in the training set."
-        return max(1, min(self.MOST, max(n // 16, min(self.FEW, n // 5))))
+        return max(2, min(self.MOST, max(n // 16, min(self.FEW, n // 5))))
 
     def images(self):
-        "The loader of the images; None for a third-party loader."
+        "The loader of the images; None for a third-party loader, or a single training image."
         dl = self.dls.train
-        if not hasattr(dl, "order"):
+        if not hasattr(dl, "order") or len(dl.images) < 2:
             return None
         n = self.n_images(len(dl.images))
         bs = min(n, max(dl.bs, 16))
