@@ -148,17 +148,17 @@ class Distil(Callback):
 
 # %% ../../nbs/training/02_callbacks.ipynb #bccf557c
 class EarlyStoppingCallback(Callback):
-    "Stop after `patience` epochs without improvement; `reason` then says so."
+    "Stop after `patience` epochs without improvement after the warm-up; `reason` then says so."
 
     # before Checkpoint: a resumed training must stop at the same epoch
     order, reason = 72, None
 
-    def __init__(self, patience: int):
-        self.patience = patience
+    def __init__(self, patience: int, warmup: int = 0):  # epochs
+        self.patience, self.warmup = patience, warmup
 
     def after_epoch(self):
         scores = self.history.scores(self.keep_best.monitor)
-        since = len(scores) - 1 - scores.index(max(scores))
+        since = len(scores) - max(scores.index(max(scores)) + 1, self.warmup)
         if since < self.patience:
             return
         self.reason = f"no better {self.keep_best.monitor} for {self.patience} epochs"

@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from torch import nn
 
 from ..core.io import LabError
-from ..core.params import Params
+from ..core.params import Params, warmup_epochs
 from ..core.repro import seed_everything, use_threads
 from ..data.augment import augmenter
 from ..data.loaders import STATS, Batches, subset_of
@@ -109,7 +109,7 @@ def _callbacks_of(p: Params, n_outputs: int) -> list:
     "Callbacks enabled by the parameters; none of them writes a file."
     t, a, cbs = p.train, p.augment, []
     if t.patience:
-        cbs.append(EarlyStoppingCallback(t.patience))
+        cbs.append(EarlyStoppingCallback(t.patience, warmup_epochs(p.schedule, t.epochs)))
     if t.ema:
         cbs.append(Ema(t.ema))
     if t.precise_bn:
