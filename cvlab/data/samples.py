@@ -187,9 +187,9 @@ def tie(hashes: pd.Series, given: pd.Series) -> pd.Series:  # a name for each gr
 
 
 def name_samples(
-    files: pd.DataFrame,  # path, label, subset, group
+    files: pd.DataFrame,  # path, label, subset, group, perhaps fold
     hashes: list[str],  # sha256 of each
-) -> pd.DataFrame:  # id, path, label, group, subset
+) -> pd.DataFrame:  # id, path, label, group, subset, perhaps fold
     "The samples table."
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
@@ -200,6 +200,7 @@ def name_samples(
         label=files.label,
         group=tie(hashes, files.group),
         subset=files.subset,
+        **{c: files[c] for c in ["fold"] if c in files},
     )
     return pd.DataFrame(columns).reset_index(drop=True)
 
@@ -308,8 +309,9 @@ def draw(groups: pd.Series, fraction: float, seed: int):  # -> (kept, drawn)
 
 # %% ../../nbs/data/03_samples.ipynb #a0a76838
 def split_hash(split: pd.DataFrame) -> str:  # hex
-    "Hash of (id, label, subset), independent of the order of rows."
-    return json_hash(sorted(split[["id", "label", "subset"]].astype(str).values.tolist()))
+    "Hash of (id, label, subset) and of published folds, independent of the order of rows."
+    columns = ["id", "label", "subset", *["fold"] * ("fold" in split)]
+    return json_hash(sorted(split[columns].astype(str).values.tolist()))
 
 
 def data_hash(split: pd.DataFrame) -> str:  # hex
@@ -318,11 +320,11 @@ def data_hash(split: pd.DataFrame) -> str:  # hex
 
 
 def write_split(path: str | Path, split: pd.DataFrame):
-    "Write the split table, sorted by subset and id."
+    "Write the split table, sorted by subset and id; published folds are its last column."
+    columns = ["id", "path", "label", "group", "subset", *["fold"] * ("fold" in split)]
     with atomic_write(path) as tmp:
-        split.sort_values(["subset", "id"])[["id", "path", "label", "group", "subset"]].to_csv(
-            tmp, index=False, lineterminator="\n"
-        )
+        table = split.sort_values(["subset", "id"])[columns]
+        table.to_csv(tmp, index=False, lineterminator="\n")
 
 
 def read_split(path: str | Path) -> pd.DataFrame:

@@ -360,6 +360,24 @@ TABLES = {
         0,
         ["not used: camera"],
     ),
+    "folds": (
+        dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{i % 4}\n", header="path,label,kfold\n"),
+        [],
+        0,
+        ["kfold as fold", "4 published folds: `cvlab crossval` uses them with crossval.folds=4"],
+    ),
+    "folds with a gap": (
+        dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{i % 4 or ''}\n", header="path,label,fold\n"),
+        [],
+        0,
+        ["not used: fold", "folds are two numbers or more, one for each image"],
+    ),
+    "folds called split": (
+        dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{i % 4}\n", header="path,label,split\n"),
+        [],
+        1,
+        ["a column of numbered folds is called fold"],
+    ),
     "several classes": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{'cat dog' if i == 1 else c}\n"),
         [],
