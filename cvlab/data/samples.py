@@ -34,7 +34,13 @@ from cvlab.data.folders import (
     not_data,
     not_image,
 )
-from .tables import TABLES, list_table
+from cvlab.data.tables import (
+    TABLES,
+    ask_about_tables,
+    list_table,
+    list_tables,
+    tables_beside,
+)
 
 # %% ../../nbs/data/03_samples.ipynb #a1dd65da
 def find_root(source: str | Path) -> Path:  # a folder
@@ -75,6 +81,23 @@ def _lone_folder(folder: Path) -> Path | None:
 Source = namedtuple("Source", "folder files notes")  # folder of the paths; FILE_COLUMNS; lines
 
 
+def _tables_left(root: Path, how: Reading, used: str = "") -> list[str]:  # notes
+    "Say that tables called like sets are not used: beside another table, or beside class folders."
+    sets = {f.name: s for f, s in tables_beside(root, how).items() if s}
+    left = [n for n in sets if n != used]
+    if not left or (used and used not in sets) or "train" not in sets.values():
+        return []
+    names = ", ".join(left)
+    if used:
+        return [
+            f"{names} beside {used} not used; name the folder instead of the table to read all as sets"
+        ]
+    return [
+        f"{names} not used, since the folders name the classes; to use them, join them into samples.csv with a "
+        "column subset"
+    ]
+
+
 def read_source(
     source: str | Path,  # class folders, also in subsets; a CSV or its folder
     how: Reading = AS_FOUND,
@@ -82,11 +105,16 @@ def read_source(
     "List the files of a source, and note what was assumed."
     root = find_root(source)
     if Path(source).is_file():
-        return Source(root, *list_table(Path(source), how))
+        files, notes = list_table(Path(source), how)
+        return Source(root, files, [*notes, *_tables_left(root, how, Path(source).name)])
     if not (table := root / "samples.csv").is_file():
         files, notes = list_folder(root, how)
+        classes = files[files.verdict == ""].label.nunique() > 1 or how.layout != "auto"
+        if not classes and len(tables := tables_beside(root, how)) > 1:
+            ask_about_tables(root, tables)
+            return Source(root, *list_tables(tables, how))
         ask_about_names(root, files, how)
-        return Source(root, files, notes)
+        return Source(root, files, [*notes, *_tables_left(root, how)])
     files, _ = list_folder(root, replace(how, layout="classes"))
     named, notes = list_table(table, how)
     files = files[~files.path.isin([*named.path, "samples.csv"])].assign(label="", subset="")
