@@ -230,6 +230,10 @@ def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> we
         model = create_model(m.name, task.n_outputs, m.weights, m.dropout, m.head, q.data.size)
         if anew := getattr(model, "anew", ()):
             heads[", ".join(anew)] = Path(m.weights).name
+        if q.train.batch_size == 1:
+            from cvlab.training.recipe import check_one_by_one  # imports fastai
+
+            check_one_by_one(q, model)
         normalisation(m.name, m.weights, m.normalise, STATS)
     return heads
 

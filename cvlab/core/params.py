@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['MOST_VALUES', 'Fraction', 'BelowOne', 'Positive', 'NotNegative', 'Count', 'CountOrOff', 'Seed', 'Text', 'RENAMED',
            'SHARED', 'parse_yaml', 'read_yaml', 'line_of', 'plain', 'Section', 'Data', 'Split', 'Augment', 'Model',
-           'Loss', 'Optim', 'Schedule', 'Train', 'CrossVal', 'LRFind', 'Baseline', 'Evaluate', 'Interpret', 'Leakage',
-           'Params', 'merge', 'parse_override', 'known_keys', 'nearest', 'check', 'contradiction', 'presets', 'has_key',
-           'resolve', 'flat', 'params_rows', 'params_schema', 'schema_of', 'allowed', 'choices', 'params_table']
+           'Loss', 'Optim', 'Schedule', 'warmup_epochs', 'Train', 'CrossVal', 'LRFind', 'Baseline', 'Evaluate',
+           'Interpret', 'Leakage', 'Params', 'merge', 'parse_override', 'known_keys', 'nearest', 'check',
+           'contradiction', 'presets', 'has_key', 'resolve', 'flat', 'params_rows', 'params_schema', 'schema_of',
+           'allowed', 'choices', 'params_table']
 
 # %% ../../nbs/core/01_params.ipynb #012ea6f8
 import difflib
+import math
 import re
 from copy import deepcopy
 from dataclasses import dataclass
@@ -327,6 +329,15 @@ class Schedule(Section):
         "peak (cyclic)"
     )
 
+# %% ../../nbs/core/01_params.ipynb #88582135
+def warmup_epochs(
+    schedule: "Schedule | dict",  # name and warmup; what a dict lacks means no warm-up
+    epochs: int,  # of the training
+) -> int:
+    "The epochs that have a step of the warm-up; `cyclic` has none."
+    s = schedule if isinstance(schedule, dict) else schedule.model_dump()
+    return 0 if s.get("name") == "cyclic" else math.ceil(s.get("warmup", 0.0) * epochs - 1e-9)
+
 # %% ../../nbs/core/01_params.ipynb #70b0fd3b
 class Train(Section):
     "The training itself."
@@ -347,7 +358,9 @@ class Train(Section):
     monitor: Literal[
         "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae"
     ] = Field(description="metric that selects the epoch whose weights are kept")
-    patience: CountOrOff = Field(description="early stopping: epochs without improvement; 0 is off")
+    patience: CountOrOff = Field(
+        description="early stopping: epochs without improvement, after the warm-up; 0 is off"
+    )
     ema: BelowOne = Field(
         description="decay of the exponential moving average of the weights, used for "
         "evaluation; 0 is off"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AS_FOUND', 'SUBSETS', 'SUFFIXES', 'HEIF', 'FILE_COLUMNS', 'DROPPED', 'NO_LABEL', 'MANY', 'Reading', 'subset_named',
            'subsets_among', 'not_data', 'visible_folders', 'no_suffix', 'not_image', 'shown', 'located', 'dvc_cache',
-           'Walls', 'left_out', 'below', 'sets_in', 'class_in_name', 'list_folder', 'structure', 'ask_about_names',
-           'ignored_images', 'ask_about_ignored']
+           'Walls', 'left_out', 'below', 'listed', 'sets_in', 'class_in_name', 'list_folder', 'structure',
+           'ask_about_names', 'ignored_images', 'ask_about_ignored']
 
 # %% ../../nbs/data/00_folders.ipynb #10f21499
 import configparser
@@ -233,7 +233,7 @@ def _has_images(folder: Path, deep: bool) -> bool:
     return False
 
 
-def _listed(names) -> str:  # for messages, at most four
+def listed(names) -> str:  # for messages, at most four
     names = [shown(n) for n in names]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
@@ -261,19 +261,19 @@ def _ask_about_sets(folder: Path, known: dict[str, str], other: list[str]):
     "Raise a `LabError` with the question that these top folders raise."
     if other:
         raise LabError(
-            f"{folder}: beside the subsets {_listed(known)} there is {_listed(other)}: leave it out with "
+            f"{folder}: beside the subsets {listed(known)} there is {listed(other)}: leave it out with "
             f"--ignore {shown(other[0])!r}, rename it if it is a subset, or, if all of them are classes, use "
             "--layout classes"
         )
     twice = [n for n in known if list(known.values()).count(known[n]) > 1]
     if twice:
         raise LabError(
-            f"{folder}: {_listed(twice)} are all the subset {known[twice[0]]}: leave out all but one with "
+            f"{folder}: {listed(twice)} are all the subset {known[twice[0]]}: leave out all but one with "
             f"--ignore {twice[-1]!r}, or rename them to train, val and test"
         )
     if "train" not in known.values():
         raise LabError(
-            f"{folder}: {_listed(known)}: a name of a subset, and there is no training set: add a folder train, "
+            f"{folder}: {listed(known)}: a name of a subset, and there is no training set: add a folder train, "
             "or, if these are classes, use --layout classes"
         )
 
@@ -354,14 +354,14 @@ def structure(folder: Path, files: pd.DataFrame, level: int, how: Reading) -> li
     sets = subsets_among(inside)
     if all(sets.values()) and "train" in sets.values() and how.layout == "auto":
         raise LabError(
-            f"{folder}: the subsets {_listed(inside)} are inside the class folders: move them above (train/cat, not "
+            f"{folder}: the subsets {listed(inside)} are inside the class folders: move them above (train/cat, not "
             "cat/train), list the images in a CSV (path,label,subset), or ignore them with --layout classes"
         )
     if len(inside) < 2:
         return []
     classes = sorted(set(used.label))
     return [
-        f"the class folders {_listed(classes)} hold folders of images ({_listed(inside)}): if these are the "
+        f"the class folders {listed(classes)} hold folders of images ({listed(inside)}): if these are the "
         f"classes, use --depth {how.depth + 1}"
     ]
 
@@ -382,7 +382,8 @@ def ask_about_names(folder: Path, files: pd.DataFrame, how: Reading):
     names = sorted({c for p in loose.path if (c := class_in_name(Path(p).name))})
     if used.label.nunique() > 1 or how.layout == "names":
         return
-    tables = sorted(p for p in files.path if Path(p).suffix.lower() in (".csv", ".tsv"))
+    listed_in = files.path[files.why != "named in data.ignore"]
+    tables = sorted(p for p in listed_in if Path(p).suffix.lower() in (".csv", ".tsv"))
     if tables and "/" not in tables[0] and len(loose):
         raise LabError(
             f"{folder}: no folder per class, but a table: name it instead of the folder, {folder / tables[0]}"
@@ -390,7 +391,7 @@ def ask_about_names(folder: Path, files: pd.DataFrame, how: Reading):
     if len(names) < 2 or len(names) > len(loose) / 2:
         return
     raise LabError(
-        f"{folder}: {len(loose)} images in one folder, with names that begin with {_listed(names)}: if these are the "
+        f"{folder}: {len(loose)} images in one folder, with names that begin with {listed(names)}: if these are the "
         "classes, use --layout names; else move the images into one folder per class, or list them in a CSV (path,label)"
     )
 

@@ -34,7 +34,13 @@ from cvlab.data.folders import (
     not_data,
     not_image,
 )
-from .tables import TABLES, list_table
+from cvlab.data.tables import (
+    TABLES,
+    ask_about_tables,
+    list_table,
+    list_tables,
+    tables_beside,
+)
 
 # %% ../../nbs/data/03_samples.ipynb #a1dd65da
 def find_root(source: str | Path) -> Path:  # a folder
@@ -75,6 +81,23 @@ def _lone_folder(folder: Path) -> Path | None:
 Source = namedtuple("Source", "folder files notes")  # folder of the paths; FILE_COLUMNS; lines
 
 
+def _tables_left(root: Path, how: Reading, used: str = "") -> list[str]:  # notes
+    "Say that tables called like sets are not used: beside another table, or beside class folders."
+    sets = {f.name: s for f, s in tables_beside(root, how).items() if s}
+    left = [n for n in sets if n != used]
+    if not left or (used and used not in sets) or "train" not in sets.values():
+        return []
+    names = ", ".join(left)
+    if used:
+        return [
+            f"{names} beside {used} not used; name the folder instead of the table to read all as sets"
+        ]
+    return [
+        f"{names} not used, since the folders name the classes; to use them, join them into samples.csv with a "
+        "column subset"
+    ]
+
+
 def read_source(
     source: str | Path,  # class folders, also in subsets; a CSV or its folder
     how: Reading = AS_FOUND,
@@ -82,11 +105,16 @@ def read_source(
     "List the files of a source, and note what was assumed."
     root = find_root(source)
     if Path(source).is_file():
-        return Source(root, *list_table(Path(source), how))
+        files, notes = list_table(Path(source), how)
+        return Source(root, files, [*notes, *_tables_left(root, how, Path(source).name)])
     if not (table := root / "samples.csv").is_file():
         files, notes = list_folder(root, how)
+        classes = files[files.verdict == ""].label.nunique() > 1 or how.layout != "auto"
+        if not classes and len(tables := tables_beside(root, how)) > 1:
+            ask_about_tables(root, tables)
+            return Source(root, *list_tables(tables, how))
         ask_about_names(root, files, how)
-        return Source(root, files, notes)
+        return Source(root, files, [*notes, *_tables_left(root, how)])
     files, _ = list_folder(root, replace(how, layout="classes"))
     named, notes = list_table(table, how)
     files = files[~files.path.isin([*named.path, "samples.csv"])].assign(label="", subset="")
@@ -187,9 +215,9 @@ def tie(hashes: pd.Series, given: pd.Series) -> pd.Series:  # a name for each gr
 
 
 def name_samples(
-    files: pd.DataFrame,  # path, label, subset, group
+    files: pd.DataFrame,  # path, label, subset, group, perhaps fold
     hashes: list[str],  # sha256 of each
-) -> pd.DataFrame:  # id, path, label, group, subset
+) -> pd.DataFrame:  # id, path, label, group, subset, perhaps fold
     "The samples table."
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
@@ -200,6 +228,7 @@ def name_samples(
         label=files.label,
         group=tie(hashes, files.group),
         subset=files.subset,
+        **{c: files[c] for c in ["fold"] if c in files},
     )
     return pd.DataFrame(columns).reset_index(drop=True)
 
@@ -308,8 +337,9 @@ def draw(groups: pd.Series, fraction: float, seed: int):  # -> (kept, drawn)
 
 # %% ../../nbs/data/03_samples.ipynb #a0a76838
 def split_hash(split: pd.DataFrame) -> str:  # hex
-    "Hash of (id, label, subset), independent of the order of rows."
-    return json_hash(sorted(split[["id", "label", "subset"]].astype(str).values.tolist()))
+    "Hash of (id, label, subset) and of published folds, independent of the order of rows."
+    columns = ["id", "label", "subset", *["fold"] * ("fold" in split)]
+    return json_hash(sorted(split[columns].astype(str).values.tolist()))
 
 
 def data_hash(split: pd.DataFrame) -> str:  # hex
@@ -318,11 +348,11 @@ def data_hash(split: pd.DataFrame) -> str:  # hex
 
 
 def write_split(path: str | Path, split: pd.DataFrame):
-    "Write the split table, sorted by subset and id."
+    "Write the split table, sorted by subset and id; published folds are its last column."
+    columns = ["id", "path", "label", "group", "subset", *["fold"] * ("fold" in split)]
     with atomic_write(path) as tmp:
-        split.sort_values(["subset", "id"])[["id", "path", "label", "group", "subset"]].to_csv(
-            tmp, index=False, lineterminator="\n"
-        )
+        table = split.sort_values(["subset", "id"])[columns]
+        table.to_csv(tmp, index=False, lineterminator="\n")
 
 
 def read_split(path: str | Path) -> pd.DataFrame:

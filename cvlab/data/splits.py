@@ -14,15 +14,34 @@ from ..core.io import LabError
 from ..core.repro import derive_seed
 from .samples import draw, most_common
 
-# %% ../../nbs/data/04_splits.ipynb #d81a8a33
+# %% ../../nbs/data/04_splits.ipynb #0ecc2929
+def _published(rows: pd.DataFrame, n: int, repeats: int) -> pd.DataFrame:  # as from `make_folds`
+    "The folds that the images came with; `LabError` for another number of them or a divided group."
+    numbers = sorted(set(rows.fold), key=int)
+    if (n, repeats) != (len(numbers), 1):
+        raise LabError(
+            f"crossval.folds={n}, crossval.repeats={repeats}: the images came with {len(numbers)} folds; set "
+            f"crossval.folds={len(numbers)} and crossval.repeats=1, or remove the column fold from the table"
+        )
+    parts = rows.groupby("group").fold.nunique()
+    if parts.max() > 1:
+        here = rows[rows.group == parts.idxmax()].drop_duplicates("fold")
+        raise LabError(
+            f"{here.path.iloc[0]} and {here.path.iloc[1]} belong together and came in two folds; keep one of them"
+        )
+    return pd.DataFrame(dict(id=rows.id, repeat=0, fold=rows.fold.map(numbers.index)))
+
+# %% ../../nbs/data/04_splits.ipynb #ef4e4f9f
 def make_folds(
-    split: pd.DataFrame,  # id, label, group, subset; without test rows
+    split: pd.DataFrame,  # id, label, group, subset, perhaps fold: published folds
     n: int = 5,
     repeats: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:  # id, repeat, fold: each image once per repeat
-    "Stratified folds of all images but the test set, by group; `LabError` for a small class."
+    "Stratified folds of all images but the test set, by group, or the published folds; `LabError` for a small class."
     rows = split[split.subset != "test"].reset_index(drop=True)
+    if "fold" in rows:
+        return _published(rows, n, repeats)
     groups = rows.groupby("label").group.nunique()
     if (few := groups[groups < n]).size:
         raise LabError(

@@ -153,18 +153,20 @@ def _check_replaceable():
 
 # %% ../../nbs/datasets/02_install.ipynb #24d43f06
 def _copy_samples(data: Data, to: Path):
-    "Copy the usable images; subsets and groups are written to samples.csv."
+    "Copy the usable images; subsets, groups and published folds are written to samples.csv."
     s = data.samples
     for path in s.path:
         (to / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(located(data.folder, path), to / path)
     own = s.group.where(s.group != s.id.str[:16], "")
+    fold = ["fold"] * ("fold" in s)
     if (
-        (s.subset != "").any()
+        fold
+        or (s.subset != "").any()
         or (own != "").any()
         or (s.label != s.path.map(lambda p: Path(p).parts[0])).any()
     ):
-        table = s.assign(group=own)[["path", "label", "subset", "group"]]
+        table = s.assign(group=own)[["path", "label", "subset", "group", *fold]]
         table.to_csv(to / "samples.csv", index=False, lineterminator="\n")
 
 # %% ../../nbs/datasets/02_install.ipynb #b7160fb3

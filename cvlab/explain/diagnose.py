@@ -25,7 +25,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import median_abs_deviation, theilslopes
 
 from ..core.io import LabError
-from ..core.params import merge, parse_override
+from ..core.params import merge, parse_override, warmup_epochs
 from ..core.style import BLUE, GREEN, GREY, ORANGE
 from ..data.augment import switched_on
 from ..evaluation.metrics import wilson_interval
@@ -386,7 +386,8 @@ def _stopped_early(c: Curves) -> bool | None:  # None if unknown
     if patience is None or (monitor != "val_loss" and not c.counts):
         return None
     score = -c.val if monitor == "val_loss" else c.acc
-    return bool(patience and len(c) - 1 - int(np.nanargmax(score)) >= patience)
+    waits = warmup_epochs(c.get("schedule") or {}, _n_epochs(c))
+    return bool(patience and len(c) - max(int(np.nanargmax(score)) + 1, waits) >= patience)
 
 
 def _cut_short(c: Curves) -> bool:
@@ -574,13 +575,13 @@ def not_converged(c: Curves) -> Finding | None:
         if falls(c)
         else "the training loss is high and still falling"
     )
+    says = "Train for more epochs." if short else "Twice as many epochs."
+    over = change("train.epochs", max(10, 2 * _n_epochs(c)))
+    if len(c) < _n_epochs(c) and _stopped_early(c):
+        says = "Early stopping ended the training: more patience."
+        over = change("train.patience", max(5, 2 * c.get("train.patience")))
     return Finding(
-        "not converged",
-        None if short else int(c.epoch[-1]),
-        rule,
-        numbers,
-        "Train for more epochs." if short else "Twice as many epochs.",
-        [change("train.epochs", max(10, 2 * _n_epochs(c)))],
+        "not converged", None if short else int(c.epoch[-1]), rule, numbers, says, [over]
     )
 
 # %% ../../nbs/explain/03_diagnose.ipynb #6ce78537

@@ -148,17 +148,17 @@ class Distil(Callback):
 
 # %% ../../nbs/training/02_callbacks.ipynb #bccf557c
 class EarlyStoppingCallback(Callback):
-    "Stop after `patience` epochs without improvement; `reason` then says so."
+    "Stop after `patience` epochs without improvement after the warm-up; `reason` then says so."
 
     # before Checkpoint: a resumed training must stop at the same epoch
     order, reason = 72, None
 
-    def __init__(self, patience: int):
-        self.patience = patience
+    def __init__(self, patience: int, warmup: int = 0):  # epochs
+        self.patience, self.warmup = patience, warmup
 
     def after_epoch(self):
         scores = self.history.scores(self.keep_best.monitor)
-        since = len(scores) - 1 - scores.index(max(scores))
+        since = len(scores) - max(scores.index(max(scores)) + 1, self.warmup)
         if since < self.patience:
             return
         self.reason = f"no better {self.keep_best.monitor} for {self.patience} epochs"
@@ -269,12 +269,12 @@ class PreciseBatchNorm(Callback):
 
     def n_images(self, n: int) -> int:
         "Number of images, of `n` in the training set."
-        return max(1, min(self.MOST, max(n // 16, min(self.FEW, n // 5))))
+        return max(2, min(self.MOST, max(n // 16, min(self.FEW, n // 5))))
 
     def images(self):
-        "The loader of the images; None for a third-party loader."
+        "The loader of the images; None for a third-party loader, or a single training image."
         dl = self.dls.train
-        if not hasattr(dl, "order"):
+        if not hasattr(dl, "order") or len(dl.images) < 2:
             return None
         n = self.n_images(len(dl.images))
         bs = min(n, max(dl.bs, 16))

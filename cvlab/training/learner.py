@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOADER', 'LabLearner', 'SeedEpoch', 'precision_dtype', 'Precision', 'History', 'KeepBest', 'TerminateOnNaN',
-           'KeepFrozen', 'GradualUnfreeze', 'GradientAccumulation', 'warm', 'schedule', 'create_learner', 'train',
-           'effective_params']
+           'KeepFrozen', 'single_valued', 'GradualUnfreeze', 'GradientAccumulation', 'warm', 'schedule',
+           'create_learner', 'train', 'effective_params']
 
 # %% ../../nbs/training/01_learner.ipynb #a124f60e
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -242,6 +243,30 @@ class KeepFrozen(Callback):
     def before_train(self):
         for m in frozen_modules(self.learn.model):
             m.eval()
+
+# %% ../../nbs/training/01_learner.ipynb #0238261e
+def single_valued(
+    model: nn.Module,
+    side: int,  # of the image, pixels
+) -> list[str]:  # names of layers, without frozen ones
+    "The batch norm layers that get a single value per channel from one image."
+    frozen, found, hooks, was = set(frozen_modules(model)), [], [], model.training
+
+    def note(name, m, args):
+        if args[0].numel() == args[0].shape[1]:
+            found.append(name)
+
+    for name, m in model.named_modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in frozen:
+            hooks.append(m.register_forward_pre_hook(partial(note, name)))
+    try:
+        with torch.no_grad():
+            model.eval()(next(model.parameters()).new_zeros(1, 3, side, side))
+    finally:
+        for h in hooks:
+            h.remove()
+        model.train(was)
+    return found
 
 # %% ../../nbs/training/01_learner.ipynb #6fe95c47
 class GradualUnfreeze(Callback):

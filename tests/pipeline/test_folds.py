@@ -139,3 +139,23 @@ def test_all_repeats_are_asked_before_anything_starts(lab):
     check_crossval(rare, asked("train.batch_size=8"))
     with pytest.raises(LabError, match="training images that train.sampler=under leaves of"):
         check_crossval(rare, asked("train.batch_size=8", "train.sampler=under"))
+
+
+def test_published_folds_are_those_of_the_cross_validation(tmp_path):
+    "A table says the fold of each image, one without a disc; another number of folds is refused, drawn ones are not the same."
+    folder = tiny_folder(tmp_path / "tiny", 48)
+    files = sorted(f.relative_to(folder) for f in folder.rglob("*.png"))
+    numbers = {f.as_posix(): 1 + int(f.stem) % 3 for f in files}
+    numbers |= {f: 4 for f in numbers if f.startswith("square") and int(f[7:10]) % 4 == 1}
+    rows = [f"{f},{f.split('/')[0]},{k}" for f, k in numbers.items()]
+    (folder / "samples.csv").write_text("\n".join(["path,label,KFold", *rows]) + "\n")
+    own = [*SMOKE, f"data.path={folder}", "train.epochs=1"]
+    run_inline("prepare", tmp_path / "run/prepare", own)
+    run_inline("crossval", tmp_path / "run/crossval", [*own, "crossval.folds=4"])
+    split = read_split(tmp_path / "run/prepare/split.csv")
+    path = split.set_index("id").path
+    oof = pd.read_csv(tmp_path / "run/crossval/oof.csv", dtype={"id": str})
+    assert {path[i]: k + 1 for i, k in zip(oof.id, oof.fold)}.items() <= numbers.items()
+    assert oof.fold.nunique() == 4 and set(oof.label[oof.fold == 3]) == {"square"}
+    with pytest.raises(LabError, match="came with 4 folds; set crossval.folds=4 and crossval.repe"):
+        check_crossval(split, resolve(TOP / "params.yaml", "", [*own, "crossval.folds=3"]))

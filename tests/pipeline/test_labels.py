@@ -7,7 +7,7 @@ from conftest import run_inline
 from PIL import Image
 from test_data import cvlab
 
-from cvlab.data.fixtures import SMOKE, tiny_image
+from cvlab.data.fixtures import SMOKE, bright_folder, tiny_folder, tiny_image
 from cvlab.evidence.pages import check_card, write_card
 
 # two differ only in case
@@ -161,3 +161,49 @@ def test_the_same_image_under_two_labels_is_named(tmp_path):
     (tmp_path / "some" / "1.png").write_bytes((tmp_path / "some" / "0.png").read_bytes())
     code, out, err = cvlab("data", "check", source)
     assert code == 1 and "0.png" in out and "1.png" in out
+
+
+# what one image at a time cannot train: batch norm with a single value per channel
+@pytest.mark.parametrize(
+    "way, layers",
+    [
+        ("train", "model.head=deep"),
+        ("regression", "model.name=resnet18"),
+        ("crossval", "model.head=deep"),
+        ("Python", "model.name=resnet18"),
+    ],
+)
+def test_one_image_at_a_time_is_refused_before_the_first_stage(way, layers, tmp_path):
+    import cvlab as lab
+
+    source = tiny_folder(tmp_path / "tiny")
+    words = ["data.size=32", "train.batch_size=1", layers]
+    if way == "regression":
+        source, words = bright_folder(tmp_path / "bright", 30), ["task=regression", *words]
+    out = tmp_path / "run"
+    if way == "Python":
+        with pytest.raises(lab.LabError) as e:
+            lab.train(source, out, batch_size=1, size=32, overrides=[layers])
+        err = str(e.value)
+    else:
+        verb = "crossval" if way == "crossval" else "train"
+        code, _, err = cvlab(verb, "--data", source, "--out", out, *words)
+        assert code == 1
+    assert "train.batch_size=1: batch norm gets a single value" in err and not out.exists(), err
+
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path):
+    "17 training images in batches of 8, with batch norm in the head; 7 in batches of 3 at 32 pixels."
+    for n, learn, more in [
+        (34, 17, ["train.batch_size=8", "model.head=deep"]),
+        (14, 7, ["train.batch_size=3", "model.name=resnet18"]),
+    ]:
+        source = table(
+            tmp_path / str(n),
+            ["a", "b"] * (n // 2),
+            lambda i, label, learn=learn: "train" if i < learn else "test" if i % 4 > 1 else "val",
+        )
+        run(tmp_path / f"run {n}", source, ("prepare", "train"), "train.epochs=1", *more)
+        split = pd.read_csv(tmp_path / f"run {n}/prepare/split.csv", dtype=str)
+        assert (split.subset == "train").sum() == learn
+        assert (tmp_path / f"run {n}/weights/seed-0/best.safetensors").exists()

@@ -221,3 +221,24 @@ def test_frozen_layers_are_computed_once(lab):
     pd.testing.assert_frame_equal(a, b, rtol=1e-3)
     logs = [(root / f"once-{o}" / "train/seed-0/train.log").read_text() for o in ("true", "false")]
     assert "layers cached" in logs[0] and "layers cached" not in logs[1]
+
+
+def test_early_stopping_waits_for_the_end_of_the_warm_up(lab):
+    "With a patience of one epoch, the warm-up is trained to its end, and the advice is not to lengthen it."
+    import pandas as pd
+
+    from cvlab.core.params import plain, read_yaml
+    from cvlab.explain.diagnose import diagnose
+
+    asked = ["optim.name=sgd", "optim.lr=1.0e-9", "train.epochs=12", "schedule.warmup=0.5"]
+    run(lab, "patient", "train", [*asked, "train.patience=1", "train.monitor=val_accuracy"])
+    folder = lab[0] / "patient" / "train/seed-0"
+    history, params = pd.read_csv(folder / "results.csv"), plain(read_yaml(folder / "params.yaml"))
+    assert len(history) == 7, "six epochs of warm-up, and one without improvement"
+    assert "no better val_accuracy for 1 epochs" in (folder / "train.log").read_text()
+    advice = [
+        o
+        for f in diagnose(history, n_classes=2, n_val=100, params=params["effective"])
+        for o in f.overrides
+    ]
+    assert not any(o.startswith("train.epochs") for o in advice), advice

@@ -91,6 +91,30 @@ def flat(folder):
     return folder
 
 
+def tables(folder, *names, folders=("images",), images=True):
+    "A CSV for each name: four cats and dogs each, by the names of files in a folder beside it."
+    for k, name in enumerate(names):
+        place = folder / folders[k % len(folders)]
+        place.mkdir(parents=True, exist_ok=True)
+        lines = ["filename,class"]
+        for i, c in enumerate(("cat", "dog") * 4):
+            lines.append(f"{k}-{i},{c}")
+            if images:
+                image(("disc", "square")[i % 2]).save(place / f"{k}-{i}.png")
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+        if not images:
+            place.rmdir()
+    return folder
+
+
+TABLES_OF_SETS = [
+    "subset test train val",
+    "cat 4 4 4",
+    "train.csv: read as the subset train",
+    "test.csv: its paths are relative to the folder",
+]
+
+
 def sets_inside(folder):
     for c in ("cat", "dog"):
         fill(folder / c, train=".png", test=".png")
@@ -168,6 +192,49 @@ FOLDERS = {
         [],
         1,
         ["but a table: name it instead of the folder"],
+    ),
+    "tables of sets": (lambda f: tables(f, "train", "val", "test"), [], 0, TABLES_OF_SETS),
+    "tables of sets beside flat folders": (
+        lambda f: tables(f, "train", "val", "test", folders=("train", "val", "test")),
+        [],
+        0,
+        TABLES_OF_SETS,
+    ),
+    "a table beside tables of sets": (
+        lambda f: tables(f, "train", "test", "sample_submission"),
+        [],
+        1,
+        ["there is sample_submission.csv: leave it out with --ignore 'sample_submission.csv'"],
+    ),
+    "a table beside tables of sets, ignored": (
+        lambda f: tables(f, "train", "test", "sample_submission"),
+        ["--ignore", "sample_submission.csv"],
+        0,
+        ["subset test train", "cat 4 4", "dog 4 4"],
+    ),
+    "tables of unknown role": (
+        lambda f: tables(f, "mine", "yours"),
+        [],
+        1,
+        ["2 tables (mine.csv, yours.csv): name one of them", "rename them to train.csv"],
+    ),
+    "a test table without labels": (
+        lambda f: with_file(tables(f, "train", "test"), "test.csv", content=b"image\n1-0.png\n"),
+        [],
+        1,
+        ["test.csv: no column 'label'", "--ignore 'test.csv' leaves this table out"],
+    ),
+    "a test table without labels, ignored": (
+        lambda f: tables(f, "train", "test"),
+        ["--ignore", "test.csv"],
+        1,
+        ["but a table: name it instead of the folder", "d/train.csv"],
+    ),
+    "tables of sets beside class folders": (
+        lambda f: fill(tables(f, "train", "test", images=False)),
+        [],
+        0,
+        ["test.csv, train.csv not used, since the folders name the classes", "cat 8"],
     ),
     "synology": (
         lambda f: with_file(fill(f), "cat/@eaDir/{}.png/SYNOPHOTO_THUMB_M.jpg", 30),
@@ -360,6 +427,24 @@ TABLES = {
         0,
         ["not used: camera"],
     ),
+    "folds": (
+        dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{i % 4}\n", header="path,label,kfold\n"),
+        [],
+        0,
+        ["kfold as fold", "4 published folds: `cvlab crossval` uses them with crossval.folds=4"],
+    ),
+    "folds with a gap": (
+        dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{i % 4 or ''}\n", header="path,label,fold\n"),
+        [],
+        0,
+        ["not used: fold", "folds are two numbers or more, one for each image"],
+    ),
+    "folds called split": (
+        dict(line=lambda c, i: f"{c}/{i:03}.png,{c},{i % 4}\n", header="path,label,split\n"),
+        [],
+        1,
+        ["a column of numbered folds is called fold"],
+    ),
     "several classes": (
         dict(line=lambda c, i: f"{c}/{i:03}.png,{'cat dog' if i == 1 else c}\n"),
         [],
@@ -421,6 +506,21 @@ def test_a_column_of_subsets_is_honoured(column, tmp_path):
     assert set(split.path[split.subset == "test"]) == {
         f"{c}/{i:03}.png" for c in ("cat", "dog") for i in (6, 7)
     }
+
+
+def test_tables_of_sets_are_trained_on(tmp_path):
+    folder = tables(tmp_path / "d", "train", "val", "test")
+    run_inline("prepare", tmp_path / "run" / "prepare", [*SMOKE, f"data.path={folder}"])
+    split = pd.read_csv(tmp_path / "run" / "prepare" / "split.csv", dtype=str)
+    for k, subset in enumerate(("train", "val", "test")):
+        paths = {f"images/{k}-{i}.png" for i in range(8)}
+        assert set(split.path[split.subset == subset]) == paths
+
+
+def test_a_table_of_a_set_names_those_beside_it(tmp_path):
+    folder = tables(tmp_path / "d", "train", "val")
+    code, text = said("data", "check", folder / "train.csv")
+    assert code == 0 and "val.csv beside train.csv not used; name the folder" in text, text
 
 
 def test_an_absolute_path_inside_the_folder_is_read(tmp_path):
