@@ -15,9 +15,9 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.boundary import opens
@@ -35,6 +35,9 @@ from cvlab.data.folders import (
     not_image,
 )
 from .tables import TABLES, list_table
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/data/03_samples.ipynb #a1dd65da
 def find_root(source: str | Path) -> Path:  # a folder
@@ -80,6 +83,8 @@ def read_source(
     how: Reading = AS_FOUND,
 ) -> Source:
     "List the files of a source, and note what was assumed."
+    import pandas as pd
+
     root = find_root(source)
     if Path(source).is_file():
         return Source(root, *list_table(Path(source), how))
@@ -173,8 +178,9 @@ def why_not(e: Exception, path: str | Path = "") -> str:
     )
 
 # %% ../../nbs/data/03_samples.ipynb #f134346f
-def tie(hashes: pd.Series, given: pd.Series) -> pd.Series:  # a name for each group
+def tie(hashes: "pd.Series", given: "pd.Series") -> "pd.Series":  # a name for each group
     'Merge images with equal bytes or the same given group ("" is none) into groups.'
+    import pandas as pd
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -187,10 +193,12 @@ def tie(hashes: pd.Series, given: pd.Series) -> pd.Series:  # a name for each gr
 
 
 def name_samples(
-    files: pd.DataFrame,  # path, label, subset, group
+    files: "pd.DataFrame",  # path, label, subset, group
     hashes: list[str],  # sha256 of each
-) -> pd.DataFrame:  # id, path, label, group, subset
+) -> "pd.DataFrame":  # id, path, label, group, subset
     "The samples table."
+    import pandas as pd
+
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
     ids = hashes + copy.map(lambda n: f"-{n}" if n else "")
@@ -206,7 +214,7 @@ def name_samples(
 # %% ../../nbs/data/03_samples.ipynb #a637f5b4
 def find_samples(
     source: str | Path, how: Reading = AS_FOUND
-) -> pd.DataFrame:  # id, path, label, group, subset
+) -> "pd.DataFrame":  # id, path, label, group, subset
     "The samples of a source with valid images; `cvlab.data.importers.open_data` checks them."
     folder, files, _ = read_source(source, how)
     files = files[files.verdict == ""]
@@ -221,7 +229,7 @@ def find_samples(
     return samples
 
 
-def check_classes(source, samples: pd.DataFrame):
+def check_classes(source, samples: "pd.DataFrame"):
     "Raise a `LabError` if there are fewer than two classes or too few images in one."
     counts = samples.label.value_counts()
     if len(counts) < 2:
@@ -240,12 +248,14 @@ def check_classes(source, samples: pd.DataFrame):
 
 # %% ../../nbs/data/03_samples.ipynb #ed91822d
 def split_samples(
-    samples: pd.DataFrame,  # id, path, label, group, subset (may be "")
+    samples: "pd.DataFrame",  # id, path, label, group, subset (may be "")
     val: float = 0.15,  # fraction of the groups
     test: float = 0.15,  # fraction of the groups
     seed: int = 0,
-) -> pd.DataFrame:  # samples with subset: train | val | test
+) -> "pd.DataFrame":  # samples with subset: train | val | test
     "Assign a subset to every image: no group is divided, and each subset has every class."
+    import pandas as pd
+
     came = samples.get("subset", pd.Series("", samples.index)).replace("train", "")
     if pair := _clash(samples, samples.id.str[:16], samples.label):
         raise LabError(
@@ -277,7 +287,7 @@ def split_samples(
 
 # %% ../../nbs/data/03_samples.ipynb #0f6b273f
 def _clash(
-    samples: pd.DataFrame, key: pd.Series, value: pd.Series
+    samples: "pd.DataFrame", key: "pd.Series", value: "pd.Series"
 ) -> list[str]:  # two paths, or none
     "Two samples with the same key but different values."
     odd = value.groupby(key).nunique()
@@ -287,14 +297,14 @@ def _clash(
     return samples.path[here][~value[here].duplicated()].tolist()[:2]
 
 
-def most_common(samples: pd.DataFrame) -> pd.Series:  # label, by group
+def most_common(samples: "pd.DataFrame") -> "pd.Series":  # label, by group
     "The most frequent class of each group, which may contain several."
     n = samples.groupby(["group", "label"]).size().reset_index(name="n")
     n = n.sort_values(["n", "label"], ascending=[False, True]).drop_duplicates("group")
     return n.set_index("group").label.sort_index()
 
 
-def draw(groups: pd.Series, fraction: float, seed: int):  # -> (kept, drawn)
+def draw(groups: "pd.Series", fraction: float, seed: int):  # -> (kept, drawn)
     "A stratified draw of a fraction of the groups."
     from sklearn.model_selection import train_test_split
 
@@ -307,17 +317,17 @@ def draw(groups: pd.Series, fraction: float, seed: int):  # -> (kept, drawn)
         ) from None
 
 # %% ../../nbs/data/03_samples.ipynb #a0a76838
-def split_hash(split: pd.DataFrame) -> str:  # hex
+def split_hash(split: "pd.DataFrame") -> str:  # hex
     "Hash of (id, label, subset), independent of the order of rows."
     return json_hash(sorted(split[["id", "label", "subset"]].astype(str).values.tolist()))
 
 
-def data_hash(split: pd.DataFrame) -> str:  # hex
+def data_hash(split: "pd.DataFrame") -> str:  # hex
     "Hash of (id, label): the same for all splits of the same images."
     return json_hash(sorted(split[["id", "label"]].astype(str).values.tolist()))
 
 
-def write_split(path: str | Path, split: pd.DataFrame):
+def write_split(path: str | Path, split: "pd.DataFrame"):
     "Write the split table, sorted by subset and id."
     with atomic_write(path) as tmp:
         split.sort_values(["subset", "id"])[["id", "path", "label", "group", "subset"]].to_csv(
@@ -325,8 +335,10 @@ def write_split(path: str | Path, split: pd.DataFrame):
         )
 
 
-def read_split(path: str | Path) -> pd.DataFrame:
+def read_split(path: str | Path) -> "pd.DataFrame":
     "Read a split table; all columns are text."
+    import pandas as pd
+
     try:
         split = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:

@@ -12,8 +12,7 @@ import os
 import re
 from collections import namedtuple
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ..core.io import LabError, read_file
 from cvlab.data.folders import (
@@ -28,6 +27,9 @@ from cvlab.data.folders import (
     shown,
     subset_named,
 )
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/data/01_tables.ipynb #6b8f1ea8
 TABLES = (".csv", ".tsv")
@@ -297,8 +299,10 @@ def check_labels(table: Path, lines: list[int], labels: list[str], how: Reading)
     return ["" if label else "no label" for label in labels]
 
 # %% ../../nbs/data/01_tables.ipynb #6f2ee243
-def repeated(files: pd.DataFrame) -> list[str]:  # reasons, "" if none
+def repeated(files: "pd.DataFrame") -> list[str]:  # reasons, "" if none
     "Why a line names an image that another line names too."
+    import pandas as pd
+
     why = pd.Series("", files.index)
     for _, g in files[files.duplicated("path", keep=False)].groupby("path"):
         labels = list(dict.fromkeys(g.label))
@@ -339,8 +343,10 @@ def _column_notes(t: Rows, use: dict[str, int | None]) -> list[str]:
     ] * bool(unused)
 
 # %% ../../nbs/data/01_tables.ipynb #04fdac83
-def list_table(table: Path, how: Reading = AS_FOUND) -> tuple[pd.DataFrame, list[str]]:
+def list_table(table: Path, how: Reading = AS_FOUND) -> "tuple[pd.DataFrame, list[str]]":
     "The images listed in a table (FILE_COLUMNS), and notes on how it was read."
+    import pandas as pd
+
     places = Places(table.parent, how)
     t = _headless(table, _rows_of(table), places)
     use = _columns(table, t)
