@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..core.boundary import FORMATS, is_image, opens, problem_of
 from ..core.io import LabError
+from ..core.progress import progress
 
 if TYPE_CHECKING:  # names in annotations only
     import pandas as pd
@@ -300,7 +301,7 @@ def list_folder(
 
     sets, rows = sets_in(folder, how), []
     level = bool(sets) + how.depth - 1  # of the class among the folders of a path
-    for path, verdict, why in below(folder, how):
+    for path, verdict, why in progress(below(folder, how), "listing", unit="files"):
         at = path.parts[:-1]
         label = at[level] if len(at) > level else ""
         subset = sets.get(at[0], "") if at else ""

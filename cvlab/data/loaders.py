@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..core.boundary import open_image
 from ..core.io import LabError, atomic_write, json_hash, read_file
+from ..core.progress import in_threads
 from ..core.repro import derive_seed
 from .folders import located
 from .samples import to_rgb, why_not
@@ -145,9 +146,8 @@ def image_cache(
 
         if old is not None:
             images[:] = old
-        todo = [i for b in again for i in range(b.start, b.stop)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(put, todo))
+        for _ in in_threads(put, [i for b in again for i in range(b.start, b.stop)], "decoding"):
+            pass
 
     write_cache(path, shape, fill)
     return np.load(path, mmap_mode="r")

@@ -12,7 +12,6 @@ import hashlib
 import math
 import warnings
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.boundary import opens
 from ..core.io import LabError, atomic_write, json_hash, read_file
+from ..core.progress import in_threads
 from cvlab.data.folders import (
     AS_FOUND,
     HEIF,
@@ -218,12 +218,11 @@ def find_samples(
     "The samples of a source with valid images; `cvlab.data.importers.open_data` checks them."
     folder, files, _ = read_source(source, how)
     files = files[files.verdict == ""]
-    with ThreadPoolExecutor(4) as pool:
-        hashes = list(
-            pool.map(
-                lambda p: hashlib.sha256(read_file(located(folder, p))).hexdigest(), files.path
-            )
-        )
+
+    def hash_of(path):
+        return hashlib.sha256(read_file(located(folder, path))).hexdigest()
+
+    hashes = list(in_threads(hash_of, files.path.tolist(), "hashing", threads=4))
     samples = name_samples(files, hashes)
     check_classes(source, samples)
     return samples

@@ -22,6 +22,7 @@ from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Sal
 from torch import Tensor, nn
 
 from ..core.io import LabError, read_json
+from ..core.progress import progress
 from ..data.loaders import Batches, decode
 from .plot_heatmaps import plot_heatmaps
 from ..models.create import classifiers, create_model
@@ -175,7 +176,9 @@ def heatmaps(
             .detach()
             .float()
             .cpu()
-            for x, y in zip(xb.split(bs), ys.split(bs))
+            for x, y in progress(
+                [*zip(xb.split(bs), ys.split(bs))], "drawing heat maps", len(xb), each=bs
+            )
         ]
     return torch.cat(out).numpy()
 
