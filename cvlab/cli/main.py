@@ -376,12 +376,14 @@ def verify(
     "Check every published number, figure, link and hash. Exits with status 1 if any does not match."
     to_root()
     started = time.time()
+    from cvlab.core.progress import waiting
     from cvlab.evidence import verify as v
 
     if retrain:
         lines = v.retrain(retrain)
     else:
-        lab, lines = v.Lab(), [*v.verify(), *api.card_checks()]
+        with waiting("checking what is published"):
+            lab, lines = v.Lab(), [*v.verify(), *api.card_checks()]
         lines += v.check_data(lab) if data or everything else []
         lines += v.check_weights(lab) if weights or everything else []
         lines += v.check_training(lab) if everything else []
@@ -545,6 +547,7 @@ def predict(
     run: Weights, paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")]
 ):
     "Predict images; print CSV with path, label, probability, error."
+    from cvlab.core.progress import progress
     from cvlab.data.samples import images_in
     from cvlab.deploy.predictor import Predictor, row_of
 
@@ -552,7 +555,9 @@ def predict(
     if not (files := images_in(paths)):
         raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
-    for path in files:
+    # rows on a terminal show how far it is
+    shown = files if sys.stdout.isatty() else progress(files, "predicting")
+    for path in shown:
         label, probability, error = row_of(predictor, path)
         read += not error
         shown = f"{probability:.6f}" if probability == probability else ""

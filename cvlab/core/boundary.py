@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from PIL import Image
 
 from .io import LabError, check_regular, read_file
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/core/07_boundary.ipynb #1e3d6c3c
 FORMATS = {  # Pillow's name: suffixes; an MPO (a phone's JPEG with a preview) is opened as JPEG
@@ -142,8 +145,10 @@ def read_csv(
     path: str | Path,
     fold: bool = False,  # whether headers are stripped and lowered
     most: int = 2**28,  # bytes
-) -> pd.DataFrame:  # of text; "" for an empty cell
+) -> "pd.DataFrame":  # of text; "" for an empty cell
     "Read a CSV; `LabError` if it is not one, or if two columns have the same name."
+    import pandas as pd
+
     try:
         data = read_file(path, most)
         if b"\0" in data:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'BLUE', 'ORANGE', 'GREEN', 'RED', 'GREY', 'SUBSET_COLOURS', 'figure_png', 'use_lab_style', 'new_figure',
-           'legend_above', 'short_name', 'figure_title', 'save_figure']
+           'legend_above', 'short_name', 'figure_title', 'draw_image', 'frame_image', 'save_figure']
 
 # %% ../../nbs/core/04_style.ipynb #55417365
 import io
@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import seaborn as sns
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, ScalarFormatter
@@ -22,11 +22,34 @@ from PIL import Image
 from .io import atomic_write
 
 # %% ../../nbs/core/04_style.ipynb #9ab692a2
-PALETTE = sns.color_palette("colorblind").as_hex()  # ten colour-blind safe colours
+PALETTE = (  # ten colour-blind safe colours
+    "#0173b2 #de8f05 #029e73 #d55e00 #cc78bc #ca9161 #fbafe4 #949494 #ece133 #56b4e9".split()
+)
 BLUE, ORANGE, GREEN, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3], "#6b6b6b"
 # a subset has the same colour in every figure
 SUBSET_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
-_LOOK = {
+_WHITEGRID = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.linewidth": 1.25,
+    "axes.labelcolor": ".15",
+    "grid.linewidth": 1.0,
+    "legend.title_fontsize": 12,
+    "lines.solid_capstyle": "round",
+    "patch.edgecolor": "w",
+    "patch.force_edgecolor": True,
+    "text.color": ".15",
+    **{
+        f"{axis}tick.{key}": value
+        for axis, side in (("x", "bottom"), ("y", "left"))
+        for key, value in {
+            **{side: False, "color": ".15", "major.size": 6.0, "major.width": 1.25},
+            **{"minor.size": 4.0, "minor.width": 1.0},
+        }.items()
+    },
+}
+_LOOK = _WHITEGRID | {
+    "axes.prop_cycle": plt.cycler(color=PALETTE),
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "figure.titlesize": 11,
@@ -108,7 +131,7 @@ def use_lab_style(
     dpi: int = 100,  # dots per inch of new figures
 ) -> None:
     "Set fonts, sizes, palette and resolution of all figures drawn from now on."
-    sns.set_theme(style="whitegrid", palette="colorblind", rc=_LOOK | {"figure.dpi": dpi})
+    plt.rcParams.update(_LOOK | {"figure.dpi": dpi})
     _show_small()
 
 # %% ../../nbs/core/04_style.ipynb #082e10ce
@@ -134,6 +157,25 @@ def short_name(name, width=22):
 def figure_title(fig, text):
     "Title of the whole figure, wrapped to the width of the figure."
     fig.suptitle(textwrap.fill(text, int(10.5 * fig.get_figwidth())))
+
+# %% ../../nbs/core/04_style.ipynb #c66bf44e
+def draw_image(ax, im, title):  # uint8 (h, w, 3) or (h, w), or floats 0..1
+    "One image and its title; grey values are not rescaled."
+    limits = (
+        {}
+        if np.ndim(im) == 3
+        else dict(vmin=0, vmax=255 if np.asarray(im).dtype == np.uint8 else 1)
+    )
+    ax.imshow(im, cmap="gray", interpolation="nearest", **limits)
+    ax.set_title(title, fontsize=8, pad=4)
+
+
+def frame_image(ax, right: bool):
+    "A frame that shows right or wrong by colour and line style."
+    look = dict(ec=BLUE, ls="-") if right else dict(ec=RED, ls=(0, (2, 1)))
+    ax.add_patch(
+        plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, clip_on=False, lw=3, **look)
+    )
 
 # %% ../../nbs/core/04_style.ipynb #a9669c80
 def save_figure(

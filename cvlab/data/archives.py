@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..core.boundary import open_image
 from ..core.io import LabError, atomic_folder, file_hash, json_hash
+from ..core.progress import progress
 from .folders import SUBSETS, SUFFIXES, not_data
 
 # %% ../../nbs/data/02_archives.ipynb #a134761c
@@ -105,7 +106,7 @@ def _unpack(path: Path, into: Path) -> Path:  # the folder
     try:
         _check_members(path)
         with atomic_folder(target) as tmp:
-            for m in members(path):
+            for m in progress(members(path), "unpacking", unit="files"):
                 _copy_member(m, tmp / m.name)
     except BROKEN as e:
         raise LabError(f"{path}: cannot be unpacked ({reason(e)})") from None
@@ -238,7 +239,7 @@ def _unpack_tables(
     try:
         with atomic_folder(target) as tmp:
             for table, name in zip(tables, relative):
-                for data, row_info in _rows_in(table, _subset_in(name)):
+                for data, row_info in progress(_rows_in(table, _subset_in(name)), "unpacking"):
                     path = f"{_subset_in(name) or 'row'}-{len(lines):06}{_suffix_of(data or b'')}"
                     total += len(data or b"")
                     check_room(source, size, total)

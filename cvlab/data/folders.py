@@ -15,11 +15,14 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ..core.boundary import FORMATS, is_image, opens, problem_of
 from ..core.io import LabError
+from ..core.progress import progress
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/data/00_folders.ipynb #4c7e2e3c
 @dataclass(frozen=True)
@@ -292,11 +295,13 @@ def class_in_name(name: str) -> str:  # "" if there is none
 
 def list_folder(
     folder: Path, how: Reading = AS_FOUND
-) -> tuple[pd.DataFrame, list[str]]:  # FILE_COLUMNS, notes
+) -> "tuple[pd.DataFrame, list[str]]":  # FILE_COLUMNS, notes
     "Class folders, or train and test folders of class folders."
+    import pandas as pd
+
     sets, rows = sets_in(folder, how), []
     level = bool(sets) + how.depth - 1  # of the class among the folders of a path
-    for path, verdict, why in below(folder, how):
+    for path, verdict, why in progress(below(folder, how), "listing", unit="files"):
         at = path.parts[:-1]
         label = at[level] if len(at) > level else ""
         subset = sets.get(at[0], "") if at else ""
@@ -317,7 +322,7 @@ def _no_class(how: Reading) -> str:
     return "in no class folder" + (f" {how.depth} levels down" if how.depth > 1 else "")
 
 # %% ../../nbs/data/00_folders.ipynb #ebdba75e
-def _empty(folder: Path, files: pd.DataFrame, level: int) -> list[tuple]:  # rows of files
+def _empty(folder: Path, files: "pd.DataFrame", level: int) -> list[tuple]:  # rows of files
     "Folders at the level of the classes without images."
     used = {Path(p).parts[: level + 1] for p, v in zip(files.path, files.verdict) if v != "ignored"}
     tops = [d.relative_to(folder) for d in sorted(folder.glob("*/" * (level + 1))) if d.is_dir()]
@@ -342,7 +347,7 @@ def _spaces(rows: list[tuple], level: int) -> list[str]:  # notes
     ]
 
 # %% ../../nbs/data/00_folders.ipynb #2f218f19
-def structure(folder: Path, files: pd.DataFrame, level: int, how: Reading) -> list[str]:  # notes
+def structure(folder: Path, files: "pd.DataFrame", level: int, how: Reading) -> list[str]:  # notes
     "What the folders below the class folders may mean; `LabError` if they are called like subsets."
     if how.layout == "names":
         return []
@@ -375,7 +380,7 @@ _QUIET = {
 }
 
 
-def ask_about_names(folder: Path, files: pd.DataFrame, how: Reading):
+def ask_about_names(folder: Path, files: "pd.DataFrame", how: Reading):
     "Raise a `LabError` if no image is in a class folder and their names begin with classes."
     used = files[files.verdict == ""]
     loose = used if used.label.nunique() == 1 else files[files.why == "in no class folder"]
@@ -396,14 +401,16 @@ def ask_about_names(folder: Path, files: pd.DataFrame, how: Reading):
     )
 
 
-def ignored_images(verdicts: pd.DataFrame) -> tuple[pd.DataFrame, str]:  # rows, reasons in words
+def ignored_images(
+    verdicts: "pd.DataFrame",
+) -> "tuple[pd.DataFrame, str]":  # rows, reasons in words
     "The images that are left out, unless `data.ignore` or a table says so."
     some = verdicts[(verdicts.verdict == "ignored") & ~verdicts.why.isin(_QUIET)]
     kinds = [f"{len(g)} x {why}, such as {g.path.iloc[0]}" for why, g in some.groupby("why")]
     return some, "; ".join(kinds)
 
 # %% ../../nbs/data/00_folders.ipynb #b789e89f
-def ask_about_ignored(source, verdicts: pd.DataFrame):  # path, verdict, why
+def ask_about_ignored(source, verdicts: "pd.DataFrame"):  # path, verdict, why
     "Raise a `LabError` if many images are ignored."
     some, kinds = ignored_images(verdicts)
     if len(some) < MANY:

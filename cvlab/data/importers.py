@@ -10,7 +10,6 @@ __all__ = ['MODES', 'SAME', 'DEEP', 'Data', 'look', 'contradictions', 'images_ro
 import hashlib
 import os
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from PIL import ExifTags, Image
 
 from ..core.boundary import open_image
 from ..core.io import LabError, printable, read_file
+from ..core.progress import in_threads
 from .archives import unpacked
 from cvlab.data.folders import (
     AS_FOUND,
@@ -177,12 +177,11 @@ def read_data(
     "All usable samples, and a verdict for every other file."
     folder, files, notes = read_source(unpacked(source, cache), how)
     good = files[files.verdict == ""]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = pd.DataFrame(
-            list(pool.map(lambda p: look(located(folder, p)), good.path)),
-            index=good.index,
-            columns=["hash", "width", "height", "mode", "format", "verdict", "why"],
-        )
+    seen = pd.DataFrame(
+        list(in_threads(lambda p: look(located(folder, p)), good.path.tolist(), "reading")),
+        index=good.index,
+        columns=["hash", "width", "height", "mode", "format", "verdict", "why"],
+    )
     changed = seen[seen.verdict != ""].join(good.path)
     verdicts = pd.concat([files[files.verdict != ""], changed])
     verdicts = verdicts[["path", "verdict", "why"]]

@@ -13,9 +13,9 @@ import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
@@ -23,9 +23,13 @@ from torch import Tensor
 
 from ..core.boundary import open_image
 from ..core.io import LabError, atomic_write, json_hash, read_file
+from ..core.progress import in_threads
 from ..core.repro import derive_seed
 from .folders import located
 from .samples import to_rgb, why_not
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/data/06_loaders.ipynb #a3e1d9ec
 def squared(
@@ -124,7 +128,7 @@ def read_cache(
 # %% ../../nbs/data/06_loaders.ipynb #03cfc253
 def image_cache(
     folder: str | Path,  # that the samples' paths are relative to
-    samples: pd.DataFrame,  # id, path
+    samples: "pd.DataFrame",  # id, path
     size: int,  # pixels
     cache: str | Path,  # folder of the caches
 ) -> np.ndarray:  # uint8 (n, size, size, 3), a read-only memory map
@@ -142,9 +146,8 @@ def image_cache(
 
         if old is not None:
             images[:] = old
-        todo = [i for b in again for i in range(b.start, b.stop)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(put, todo))
+        for _ in in_threads(put, [i for b in again for i in range(b.start, b.stop)], "decoding"):
+            pass
 
     write_cache(path, shape, fill)
     return np.load(path, mmap_mode="r")
@@ -409,12 +412,14 @@ class Rows:
 
 # %% ../../nbs/data/06_loaders.ipynb #44356550
 def subset_of(
-    split: pd.DataFrame,  # with column subset
+    split: "pd.DataFrame",  # with column subset
     images: np.ndarray,  # in the order of `split`
     subset: str,  # train | val | test
     note=None,  # required for test: called with its rows first
-) -> tuple[Rows, np.ndarray, pd.DataFrame]:  # uint8 images, int64 targets, rows of the split
+) -> "tuple[Rows, np.ndarray, pd.DataFrame]":  # uint8 images, int64 targets, rows of the split
     "One subset; classes are numbered in alphabetical order."
+    import pandas as pd
+
     here = (split.subset == subset).to_numpy()
     if subset == "test":
         if not note:

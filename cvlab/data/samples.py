@@ -12,16 +12,16 @@ import hashlib
 import math
 import warnings
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.boundary import opens
 from ..core.io import LabError, atomic_write, json_hash, read_file
+from ..core.progress import in_threads
 from cvlab.data.folders import (
     AS_FOUND,
     HEIF,
@@ -41,6 +41,9 @@ from cvlab.data.tables import (
     list_tables,
     tables_beside,
 )
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/data/03_samples.ipynb #a1dd65da
 def find_root(source: str | Path) -> Path:  # a folder
@@ -103,6 +106,8 @@ def read_source(
     how: Reading = AS_FOUND,
 ) -> Source:
     "List the files of a source, and note what was assumed."
+    import pandas as pd
+
     root = find_root(source)
     if Path(source).is_file():
         files, notes = list_table(Path(source), how)
@@ -201,8 +206,9 @@ def why_not(e: Exception, path: str | Path = "") -> str:
     )
 
 # %% ../../nbs/data/03_samples.ipynb #f134346f
-def tie(hashes: pd.Series, given: pd.Series) -> pd.Series:  # a name for each group
+def tie(hashes: "pd.Series", given: "pd.Series") -> "pd.Series":  # a name for each group
     'Merge images with equal bytes or the same given group ("" is none) into groups.'
+    import pandas as pd
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -215,10 +221,12 @@ def tie(hashes: pd.Series, given: pd.Series) -> pd.Series:  # a name for each gr
 
 
 def name_samples(
-    files: pd.DataFrame,  # path, label, subset, group, perhaps fold
+    files: "pd.DataFrame",  # path, label, subset, group, perhaps fold
     hashes: list[str],  # sha256 of each
-) -> pd.DataFrame:  # id, path, label, group, subset, perhaps fold
+) -> "pd.DataFrame":  # id, path, label, group, subset, perhaps fold
     "The samples table."
+    import pandas as pd
+
     hashes = pd.Series([h[:16] for h in hashes], files.index, dtype=object)
     copy = hashes.groupby(hashes).cumcount()
     ids = hashes + copy.map(lambda n: f"-{n}" if n else "")
@@ -235,22 +243,21 @@ def name_samples(
 # %% ../../nbs/data/03_samples.ipynb #a637f5b4
 def find_samples(
     source: str | Path, how: Reading = AS_FOUND
-) -> pd.DataFrame:  # id, path, label, group, subset
+) -> "pd.DataFrame":  # id, path, label, group, subset
     "The samples of a source with valid images; `cvlab.data.importers.open_data` checks them."
     folder, files, _ = read_source(source, how)
     files = files[files.verdict == ""]
-    with ThreadPoolExecutor(4) as pool:
-        hashes = list(
-            pool.map(
-                lambda p: hashlib.sha256(read_file(located(folder, p))).hexdigest(), files.path
-            )
-        )
+
+    def hash_of(path):
+        return hashlib.sha256(read_file(located(folder, path))).hexdigest()
+
+    hashes = list(in_threads(hash_of, files.path.tolist(), "hashing", threads=4))
     samples = name_samples(files, hashes)
     check_classes(source, samples)
     return samples
 
 
-def check_classes(source, samples: pd.DataFrame):
+def check_classes(source, samples: "pd.DataFrame"):
     "Raise a `LabError` if there are fewer than two classes or too few images in one."
     counts = samples.label.value_counts()
     if len(counts) < 2:
@@ -269,12 +276,14 @@ def check_classes(source, samples: pd.DataFrame):
 
 # %% ../../nbs/data/03_samples.ipynb #ed91822d
 def split_samples(
-    samples: pd.DataFrame,  # id, path, label, group, subset (may be "")
+    samples: "pd.DataFrame",  # id, path, label, group, subset (may be "")
     val: float = 0.15,  # fraction of the groups
     test: float = 0.15,  # fraction of the groups
     seed: int = 0,
-) -> pd.DataFrame:  # samples with subset: train | val | test
+) -> "pd.DataFrame":  # samples with subset: train | val | test
     "Assign a subset to every image: no group is divided, and each subset has every class."
+    import pandas as pd
+
     came = samples.get("subset", pd.Series("", samples.index)).replace("train", "")
     if pair := _clash(samples, samples.id.str[:16], samples.label):
         raise LabError(
@@ -306,7 +315,7 @@ def split_samples(
 
 # %% ../../nbs/data/03_samples.ipynb #0f6b273f
 def _clash(
-    samples: pd.DataFrame, key: pd.Series, value: pd.Series
+    samples: "pd.DataFrame", key: "pd.Series", value: "pd.Series"
 ) -> list[str]:  # two paths, or none
     "Two samples with the same key but different values."
     odd = value.groupby(key).nunique()
@@ -316,14 +325,14 @@ def _clash(
     return samples.path[here][~value[here].duplicated()].tolist()[:2]
 
 
-def most_common(samples: pd.DataFrame) -> pd.Series:  # label, by group
+def most_common(samples: "pd.DataFrame") -> "pd.Series":  # label, by group
     "The most frequent class of each group, which may contain several."
     n = samples.groupby(["group", "label"]).size().reset_index(name="n")
     n = n.sort_values(["n", "label"], ascending=[False, True]).drop_duplicates("group")
     return n.set_index("group").label.sort_index()
 
 
-def draw(groups: pd.Series, fraction: float, seed: int):  # -> (kept, drawn)
+def draw(groups: "pd.Series", fraction: float, seed: int):  # -> (kept, drawn)
     "A stratified draw of a fraction of the groups."
     from sklearn.model_selection import train_test_split
 
@@ -336,18 +345,18 @@ def draw(groups: pd.Series, fraction: float, seed: int):  # -> (kept, drawn)
         ) from None
 
 # %% ../../nbs/data/03_samples.ipynb #a0a76838
-def split_hash(split: pd.DataFrame) -> str:  # hex
+def split_hash(split: "pd.DataFrame") -> str:  # hex
     "Hash of (id, label, subset) and of published folds, independent of the order of rows."
     columns = ["id", "label", "subset", *["fold"] * ("fold" in split)]
     return json_hash(sorted(split[columns].astype(str).values.tolist()))
 
 
-def data_hash(split: pd.DataFrame) -> str:  # hex
+def data_hash(split: "pd.DataFrame") -> str:  # hex
     "Hash of (id, label): the same for all splits of the same images."
     return json_hash(sorted(split[["id", "label"]].astype(str).values.tolist()))
 
 
-def write_split(path: str | Path, split: pd.DataFrame):
+def write_split(path: str | Path, split: "pd.DataFrame"):
     "Write the split table, sorted by subset and id; published folds are its last column."
     columns = ["id", "path", "label", "group", "subset", *["fold"] * ("fold" in split)]
     with atomic_write(path) as tmp:
@@ -355,8 +364,10 @@ def write_split(path: str | Path, split: pd.DataFrame):
         table.to_csv(tmp, index=False, lineterminator="\n")
 
 
-def read_split(path: str | Path) -> pd.DataFrame:
+def read_split(path: str | Path) -> "pd.DataFrame":
     "Read a split table; all columns are text."
+    import pandas as pd
+
     try:
         split = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:

@@ -14,14 +14,20 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import StandardScaler
 
+from ..core.progress import progress
+
 # %% ../../nbs/data/08_similarity.ipynb #036d738e
 BLOCK = 64  # images in memory at a time
 
 
 def in_blocks(images, f, n: int = BLOCK) -> np.ndarray:
     "`f` of each block of images, concatenated."
-    parts = [f(np.asarray(images[i : i + n])) for i in range(0, len(images), n)]
-    return np.concatenate(parts) if parts else f(np.asarray(images[:0]))
+    out = None
+    for i in progress(range(0, len(images), n), "describing", len(images), each=n):
+        part = f(np.asarray(images[i : i + n]))
+        out = np.empty((len(images), *part.shape[1:]), part.dtype) if out is None else out
+        out[i : i + n] = part
+    return f(np.asarray(images[:0])) if out is None else out
 
 
 def shrink(images, side: int) -> np.ndarray:  # float (n, side, side, 3) in [0, 255]
@@ -107,7 +113,8 @@ def near_hashes(
     buckets = list(_buckets(a, b, most))
     work = np.cumsum(sum(number for *_, number in buckets)) // _ROOM if len(a) else []
     parts = np.split(np.arange(len(a)), np.flatnonzero(np.diff(work)) + 1)
-    found = [_near_rows(rows, a, b, buckets, most, near, same) for rows in parts]
+    shown = progress(parts, "comparing hashes", unit="parts")
+    found = [_near_rows(rows, a, b, buckets, most, near, same) for rows in shown]
     i, j, bits = (np.concatenate(x) for x in zip(*found))
     return np.c_[i, j], bits
 
@@ -175,7 +182,7 @@ def _top(score: np.ndarray, column: np.ndarray, k: int):  # of (n, m) each -> (n
 def _by_comparison(a: Directions, b: Directions, k: int, same: bool):
     "Compare each row with all, block by block."
     found = []
-    for i in range(0, len(a), 1024):
+    for i in progress(range(0, len(a), 1024), "comparing", len(a), each=1024):
         x = a[i : i + 1024]
         score, column = np.full((len(x), k), -9.0, np.float32), np.full((len(x), k), -1)
         for j in range(0, len(b), 8192):
@@ -202,10 +209,10 @@ def _by_index(a: Directions, b: Directions, k: int, same: bool, cells: int = 16)
     index.train(b[np.linspace(0, n - 1, min(n, 40 * n_cells)).astype(int)])
     faiss.omp_set_num_threads(threads)
     index.nprobe = cells
-    for i in range(0, n, 8192):
+    for i in progress(range(0, n, 8192), "indexing", n, each=8192):
         index.add(b[i : i + 8192])
     found = []
-    for i in range(0, len(a), 1024):
+    for i in progress(range(0, len(a), 1024), "searching", len(a), each=1024):
         score, column = index.search(a[i : i + 1024], k + same)
         if same:
             score[column == np.arange(i, i + len(column))[:, None]] = -2

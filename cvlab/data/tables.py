@@ -13,8 +13,7 @@ import os
 import re
 from collections import namedtuple
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ..core.io import LabError, read_file
 from cvlab.data.folders import (
@@ -34,6 +33,9 @@ from cvlab.data.folders import (
     subsets_among,
     visible_folders,
 )
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/data/01_tables.ipynb #6b8f1ea8
 TABLES = (".csv", ".tsv")
@@ -228,7 +230,7 @@ def _folds(table: Path, t: Rows, keys: list[str], subset: int | None) -> int | N
     return found[0] if found else None
 
 
-def _fold_note(folds: pd.Series) -> str:
+def _fold_note(folds: "pd.Series") -> str:
     n = folds[folds != ""].nunique()
     return (
         f"{n} published folds: `cvlab crossval` uses them with crossval.folds={n} and crossval.repeats=1; "
@@ -334,8 +336,10 @@ def check_labels(table: Path, lines: list[int], labels: list[str], how: Reading)
     return ["" if label else "no label" for label in labels]
 
 # %% ../../nbs/data/01_tables.ipynb #6f2ee243
-def repeated(files: pd.DataFrame) -> list[str]:  # reasons, "" if none
+def repeated(files: "pd.DataFrame") -> list[str]:  # reasons, "" if none
     "Why a line names an image that another line names too."
+    import pandas as pd
+
     why = pd.Series("", files.index)
     for _, g in files[files.duplicated("path", keep=False)].groupby("path"):
         labels = list(dict.fromkeys(g.label))
@@ -397,8 +401,10 @@ def _base(places: Places, paths: list[str]) -> tuple[str, list[str]]:  # "" or i
     return "".join(best), [f"its paths are relative to the folder {d}" for d in best]
 
 # %% ../../nbs/data/01_tables.ipynb #c5a465cb
-def list_table(table: Path, how: Reading = AS_FOUND) -> tuple[pd.DataFrame, list[str]]:
+def list_table(table: Path, how: Reading = AS_FOUND) -> "tuple[pd.DataFrame, list[str]]":
     "The images listed in a table (FILE_COLUMNS, and fold if folds are given), and notes on how it was read."
+    import pandas as pd
+
     places = Places(table.parent, how)
     t = _headless(table, _rows_of(table), places)
     use = _columns(table, t)
@@ -489,8 +495,12 @@ def _table_of_set(table: Path, subset: str, how: Reading):  # as from `list_tabl
     return files.assign(subset=subset), notes
 
 
-def list_tables(tables: dict[Path, str], how: Reading = AS_FOUND) -> tuple[pd.DataFrame, list[str]]:
+def list_tables(
+    tables: dict[Path, str], how: Reading = AS_FOUND
+) -> "tuple[pd.DataFrame, list[str]]":
     "The images listed in tables of subsets, and notes, as from `list_table`."
+    import pandas as pd
+
     parts, notes = [], []
     for table, subset in tables.items():
         files, more = _table_of_set(table, subset, how)

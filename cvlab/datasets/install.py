@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..core.io import LabError, atomic_folder, write_text
 from ..core.params import nearest, read_yaml
+from ..core.progress import progress, waiting
 from ..data.folders import AS_FOUND, Reading, located
 from ..data.importers import Data, open_data
 from .longtail import check_species, make_species
@@ -44,7 +45,9 @@ def recorded() -> str:  # "" when there is no data.dvc
 def record():
     "Write data.dvc for the current content of data/."
     Path("data.dvc").unlink(missing_ok=True)  # DVC would look for the source of an import
-    if (done := dvc("add", "--quiet", "data")).returncode:
+    with waiting("recording data/ with DVC"):
+        done = dvc("add", "--quiet", "data")
+    if done.returncode:
         raise LabError(f"data: {_last_line(done)}")
 
 # %% ../../nbs/datasets/02_install.ipynb #df374910
@@ -155,7 +158,7 @@ def _check_replaceable():
 def _copy_samples(data: Data, to: Path):
     "Copy the usable images; subsets, groups and published folds are written to samples.csv."
     s = data.samples
-    for path in s.path:
+    for path in progress(s.path.tolist(), "copying"):
         (to / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(located(data.folder, path), to / path)
     own = s.group.where(s.group != s.id.str[:16], "")

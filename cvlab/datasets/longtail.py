@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.progress import progress
 from cvlab.datasets.meadow import (
     RANGES,
     Camera,
@@ -915,10 +916,10 @@ def _shoot(jobs, workers):  # forked on Linux, spawned by the installed module e
         workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
     )
     if workers < 2 or not (linux or __name__ != "__main__"):
-        return [_shot(j) for j in jobs]
+        return [_shot(j) for j in progress(jobs, "drawing")]
     context = get_context("fork" if linux else "spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as ex:
-        return list(ex.map(_shot, jobs, chunksize=8))
+        return list(progress(ex.map(_shot, jobs, chunksize=8), "drawing", len(jobs)))
 
 # %% ../../nbs/datasets/01_longtail.ipynb #43f80ed3
 def is_species(folder, **recipe) -> bool:  # recipe: see `make_species`

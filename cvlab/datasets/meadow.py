@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.progress import progress
+
 # %% ../../nbs/datasets/00_meadow.ipynb #1ab84967
 def unit(
     turn,  # angles in turns: 0.25 is a right angle
@@ -971,10 +973,10 @@ def _shoot(jobs, workers):
         workers or (len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1), len(jobs)
     )
     if workers < 2 or not (linux or __name__ != "__main__"):
-        return [_shot(j) for j in jobs]
+        return [_shot(j) for j in progress(jobs, "drawing")]
     context = get_context("fork" if linux else "spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as ex:
-        return list(ex.map(_shot, jobs, chunksize=8))
+        return list(progress(ex.map(_shot, jobs, chunksize=8), "drawing", len(jobs)))
 
 # %% ../../nbs/datasets/00_meadow.ipynb #403cb7f6
 def is_meadow(folder, n, size, seed) -> bool:  # see `make_meadow`

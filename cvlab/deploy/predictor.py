@@ -8,9 +8,9 @@ __all__ = ['from_array', 'read_image', 'Predictor', 'row_of', 'classify']
 # %% ../../nbs/deploy/00_predictor.ipynb #513c25f9
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from ..core.boundary import FORMATS
@@ -20,6 +20,9 @@ from ..data.loaders import decode, decode_bytes, squared
 from ..data.samples import why_not
 from ..tasks.base import Prediction
 from ..tasks.infer import find_weights, load_together, logits_of, task_of
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/deploy/00_predictor.ipynb #d0259c40
 def from_array(pixels: np.ndarray) -> Image.Image:
@@ -119,8 +122,10 @@ def classify(
     weights,  # a run folder or a weights folder, or several
     paths: list[str | Path],  # of images
     device="cpu",  # see `Predictor`
-) -> pd.DataFrame:  # path, label, probability, error
+) -> "pd.DataFrame":  # path, label, probability, error
     "Name the class of each image."
+    import pandas as pd
+
     predictor = Predictor(weights, device)
     return pd.DataFrame(
         [(str(p), *row_of(predictor, p)) for p in paths],

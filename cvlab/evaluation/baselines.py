@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ..core.io import LabError
+from ..core.progress import progress, waiting
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #73bae232
 def _table(samples, classes, logits):
@@ -70,7 +71,8 @@ def colour_histogram(
         )
     if not 1 <= bins <= 256:
         raise LabError(f"bins must be 1..256, got {bins}")
-    blocks = [_count_block(images[i : i + 64], bins) for i in range(0, len(images), 64)]
+    starts = progress(range(0, len(images), 64), "counting colours", len(images), each=64)
+    blocks = [_count_block(images[i : i + 64], bins) for i in starts]
     return np.concatenate(blocks) if blocks else np.zeros((0, bins**3), dtype=np.int64)
 
 # %% ../../nbs/evaluation/05_baselines.ipynb #e667cc67
@@ -79,7 +81,8 @@ def _fit(feats, targs, C, max_iter):
     clf = LogisticRegression(C=C, max_iter=max_iter, tol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        clf.fit(feats, targs)
+        with waiting(f"fitting a logistic regression to {len(feats)} images"):
+            clf.fit(feats, targs)
     if clf.n_iter_.max() >= max_iter:
         raise LabError(
             f"logistic regression did not converge in {max_iter} steps: raise max_iter or lower C"

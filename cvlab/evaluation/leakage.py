@@ -11,9 +11,7 @@ __all__ = ['POSES', 'FAR', 'Seen', 'NEAREST', 'CHANGES', 'PAIR_COLUMNS', 'ORDER'
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #b3485a85
 import io
-import os
 from collections import Counter, namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -33,7 +31,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..core.boundary import open_image
 from ..core.io import LabError
-from ..core.progress import progress
+from ..core.progress import in_threads, progress
 from ..data.archives import unpacked
 from ..data.folders import AS_FOUND, Reading, located
 from ..data.samples import find_samples, to_rgb
@@ -134,11 +132,8 @@ def likeness(
         ]
 
     out = np.zeros(len(pairs))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for group, values in zip(
-            groups, progress(pool.map(of_one, groups), "comparing copies", len(groups))
-        ):
-            out[group] = values
+    for group, values in zip(groups, in_threads(of_one, groups, "comparing copies")):
+        out[group] = values
     return out.round(4)
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #a8dab8ca
@@ -277,8 +272,7 @@ def _planted_copies(
             for f in CHANGES.values()
         ]
 
-    with ThreadPoolExecutor() as pool:
-        copies = list(pool.map(change, paths))
+    copies = list(in_threads(change, paths, "copying some"))
     return {k: np.stack(c) for k, c in zip(CHANGES, zip(*copies))}
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #64346647
@@ -447,8 +441,11 @@ def _file_facts(
 
 def _facts_of(folder: Path, split: pd.DataFrame) -> pd.DataFrame:
     "One row of facts per image."
-    with ThreadPoolExecutor() as pool:
-        return pd.DataFrame(list(pool.map(lambda p: _file_facts(located(folder, p)), split.path)))
+
+    def facts(path):
+        return _file_facts(located(folder, path))
+
+    return pd.DataFrame(list(in_threads(facts, split.path.tolist(), "reading headers")))
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #d842220d
 def frame(images) -> np.ndarray:  # (n, 96): colour mean and std of 16 border pieces
@@ -470,7 +467,8 @@ def _border(images: np.ndarray) -> np.ndarray:
 # %% ../../nbs/evaluation/06_leakage.ipynb #f1519976
 def colourfulness(images) -> np.ndarray:  # float (n, 2)
     "Mean and spread of the difference between largest and smallest channel."
-    spread = (np.ptp(np.asarray(im), axis=-1) for im in images)
+    shown = progress(images, "measuring colours")
+    spread = (np.ptp(np.asarray(im), axis=-1) for im in shown)
     return np.array([(s.mean(), s.std()) for s in spread])
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #76efb85a
@@ -501,7 +499,7 @@ def questions(images, facts: pd.DataFrame) -> dict[str, np.ndarray]:  # name: fl
         + ",tables "
         + f.tables.astype(str)
     )
-    grey = np.array([np.asarray(im).mean() for im in images])[:, None]
+    grey = in_blocks(images, lambda b: b.mean((1, 2, 3)))[:, None]
     return dict(
         border=frame(images),
         colour=colourfulness(images),
@@ -634,7 +632,8 @@ def probes(
     # of families not used for fitting
     new = ~learn & ~np.isin(family, family[learn]) & ~kin.duplicated().to_numpy()
     test = new if why else np.zeros(len(y), bool)
-    found = [probe(k, x[rows], y[rows], x[test], y[test]) for k, x in asked.items()]
+    shown = progress(asked, "looking for shortcuts", unit="probes")
+    found = [probe(k, asked[k][rows], y[rows], asked[k][test], y[test]) for k in shown]
     t = pd.DataFrame([row for row, _ in found])
     ran = t.p.notna()
     t["p_holm"] = np.nan

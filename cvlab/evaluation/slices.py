@@ -17,6 +17,7 @@ from scipy.stats import fisher_exact
 from ..core.boundary import read_csv
 from ..core.io import LabError, atomic_write
 from ..core.params import nearest
+from ..core.progress import progress
 from .metrics import SUBSETS, predicted, wilson_interval
 
 # %% ../../nbs/evaluation/03_slices.ipynb #1ada612f
@@ -82,10 +83,8 @@ def properties(
     images,  # uint8 (n, h, w, 3), an array or rows of a cache
 ) -> pd.DataFrame:  # PROPERTIES, one row per image, six decimals
     "Measure the properties of images, in blocks."
-    blocks = [
-        _measure(np.asarray(images[np.arange(i, min(i + 32, len(images)))]))
-        for i in range(0, len(images), 32)
-    ]
+    starts = progress(range(0, len(images), 32), "measuring", len(images), each=32)
+    blocks = [_measure(np.asarray(images[np.arange(i, min(i + 32, len(images)))])) for i in starts]
     return pd.DataFrame(np.concatenate(blocks or [np.zeros((0, 4))]), columns=PROPERTIES).round(6)
 
 # %% ../../nbs/evaluation/03_slices.ipynb #ddad2fe9

@@ -14,21 +14,23 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..core.io import LabError, read_json
+from ..core.progress import progress
 from ..data.loaders import Batches, decode
-from ..datasets.meadow import meadow_digest, read_scenes
-from ..evaluation.metrics import predicted, true_probability, wilson_interval
 from .plot_heatmaps import plot_heatmaps
 from ..models.create import classifiers, create_model
+from ..tasks.base import Task
 from ..tasks.infer import load_together, logits_of, task_of
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/explain/06_attribution.ipynb #2f780d58
 @contextmanager
@@ -174,7 +176,9 @@ def heatmaps(
             .detach()
             .float()
             .cpu()
-            for x, y in zip(xb.split(bs), ys.split(bs))
+            for x, y in progress(
+                [*zip(xb.split(bs), ys.split(bs))], "drawing heat maps", len(xb), each=bs
+            )
         ]
     return torch.cat(out).numpy()
 
@@ -183,6 +187,8 @@ def known_boxes(
     folder: str | Path,  # folder of images
 ) -> dict[str, list[tuple[float, ...]]] | None:  # path: (x0, y0, x1, y1)
     "Boxes of the dandelions in an unmodified meadow of the lab; else None."
+    from cvlab.datasets.meadow import meadow_digest, read_scenes
+
     folder = Path(folder)
     if not (folder / "meadow.json").exists() or not (folder / "scenes.jsonl").exists():
         return None
@@ -238,8 +244,10 @@ def _share_inside(heats, masks) -> np.ndarray:  # (n,), nan: zero map
 def score(
     heats: np.ndarray,  # (n, h, w)
     masks: np.ndarray,  # bool (n, h, w)
-) -> pd.DataFrame:  # x, y, hit, others (hit rate on other images' boxes), energy, area
+) -> "pd.DataFrame":  # x, y, hit, others (hit rate on other images' boxes), energy, area
     "Score each map with its own boxes and those of the other images."
+    import pandas as pd
+
     at = pointed(heats)
     points, n = at[:, 0] >= 0, len(heats)
     # point of image i, boxes of image j
@@ -282,6 +290,8 @@ def agreement(
     b: np.ndarray,  # (n, h, w)
 ) -> np.ndarray:  # (n,) in -1..1; nan: flat map
     "Spearman's rank correlation of two maps of each image."
+    from scipy.stats import spearmanr
+
     flat = (pointed(a) < 0).any(1) | (pointed(b) < 0).any(1)
     return np.array(
         [np.nan if f else spearmanr(x.ravel(), y.ravel()).statistic for x, y, f in zip(a, b, flat)]
@@ -311,8 +321,10 @@ def usable(model: nn.Module, info: dict, methods: list[str] | tuple) -> list[str
 NO_BOX = ["x", "y", "hit", "others", "energy", "area"]  # unknown without boxes
 
 
-def scored(heats, masks, **columns) -> pd.DataFrame:
+def scored(heats, masks, **columns) -> "pd.DataFrame":
     "Identifying columns and the scores of maps, empty if no boxes are known."
+    import pandas as pd
+
     here = range(len(heats))
     scores = pd.DataFrame(np.nan, here, NO_BOX) if masks is None else score(heats, masks)
     return pd.concat([pd.DataFrame(columns, index=here), scores], axis=1)
@@ -322,13 +334,15 @@ def measure(
     nets: dict[int, nn.Module],  # seed: trained model
     info: dict,  # name, classes, size, side, normalise, head
     images: np.ndarray,  # uint8 (n, side, side, 3)
-    rows: pd.DataFrame,  # id and label of each
+    rows: "pd.DataFrame",  # id and label of each
     masks: np.ndarray | None,  # bool (n, size, size), or None: no boxes are known
     methods: list[str] | tuple = ("gradcam", "saliency"),
     layer: str | None = None,  # for Grad-CAM; None: chosen automatically
     device="cpu",
-) -> pd.DataFrame:  # method, weights, seed, id, label, predicted, scores, agree
+) -> "pd.DataFrame":  # method, weights, seed, id, label, predicted, scores, agree
     "One row per method, kind of weights, seed and image."
+    import pandas as pd
+
     xb, known = (
         model_input(images, info, device),
         dict(id=rows.id.tolist(), label=rows.label.tolist()),
@@ -357,7 +371,7 @@ def measure(
 
 # %% ../../nbs/explain/06_attribution.ipynb #c2044088
 def to_measure(
-    rows: pd.DataFrame,  # with path
+    rows: "pd.DataFrame",  # with path
     boxes: dict | None,  # from `known_boxes`
     info: dict,
     most: int = 100,
@@ -371,9 +385,11 @@ def to_measure(
 
 # %% ../../nbs/explain/06_attribution.ipynb #ff7b48db
 def pointing_table(
-    points: pd.DataFrame,  # from `measure`, with boxes
-) -> pd.DataFrame:  # one row per method, weights and seed
+    points: "pd.DataFrame",  # from `measure`, with boxes
+) -> "pd.DataFrame":  # one row per method, weights and seed
     "The score of each method, kind of weights and seed."
+    from cvlab.evaluation.metrics import wilson_interval
+
     groups = points.assign(flat=points.x < 0).groupby(["method", "weights", "seed"], sort=False)
     table = groups.agg(
         n=("id", "size"), flat=("flat", "sum"), hits=("hit", "sum"), rate=("hit", "mean")
@@ -388,7 +404,7 @@ def pointing_table(
     )
 
 # %% ../../nbs/explain/06_attribution.ipynb #68b94b51
-def pointing_summary(points: pd.DataFrame) -> dict:  # for JSON; scores is empty without boxes
+def pointing_summary(points: "pd.DataFrame") -> dict:  # for JSON; scores is empty without boxes
     "Summary of the maps from the table of `measure`."
     known = points[points.hit.notna()]
     table = pointing_table(known)
@@ -411,7 +427,9 @@ def span(values) -> str:  # such as "0.88 to 0.92"
     return low if low == high else f"{low} to {high}"
 
 # %% ../../nbs/explain/06_attribution.ipynb #6225682c
-def _beaten(own: pd.DataFrame, rivals: dict[str, pd.DataFrame]) -> str:  # such as "random weights"
+def _beaten(
+    own: "pd.DataFrame", rivals: "dict[str, pd.DataFrame]"
+) -> str:  # such as "random weights"
     "Controls whose intervals all lie below those of these rows."
     low = [name for name, r in rivals.items() if own.low.min() > r.high.max()]
     return " and of ".join(low) or "neither"
@@ -432,6 +450,8 @@ def pointing_finding(
     summary: dict,  # from `pointing_summary`
 ) -> str:  # one line per method
     "Conclusion from the scores, as text."
+    import pandas as pd
+
     if not summary["scores"]:
         rhos = [
             f"{SHOWN[m]} {'none' if v is None else format(v, '.2f')}"
@@ -451,8 +471,10 @@ def layer_scores(
     xb: Tensor,
     targets,  # as in `heatmaps`
     masks: np.ndarray | None,  # None: no boxes are known
-) -> pd.DataFrame:  # layer, side, weights, n, flat, rate
+) -> "pd.DataFrame":  # layer, side, weights, n, flat, rate
     "The pointing game with the last layer of each resolution."
+    import pandas as pd
+
     out = []
     for name, net in nets.items() if masks is not None else ():
         for side, layer in _last_maps(net, xb.shape[-1]).items():
@@ -471,11 +493,15 @@ def layer_scores(
 
 # %% ../../nbs/explain/06_attribution.ipynb #e981302a
 def page(
-    preds: dict[int, pd.DataFrame],  # seed: predictions of the same images
+    preds: "dict[int, pd.DataFrame]",  # seed: predictions of the same images
     n: int,  # images
     boxed: np.ndarray,  # bool (n,): prefer these among the right ones
 ) -> list[tuple[int, int]]:  # (seed, image index), the wrong ones first
     "Half wrong or uncertain, of any seed; half right, of the first seed."
+    import pandas as pd
+
+    from cvlab.evaluation.metrics import predicted, true_probability
+
     t = pd.concat(
         [
             pd.DataFrame(
@@ -518,6 +544,14 @@ def readable(paths, side: int, most: int) -> np.ndarray:  # uint8 (n, side, side
     return np.stack(images[:most])
 
 # %% ../../nbs/explain/06_attribution.ipynb #51b27fd4
+def _check_target(task: Task, target: str, weights: str | Path):
+    "Raise a `LabError` if the model cannot give this answer."
+    import pandas as pd
+
+    if odd := task.unknown(pd.Series([target])):
+        raise LabError(f"{weights}: the model does not know {odd}")
+
+
 def explain(
     weights: str | Path,  # folder with best.safetensors and best.json
     paths: list[str | Path],  # images
@@ -531,8 +565,8 @@ def explain(
     model, info = load_together([weights])
     model = model.to(device)
     task = task_of(info)
-    if target and (odd := task.unknown(pd.Series([target]))):
-        raise LabError(f"{weights}: the model does not know {odd}")
+    if target:
+        _check_target(task, target, weights)
     images = readable(paths, info["side"], most)
     preds = [task.prediction(row) for row in logits_of(model, images, info, device)]
     ys = [task.output(target or p.label) for p in preds]

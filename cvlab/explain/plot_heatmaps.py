@@ -6,13 +6,26 @@
 __all__ = ['plot_heatmaps', 'plot_pointing']
 
 # %% ../../nbs/explain/02_plot_heatmaps.ipynb #d2f35105
+from typing import TYPE_CHECKING
+
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core.style import BLUE, GREEN, GREY, ORANGE, figure_title, new_figure, short_name
-from .plots import _draw, _frame
+from cvlab.core.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    draw_image,
+    figure_title,
+    frame_image,
+    new_figure,
+    short_name,
+)
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/explain/02_plot_heatmaps.ipynb #6bee163f
 def _boxes(ax, boxes):
@@ -69,9 +82,9 @@ def plot_heatmaps(
         0.35 + 1.3 * n, 0.3 * bool(note) + 0.17 * lines + 1.36 * rows, rows, n, squeeze=False
     )
     for i, col in enumerate(axes.T):
-        _draw(col[0], images[i], titles[i])
+        draw_image(col[0], images[i], titles[i])
         if right is not None:
-            _frame(col[0], right[i])
+            frame_image(col[0], right[i])
         for ax, maps in zip(col[1:], heats.values()):
             ax.imshow(_overlay(images[i], maps[i]))
             _mark(ax, maps[i])
@@ -109,7 +122,7 @@ def _others_row(ax, y, rows):
 
 # %% ../../nbs/explain/02_plot_heatmaps.ipynb #a2d1d93e
 def plot_pointing(
-    table: pd.DataFrame,  # from `pointing_table`; empty when no boxes are known
+    table: "pd.DataFrame",  # from `pointing_table`; empty when no boxes are known
 ) -> Figure:  # hit rate, one row per method and kind of weights
     "Pointing-game scores of trained models and of all controls."
     names, draw = [], []

@@ -10,7 +10,6 @@ __all__ = ['plot_counts', 'plot_sizes', 'plot_mean_colours', 'show_images', 'plo
 import math
 import textwrap
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
@@ -26,7 +25,9 @@ from cvlab.core.style import (
     PALETTE,
     RED,
     SUBSET_COLOURS,
+    draw_image,
     figure_title,
+    frame_image,
     legend_above,
     new_figure,
     short_name,
@@ -147,25 +148,6 @@ def plot_mean_colours(
     figure_title(fig, f"Mean colour of {len(labels)} images")
     return fig
 
-# %% ../../nbs/explain/00_plots.ipynb #52ff3f8d
-def _draw(ax, im, title):
-    "One image and its title; grey values are not rescaled."
-    limits = (
-        {}
-        if np.ndim(im) == 3
-        else dict(vmin=0, vmax=255 if np.asarray(im).dtype == np.uint8 else 1)
-    )
-    ax.imshow(im, cmap="gray", interpolation="nearest", **limits)
-    ax.set_title(title, fontsize=8, pad=4)
-
-
-def _frame(ax, right):
-    "A frame that shows right or wrong by colour and line style."
-    look = dict(ec=BLUE, ls="-") if right else dict(ec=RED, ls=(0, (2, 1)))
-    ax.add_patch(
-        plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, clip_on=False, lw=3, **look)
-    )
-
 # %% ../../nbs/explain/00_plots.ipynb #7776aed0
 def show_images(
     images,  # images: uint8 (h, w, 3) or (h, w), or floats 0..1
@@ -186,9 +168,9 @@ def show_images(
     for ax in axes.flat:
         ax.axis("off")
     for ax, im, title in zip(axes.flat, images, titles):
-        _draw(ax, im, title)
+        draw_image(ax, im, title)
     for ax, ok in zip(axes.flat, [] if right is None else right):
-        _frame(ax, ok)
+        frame_image(ax, ok)
     return fig
 
 # %% ../../nbs/explain/00_plots.ipynb #69360e0a

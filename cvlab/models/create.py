@@ -15,18 +15,20 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.boundary import read_tensors, tensor_shapes
 from ..core.io import LabError, read_json, write_json, write_tensors
 from ..core.repro import repo_root, settings
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/models/00_create.ipynb #ed398467
 def conv_block(ni: int, nf: int) -> nn.Sequential:  # (bs, ni, h, w) -> (bs, nf, h/2, w/2)
@@ -114,10 +116,11 @@ def origin(name: str) -> str:  # lab | timm | torchvision
     if name in MODELS:
         return "lab"
     import timm
-    import torchvision
 
     if timm.is_model(name):
         return "timm"
+    import torchvision
+
     theirs = torchvision.models.list_models(module=torchvision.models)
     if name in theirs:
         return "torchvision"
@@ -481,6 +484,8 @@ def flops_of(
     f,  # function without arguments
 ) -> int:
     "Floating-point operations of matrix products and convolutions, as torch counts them."
+    from torch.utils.flop_counter import FlopCounterMode  # a slow import
+
     with FlopCounterMode(display=False) as counter:
         f()
     return counter.get_total_flops()
@@ -502,6 +507,8 @@ def _run_noted(
     model, xb
 ) -> dict[str, dict]:  # module name: kind, output, multiply_adds; in the order of use
     "Run the model once and record each module's own operations."
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter, rows, running, seen, hooks = FlopCounterMode(display=False), {}, [], 0, []
 
     def credit():  # attribute new operations to the innermost running module
@@ -540,8 +547,10 @@ def _run_noted(
 def layer_table(
     model: nn.Module,
     size: int,  # of the input, pixels
-) -> pd.DataFrame:  # layer, kind, output, parameters, multiply_adds, by use
+) -> "pd.DataFrame":  # layer, kind, output, parameters, multiply_adds, by use
     "One row per layer for one image, with parameters and the multiply-adds that torch counts."
+    import pandas as pd
+
     was, p = model.training, next(model.parameters())
     rows = _run_noted(model.eval(), torch.zeros(1, 3, size, size, device=p.device, dtype=p.dtype))
     model.train(was)
@@ -611,7 +620,7 @@ def _try_forward(path: Path, info: dict, n: int, model: nn.Module):
     size, name = info["size"], info["name"]
     try:
         with torch.inference_mode():
-            shape = tuple(model.eval()(torch.zeros(1, 3, size, size)).shape)
+            shape = tuple(model(torch.zeros(1, 3, size, size)).shape)
     except Exception as e:  # any layer can fail
         reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise LabError(
@@ -621,8 +630,8 @@ def _try_forward(path: Path, info: dict, n: int, model: nn.Module):
         raise LabError(f"{path}: outputs: {name} gives {shape[1:]} for an image, not ({n},)")
 
 
-def _fits(path: Path, info: dict, n: int, weights: Path) -> bool:  # whether an image went through
-    "Compare the model with the header of its weights; `LabError` if they differ."
+def _check_header(path: Path, info: dict, n: int, weights: Path):
+    "Raise a `LabError` if the model has other tensors than the header of its weights."
     try:
         in_file = tensor_shapes(weights)
     except LabError as e:
@@ -633,14 +642,8 @@ def _fits(path: Path, info: dict, n: int, weights: Path) -> bool:  # whether an 
     except LabError:
         raise
     except Exception:  # a few architectures cannot be built without memory
-        return False
+        return
     _check_fit(model, weights, {k: shape for k, (_, shape) in in_file.items()}, ())
-    try:
-        with torch.device("meta"):
-            _try_forward(path, info, n, model)
-    except LabError:
-        return False  # asked again with memory
-    return True
 
 # %% ../../nbs/models/00_create.ipynb #011bdc25
 def load_model(
@@ -651,9 +654,8 @@ def load_model(
     beside, weights = (Path(folder) / f"{which}.{end}" for end in ("json", "safetensors"))
     info = read_json(beside)
     n = check_architecture(beside, info)
-    runs = _fits(beside, info, n, weights)
+    _check_header(beside, info, n, weights)
     model = _of_info(beside, info, n)
     load_weights(model, weights, ())
-    if not runs:
-        _try_forward(beside, info, n, model)
-    return model.eval(), info
+    _try_forward(beside, info, n, model.eval())
+    return model, info

@@ -84,6 +84,8 @@ def tidy(
             cell.outputs, cell.execution_count = [], None
         for out in cell.outputs:
             _tidy_output(out, root)
+        # a progress bar leaves an empty text where a terminal was attached
+        cell.outputs = [o for o in cell.outputs if o.get("text", True)]
     return nb
 
 # %% ../../nbs/runs/03_engine.ipynb #2664cdde

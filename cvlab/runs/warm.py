@@ -27,7 +27,7 @@ from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvision
 # a kernel's default figure backend
 INLINE = "module://matplotlib_inline.backend_inline"
 LIBRARIES = """numpy pandas PIL.Image torch torch.utils.flop_counter torchvision safetensors.torch timm fastai.learner
-fastai.callback.schedule matplotlib.pyplot seaborn sklearn.model_selection sklearn.metrics sklearn.linear_model
+fastai.callback.schedule matplotlib.pyplot sklearn.model_selection sklearn.metrics sklearn.linear_model
 statsmodels.api captum.attr pydantic ruamel.yaml papermill nbclient ipykernel.kernelapp ipykernel.inprocess
 IPython.core.pylabtools tqdm.auto""".split()
 

@@ -8,15 +8,18 @@ __all__ = ['SHOWN', 'Prediction', 'check_outputs', 'Meter', 'Task']
 # %% ../../nbs/tasks/01_base.ipynb #2ff78de4
 from dataclasses import dataclass, field
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from torch import Tensor, nn
 
 from ..core.io import LabError, printable
 from ..core.params import Params
 from ..data.samples import split_samples
 from .tables import Schema
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/tasks/01_base.ipynb #a42d05a7
 SHOWN = 10  # classes in the table that a notebook displays
@@ -82,27 +85,27 @@ class _Images:
     groups = "classes"  # what `strata` are, in words
 
     @classmethod
-    def check_samples(cls, source, samples: pd.DataFrame):
+    def check_samples(cls, source, samples: "pd.DataFrame"):
         "Raise a `LabError` if the labels cannot be learned."
 
     @classmethod
-    def strata(cls, samples: pd.DataFrame) -> pd.Series:  # of text
+    def strata(cls, samples: "pd.DataFrame") -> "pd.Series":  # of text
         "The group of each image; every subset gets its share of each group."
         return samples.label
 
     @classmethod
     def split(
         cls,
-        samples: pd.DataFrame,  # id, path, label, group, subset (may be "")
+        samples: "pd.DataFrame",  # id, path, label, group, subset (may be "")
         val: float = 0.15,
         test: float = 0.15,
         seed: int = 0,
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         "Samples with a subset, stratified by `strata`; see `split_samples`."
         out = split_samples(samples.assign(label=cls.strata(samples)), val, test, seed)
         return out.assign(label=samples.label)
 
-    def targets(self, rows: pd.DataFrame) -> np.ndarray:  # (n, ...)
+    def targets(self, rows: "pd.DataFrame") -> np.ndarray:  # (n, ...)
         "The targets of these images."
         raise NotImplementedError
 
@@ -166,13 +169,13 @@ class _Answers:
 
     def table(
         self,
-        rows: pd.DataFrame,  # of the split, in the order of the outputs
+        rows: "pd.DataFrame",  # of the split, in the order of the outputs
         outputs: np.ndarray,  # (n, n_outputs)
-    ) -> pd.DataFrame:  # id, subset, label, and the answer
+    ) -> "pd.DataFrame":  # id, subset, label, and the answer
         "The predictions table of one subset."
         raise NotImplementedError
 
-    def unknown(self, labels: pd.Series) -> str:  # "" if there is none
+    def unknown(self, labels: "pd.Series") -> str:  # "" if there is none
         "The first label that this model cannot give, in words."
         return ""
 
@@ -201,7 +204,7 @@ class Task(_Images, _Training, _Answers):
     @classmethod
     def of(
         cls,
-        split: pd.DataFrame,  # id, label, subset
+        split: "pd.DataFrame",  # id, label, subset
     ) -> "Task":
         "Create the task for these images."
         raise NotImplementedError

@@ -7,7 +7,6 @@ __all__ = ['BY_CLASS', 'by_class', 'Accuracy', 'Classification']
 
 # %% ../../nbs/tasks/03_classify.ipynb #6b279c4a
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -77,8 +76,9 @@ class _Labels(Task):
             raise LabError("no key 'classes'; it should be a list of names")
         if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
             raise LabError(f"classes: should be a list of names, not {str(classes)[:40]!r}")
-        if (twice := pd.Series(classes).duplicated()).any():
-            raise LabError(f"classes: {classes[twice.idxmax()][:40]!r} is listed twice")
+        seen = set()
+        if twice := next((c for c in classes if c in seen or seen.add(c)), None):
+            raise LabError(f"classes: {twice[:40]!r} is listed twice")
         return cls(classes)
 
     def __str__(self):
@@ -98,6 +98,8 @@ class _Labels(Task):
         check_classes(source, samples)
 
     def targets(self, rows):  # int64 (n,)
+        import pandas as pd
+
         return pd.Categorical(rows.label, self.classes).codes.astype(np.int64)
 
 # %% ../../nbs/tasks/03_classify.ipynb #7cdab911
@@ -116,6 +118,8 @@ class Classification(_Labels):
         return Accuracy(monitor in BY_CLASS)
 
     def table(self, rows, outputs):
+        import pandas as pd
+
         logits = pd.DataFrame(outputs, columns=[LOGIT + c for c in self.classes])
         return pd.concat([rows[FIXED].reset_index(drop=True), logits], axis=1)
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..core.io import LabError, read_json
+from ..core.progress import progress
 from ..data.loaders import STATS, Batches
 from cvlab.models.create import (
     ARCHITECTURE,
@@ -65,6 +66,7 @@ def logits_of(
     device="cpu",
     bs: int = 64,
     tta: str | None = None,  # test-time augmentation, a key of VIEWS
+    what: str = "predicting",  # shown as in `progress`
 ) -> np.ndarray:  # float32 (n, n_outputs)
     "Outputs for the centre crop of each image, or the mean of several views; deterministic."
     model = model.to(device).eval()
@@ -74,7 +76,8 @@ def logits_of(
         h, w = images.shape[1] - batches.side, images.shape[2] - batches.side
         place = torch.tensor([int(h * top), int(w * left), 0, mirrored])
         batches.places = lambda n, gen: place.expand(n, 4)
-        return torch.cat([model(xb).float().cpu() for xb, _ in batches])
+        shown = progress(batches, what, len(images), each=bs)
+        return torch.cat([model(xb).float().cpu() for xb, _ in shown])
 
     if tta == "ten" and batches.side == images.shape[1]:
         raise LabError(
@@ -98,7 +101,7 @@ def features_of(
 
     hook = model.get_submodule(last_layer(model)).register_forward_pre_hook(note)
     try:
-        logits_of(model, images, info, device, bs)
+        logits_of(model, images, info, device, bs, what="computing features")
     finally:
         hook.remove()
     return torch.cat(seen).cpu().numpy()

@@ -6,8 +6,9 @@
 __all__ = ['FEWEST', 'numbers_of', 'SquaredError', 'AbsoluteError', 'Regression']
 
 # %% ../../nbs/tasks/04_regress.ipynb #6ed342be
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,12 +16,17 @@ from ..core.io import LabError
 from .base import Meter, Prediction, Task, check_outputs
 from .tables import FIXED, Numbers
 
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
+
 # %% ../../nbs/tasks/04_regress.ipynb #1b803166
 FEWEST = 20  # images that a regression needs
 
 
-def numbers_of(samples: pd.DataFrame) -> np.ndarray:  # float64 (n,)
+def numbers_of(samples: "pd.DataFrame") -> np.ndarray:  # float64 (n,)
     "The labels as numbers; `LabError` for a label that is not a number, few images, or equal labels."
+    import pandas as pd
+
     values = pd.to_numeric(samples.label, errors="coerce").to_numpy(np.float64)
     if not (good := np.isfinite(values)).all():
         i = int(np.argmin(good))
@@ -37,6 +43,8 @@ def numbers_of(samples: pd.DataFrame) -> np.ndarray:  # float64 (n,)
 
 def _bins_of(values: np.ndarray) -> list[str]:  # such as "3: 0.9 to 1.2", sorted like the numbers
     "Name of the bin of each number: ten bins, or fewer if there are fewer than a hundred numbers."
+    import pandas as pd
+
     v = pd.Series(values)
     which = pd.qcut(v.rank(method="first"), min(10, len(v) // 10), labels=False)
     ends = v.groupby(which).agg(["min", "max"])
@@ -103,9 +111,13 @@ class _Labels(Task):
 
     @classmethod
     def strata(cls, samples):
+        import pandas as pd
+
         return pd.Series(_bins_of(numbers_of(samples)), samples.index)
 
     def targets(self, rows):  # float32 (n,)
+        import pandas as pd
+
         return ((pd.to_numeric(rows.label) - self.center) / self.sd).to_numpy(np.float32)
 
 # %% ../../nbs/tasks/04_regress.ipynb #75c62949
@@ -130,6 +142,8 @@ class Regression(_Labels):
         return AbsoluteError(self.sd)
 
     def unknown(self, labels):
+        import pandas as pd
+
         odd = labels[~np.isfinite(pd.to_numeric(labels, errors="coerce"))]
         return "" if odd.empty else f"the label {odd.iloc[0]!r}; it predicts numbers"
 

@@ -7,16 +7,22 @@ __all__ = ['FIXED', 'SUBSETS', 'LOGIT', 'LOWER', 'as_numbers', 'Schema', 'classe
            'kept_row', 'measured']
 
 # %% ../../nbs/tasks/00_tables.ipynb #31f1c992
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
 
 # %% ../../nbs/tasks/00_tables.ipynb #9af23a1f
 FIXED = ["id", "subset", "label"]  # of every predictions table
 SUBSETS = ("val", "test")  # that a predictions table may hold
 
 
-def as_numbers(preds: pd.DataFrame, columns: list[str]) -> np.ndarray:  # float32 (n, columns)
+def as_numbers(preds: "pd.DataFrame", columns: list[str]) -> np.ndarray:  # float32 (n, columns)
     "Columns as numbers; what is none becomes nan."
+    import pandas as pd
+
     return preds[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
 
 # %% ../../nbs/tasks/00_tables.ipynb #7a465580
@@ -29,7 +35,7 @@ class Schema:
     ] = ()  # metrics by which two tables can be compared, the first by default
 
     @classmethod
-    def answers(cls, preds: pd.DataFrame) -> list[str]:
+    def answers(cls, preds: "pd.DataFrame") -> list[str]:
         "The columns that hold the answer."
         raise NotImplementedError
 
@@ -39,12 +45,12 @@ class Schema:
         return "" if columns else f"needs {cls.needs}"
 
     @classmethod
-    def wrong_label(cls, preds: pd.DataFrame) -> tuple[str, np.ndarray]:  # reason, bool (n,)
+    def wrong_label(cls, preds: "pd.DataFrame") -> tuple[str, np.ndarray]:  # reason, bool (n,)
         "Rows with an invalid label."
         return "", np.zeros(len(preds), bool)
 
     @classmethod
-    def problem(cls, preds: pd.DataFrame) -> str | None:
+    def problem(cls, preds: "pd.DataFrame") -> str | None:
         "The first error in a predictions table, or None."
         if missing := [c for c in FIXED if c not in preds]:
             return f"no column {', '.join(missing)}"
@@ -71,7 +77,7 @@ LOGIT = "logit_"  # begins the name of an answer column
 
 
 def classes_of(
-    preds: pd.DataFrame,  # predictions table
+    preds: "pd.DataFrame",  # predictions table
 ) -> list[str]:  # in the order of the logit columns
     "The classes of a predictions table."
     return [c.removeprefix(LOGIT) for c in preds.columns if str(c).startswith(LOGIT)]
@@ -108,6 +114,8 @@ class Numbers(Schema):
 
     @classmethod
     def wrong_label(cls, preds):
+        import pandas as pd
+
         return "is not a number", ~np.isfinite(pd.to_numeric(preds.label, errors="coerce"))
 
 # %% ../../nbs/tasks/00_tables.ipynb #d7bbb631
@@ -120,9 +128,9 @@ def lower_is_better(column: str) -> bool:  # such as val_loss
 
 
 def kept_row(
-    history: pd.DataFrame,
+    history: "pd.DataFrame",
     monitor: str,  # column that selects the epoch
-) -> pd.Series | None:  # None if all values are NaN
+) -> "pd.Series | None":  # None if all values are NaN
     "The epoch whose weights are kept."
     values = history[monitor]
     if not values.notna().any():
@@ -130,6 +138,6 @@ def kept_row(
     return history.loc[values.idxmin() if lower_is_better(monitor) else values.idxmax()]
 
 
-def measured(history: pd.DataFrame) -> str | None:  # such as val_accuracy; None if there is none
+def measured(history: "pd.DataFrame") -> str | None:  # such as val_accuracy; None if there is none
     "The column that the task measures besides the losses."
     return next((c for c in history if c.startswith("val_") and c != "val_loss"), None)

@@ -18,6 +18,7 @@ from fastai.callback.core import Callback
 from torch import Tensor, nn
 
 from ..core.io import LabError, json_hash
+from ..core.progress import progress
 from ..data.loaders import Batches, fits_on, normalise_batch, read_cache, write_cache
 from ..data.similarity import BLOCK
 from ..models.create import classifiers, freeze
@@ -247,7 +248,8 @@ def _frozen_outputs(
         return old
 
     def fill(out):
-        for idx in torch.arange(len(dl.images)).split(dl.bs):
+        parts = torch.arange(len(dl.images)).split(dl.bs)
+        for idx in progress(parts, "computing frozen layers", len(dl.images), each=dl.bs):
             for k, flip in enumerate(flips):
                 out[idx.numpy(), k] = run(idx, flip)
 

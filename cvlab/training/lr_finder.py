@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from ..core.progress import progress
 from ..core.repro import derive_seed
 from ..models.create import freeze, frozen_modules
 
@@ -124,7 +125,8 @@ def lr_range_test(
     rows, best = [], float("inf")
     for m in frozen_modules(model):
         m.eval()
-    for lr, *some in zip(np.geomspace(start, stop, steps), *[endless(batches)] * accumulate):
+    rates = progress(np.geomspace(start, stop, steps), "range test", unit="steps")
+    for lr, *some in zip(rates, *[endless(batches)] * accumulate):
         for g, r in zip(opt.param_groups, relative):
             g["lr"] = lr * r
         opt.zero_grad()

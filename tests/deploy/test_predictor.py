@@ -13,6 +13,7 @@ from conftest import TOP, environ
 
 from cvlab.core.extras import LAB, missing
 from cvlab.data.fixtures import tiny_folder
+from cvlab.models.create import create_model, save_model
 
 BLOCKED = (
     "fastai fastcore papermill nbformat dvc matplotlib seaborn scipy sklearn statsmodels captum ruamel typer "
@@ -162,3 +163,41 @@ def test_the_small_installation_is_part_of_the_other():
     lab = {plain(r) for r in project["optional-dependencies"]["lab"]}
     assert small <= names_in("predict.txt") and not small & lab
     assert lab - names_in("lab.txt") <= {"setuptools", "wheel"}  # left out where pip brings them
+
+
+# slow to import: each takes from a tenth of a second to several seconds
+SLOW = (
+    "fastai timm torchvision pandas pyarrow matplotlib seaborn scipy sklearn statsmodels captum IPython "
+    "torch._dynamo sympy"
+).split()
+WATCHED = f"""
+import sys
+from cvlab.cli.start import main
+try: main()
+finally: print([m for m in {SLOW} if m in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "command, net, needs",
+    [
+        (["predict"], "small_cnn", []),
+        (["interpret", "--out", "maps.png"], "small_cnn", ["matplotlib", "captum", "IPython"]),
+        # timm imports torchvision, which imports torch's compiler
+        (["predict"], "resnet10t", ["timm", "torchvision", "torch._dynamo", "sympy"]),
+    ],
+)
+def test_one_image_imports_only_what_its_answer_needs(tmp_path, command, net, needs):
+    info = dict(name=net, classes=["a", "b"], size=32, side=32, normalise="half", head="linear")
+    save_model(tmp_path / "run", create_model(net, 2, size=32), info)
+    image = next(tiny_folder(tmp_path / "images").rglob("*.png"))
+    words = [*command, "--run", "run", str(image)]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *words],
+        cwd=tmp_path,
+        env=environ(TOP),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stderr.splitlines()[-1]) == needs
