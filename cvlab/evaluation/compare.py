@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'LOWER', 'SHARES', 'image_hash', 'rows_of', 'metric_under', 'metric_whole', 'redraw', 'crossed_error',
-           'split_error', 'over_splits', 'effect', 'effect_words', 'effects_table', 'two_models', 'choose',
-           'choice_table', 'reliability_table', 'ece_of', 'ece_if_calibrated', 'ece_interval', 'calibration']
+           'split_error', 'over_splits', 'paired_effects', 'effect', 'effect_words', 'effects_table', 'two_models',
+           'choose', 'choice_table', 'reliability_table', 'ece_of', 'ece_if_calibrated', 'ece_interval', 'calibration']
 
 # %% ../../nbs/evaluation/02_compare.ipynb #e565d371
 import numpy as np
@@ -22,7 +22,7 @@ from cvlab.evaluation.metrics import (
     probabilities,
     wilson_interval,
 )
-from ..tasks.tables import SUBSETS, Logits, Numbers, classes_of
+from ..tasks.tables import FIXED, SUBSETS, Logits, Numbers, classes_of
 
 # %% ../../nbs/evaluation/02_compare.ipynb #63ba0274
 def image_hash(
@@ -76,6 +76,9 @@ def _refuse_mixed(
 # %% ../../nbs/evaluation/02_compare.ipynb #23c7eb4f
 def _differ(a, b):
     "Message on how the images of two predictions tables differ, or None."
+    x, y = (t[FIXED].reset_index(drop=True) for t in (a, b))
+    if x.equals(y) and not x.duplicated(["id", "subset"]).any():
+        return None  # the usual case, without a join
     both = a.merge(b, on=["id", "subset"], how="outer", suffixes=("", "_b"), indicator=True)
     for side, text in (("left_only", "the reference"), ("right_only", "the other")):
         if len(only := both[both._merge == side]):
@@ -95,17 +98,18 @@ def _unpaired(reference, other):
 
 def _same_images(
     reference: dict,  # recipe: {seed or (split, seed): predictions table}
-    other: dict,  # recipe to pair with it
+    *others: dict,  # recipes to pair with it
 ) -> list:  # (split, seed), sorted
-    "The pairs of two recipes; `LabError` if seeds, splits, images or labels differ."
-    reference, other = _keyed(reference), _keyed(other)
+    "The runs of recipes to be paired; `LabError` if seeds, splits, images or labels differ."
+    reference, *others = map(_keyed, (reference, *others))
     if not reference:
         raise LabError("a reference without runs; train it first")
-    if text := _unpaired(reference, other):
-        raise LabError(f"{text}; runs are paired by split and seed: train both with the same")
-    for k in reference:
-        if text := _differ(reference[k], other[k]):
-            raise LabError(f"{_name(*k)}: {text}; compare runs of one split")
+    for other in others:
+        if text := _unpaired(reference, other):
+            raise LabError(f"{text}; runs are paired by split and seed: train both with the same")
+        for k in reference:
+            if text := _differ(reference[k], other[k]):
+                raise LabError(f"{_name(*k)}: {text}; compare runs of one split")
     _refuse_mixed(_image_hashes(dict(reference=reference)))
     return sorted(reference, key=lambda k: tuple(map(str, k)))
 
@@ -145,13 +149,15 @@ def _r2(rows, counts):
 
 def _macro_f1(rows, counts):
     "Mean F1 of the classes that occur among the drawn images, (b,)."
-    guess, classes = predicted(rows)[:, None], np.unique(rows.label)
-    truth, guess = rows.label.to_numpy()[:, None] == classes, guess == classes
-    truth, guess, right = (m.astype(np.float64) for m in (truth, guess, truth & guess))
-    support = counts @ truth  # (b, classes)
-    return np.mean(
-        2 * (counts @ right) / np.maximum(support + counts @ guess, 1), axis=1, where=support > 0
+    classes = np.unique(rows.label)
+    truth, guess = (
+        pd.Index(classes).get_indexer(names)[:, None] == np.arange(len(classes))
+        for names in (rows.label, predicted(rows))
     )
+    each = np.hstack([truth, guess, truth & guess]).astype(np.float32)
+    sums = counts.astype(np.float32) @ each  # exact, because they are whole numbers
+    support, guessed, right = np.split(sums.astype(np.float64), 3, axis=1)  # (b, classes) each
+    return np.mean(2 * right / np.maximum(support + guessed, 1), axis=1, where=support > 0)
 
 # %% ../../nbs/evaluation/02_compare.ipynb #08163123
 def metric_under(
@@ -211,18 +217,26 @@ def crossed_error(
     return float(np.sqrt(var)), float((S - 1) * (var / seeds) ** 2 if seeds > 0 else n - 1)
 
 # %% ../../nbs/evaluation/02_compare.ipynb #f4578b5a
-def _drawn_effects(a, b, metric, repeats, rng):
-    "Metric of a and b (lists of tables), (seeds,), and resampled b minus a, (repeats, seeds)."
-    n = len(a[0])
+def _of_each(f, tables):
+    "`f` of each table, by its `id`; a table that is paired with several others counts once."
+    return {k: f(t) for k, t in {id(t): t for t in tables}.items()}
 
-    def under(runs, counts):
-        return np.stack([metric_under(r, counts, metric) for r in runs], axis=1)
 
-    drawn = [
-        under(b, c) - under(a, c) for size in _blocks(n, repeats) for c in [redraw(n, size, rng)]
-    ]
-    mean_a, mean_b = (under(runs, np.ones((1, n)))[0] for runs in (a, b))
-    return mean_a, mean_b, np.concatenate(drawn)
+def _drawn(
+    recipes,  # lists of tables of the same images, one table per seed
+    metric,
+    repeats,
+    rng,
+):  # (recipes, seeds), (repeats, recipes, seeds)
+    "A metric of all recipes on all images, and on the same resampled images."
+    n, seeds, tables = len(recipes[0][0]), len(recipes[0]), [t for r in recipes for t in r]
+
+    def under(counts):
+        found = _of_each(lambda t: metric_under(t, counts, metric), tables)
+        return np.stack([found[id(t)] for t in tables], axis=1).reshape(-1, len(recipes), seeds)
+
+    draws = (redraw(n, size, rng).astype(np.float64) for size in _blocks(n, repeats))
+    return under(np.ones((1, n)))[0], np.concatenate([under(c) for c in draws])
 
 
 def _estimate(values, se, df, level, most):
@@ -261,49 +275,68 @@ def over_splits(
     return dict(mean=x.mean(), sd=x.std(ddof=1), n=len(x), low=low, high=high)
 
 # %% ../../nbs/evaluation/02_compare.ipynb #36aaa4f5
-def effect(
+def _effect(drawn, i, n, metric, train, level):
+    "The effect of recipe `i` against the first; `drawn` has the result of `_drawn` for each split."
+    mean_a, mean_b = (  # (splits,)
+        np.array([whole[k].mean() for whole, _ in drawn]) for k in (0, i)
+    )
+    whole, under = drawn[0]
+    error = (
+        crossed_error(whole[i] - whole[0], under[:, i] - under[:, 0], n)
+        if len(drawn) == 1
+        else split_error(mean_b - mean_a, n, train)
+    )
+    return dict(
+        splits=len(drawn),
+        n=round(n),
+        reference=float(mean_a.mean()),
+        mean=float(mean_b.mean()),
+        **_estimate(mean_b - mean_a, *error, level, 1 if metric in SHARES else np.inf),
+    )
+
+# %% ../../nbs/evaluation/02_compare.ipynb #59b2b3e4
+def paired_effects(
     reference: dict,  # recipe: {seed or (split, seed): predictions table}
-    other: dict,  # recipe with the same keys
+    others: dict[str, dict],  # by name: recipes with the same keys
     metric: str = "accuracy",  # one of COMPARED
     subset: str = "test",  # subset to evaluate: val or test
     train: int | None = None,  # training images per split, needed for several splits
     level: float = 0.95,  # confidence level
     repeats: int = 4000,  # resampled test sets
     seed: int = 0,  # of the resampling
-) -> dict:  # seeds (run pairs), splits, n (images), reference, mean, effect, low, high, p, mde
-    "Mean difference of a metric, other minus reference, paired by run and image."
-    keys, rng = _same_images(reference, other), np.random.default_rng(seed)
-    splits, sides = sorted({s for s, _ in keys}, key=str), [_keyed(r) for r in (reference, other)]
-    runs = {s: [[rows_of(r[k], subset) for k in keys if k[0] == s] for r in sides] for s in splits}
-    n = float(np.mean([len(a[0]) for a, _ in runs.values()]))
+) -> dict[str, dict]:  # by name, see `effect`
+    "`effect` of several recipes, which share the resampled test sets."
+    if not others:
+        return {}
+    keys = _same_images(reference, *others.values())
+    recipes, rng = [_keyed(r) for r in (reference, *others.values())], np.random.default_rng(seed)
+    rows = _of_each(lambda t: rows_of(t, subset), [r[k] for r in recipes for k in keys])
+    splits = sorted({s for s, _ in keys}, key=str)
+    runs = [[[rows[id(r[k])] for k in keys if k[0] == s] for r in recipes] for s in splits]
+    n = float(np.mean([len(tables[0][0]) for tables in runs]))
     if n < 2:
         raise LabError(f"{n:.0f} {subset} images; an effect needs two or more")
     if len(splits) > 1 and not train:
         raise LabError(
             f"{len(splits)} splits share images: pass the training images per split, train=..."
         )
-    return _effect(runs, n, metric, train, level, repeats if len(splits) == 1 else 1, rng) | dict(
-        seeds=len(keys)
-    )
+    drawn = [_drawn(tables, metric, repeats if len(splits) == 1 else 1, rng) for tables in runs]
+    return {
+        name: _effect(drawn, i, n, metric, train, level) | dict(seeds=len(keys))
+        for i, name in enumerate(others, 1)
+    }
 
-# %% ../../nbs/evaluation/02_compare.ipynb #59b2b3e4
-def _effect(runs, n, metric, train, level, repeats, rng):
-    "The effect of paired runs, {split: [reference tables, other tables]}."
-    found = [_drawn_effects(a, b, metric, repeats, rng) for a, b in runs.values()]
-    mean_a, mean_b = (np.array([f[i].mean() for f in found]) for i in (0, 1))  # (splits,)
-    whole = found[0][1] - found[0][0]
-    error = (
-        crossed_error(whole, found[0][2], n)
-        if len(runs) == 1
-        else split_error(mean_b - mean_a, n, train)
-    )
-    return dict(
-        splits=len(runs),
-        n=round(n),
-        reference=float(mean_a.mean()),
-        mean=float(mean_b.mean()),
-        **_estimate(mean_b - mean_a, *error, level, 1 if metric in SHARES else np.inf),
-    )
+# %% ../../nbs/evaluation/02_compare.ipynb #a7c228b8
+def effect(
+    reference: dict,  # recipe: {seed or (split, seed): predictions table}
+    other: dict,  # recipe with the same keys
+    metric: str = "accuracy",  # one of COMPARED
+    subset: str = "test",  # subset to evaluate: val or test
+    train: int | None = None,  # training images per split, needed for several splits
+    **kw,  # level, repeats, seed of `paired_effects`
+) -> dict:  # seeds (run pairs), splits, n (images), reference, mean, effect, low, high, p, mde
+    "Mean difference of a metric, other minus reference, paired by run and image."
+    return paired_effects(reference, {"": other}, metric, subset, train, **kw)[""]
 
 # %% ../../nbs/evaluation/02_compare.ipynb #27a55682
 def _size(x, metric):

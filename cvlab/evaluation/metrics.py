@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'write_predictions', 'read_predictions', 'check_images', 'probabilities', 'predicted', 'true_probability',
-           'losses', 'wilson_interval', 'evaluate', 'by_frequency', 'report_table', 'over_seeds', 'fmt_interval']
+           'losses', 'wilson_interval', 'evaluate_classes', 'evaluate', 'by_frequency', 'report_table', 'over_seeds',
+           'fmt_interval']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #ccc8eb52
 import io
@@ -63,12 +64,13 @@ def read_predictions(
         raise LabError(f"{path}: no such file; the train stage writes it") from None
     except (ValueError, OSError) as e:
         raise LabError(f"{path}: not a predictions table: {str(e).strip()}") from None
-    if problem := schema.problem(preds):
-        raise LabError(f"{path}: {problem}")
     columns = schema.answers(preds)
     answers = pd.DataFrame(as_numbers(preds, columns), preds.index, columns)
     # all columns at once
-    return pd.concat([preds.drop(columns=columns), answers], axis=1)[preds.columns]
+    table = pd.concat([preds.drop(columns=columns), answers], axis=1)[preds.columns]
+    if problem := schema.problem(table):
+        raise LabError(f"{path}: {problem}")
+    return table
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #233c9924
 def check_images(
@@ -175,10 +177,10 @@ def _recall_interval(recall, support):
 
 def _agreement(targs, guess, probs, present):
     "Kappa, Matthews correlation, ROC-AUC and Brier score."
-    each = [(targs == c, probs[:, c]) for c in present] if len(present) > 1 else []
+    each = (targs[:, None] == present, probs[:, present]) if len(present) > 1 else ()
 
-    def mean(score):
-        return _round(np.mean([score(t, p) for t, p in each])) if each else None
+    def mean(score):  # over the classes, each against the others
+        return _round(np.mean(score(*each, average=None))) if each else None
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kappa is undefined for a single class
@@ -199,15 +201,34 @@ def _top(targs, logits, ks=(3, 5)):
     return {f"top{k}": _round((ahead < k).mean()) for k in ks if logits.shape[1] > k}
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #b56dd520
+def _numbered(preds, subset):  # classes, rows, and for each row the true and the predicted class
+    "The rows of one subset, with the classes as numbers."
+    classes, rows = classes_of(preds), preds[preds.subset == subset]
+    if rows.empty:
+        raise LabError(f"no {subset} rows here, only {', '.join(sorted(set(preds.subset)))}")
+    return classes, rows, *(pd.Index(classes).get_indexer(c) for c in (rows.label, predicted(rows)))
+
+
+def evaluate_classes(
+    preds: pd.DataFrame,  # predictions table
+    subset: str = "test",  # subset to evaluate: val or test
+) -> dict:  # classes, per_class, confusion_matrix
+    "The part of `evaluate` that the predicted classes determine, without their probabilities."
+    classes, _, targs, guess = _numbered(preds, subset)
+    return dict(
+        classes=classes,
+        per_class=_per_class(targs, guess, classes),
+        confusion_matrix=confusion_matrix(targs, guess, labels=range(len(classes))).tolist(),
+    )
+
+# %% ../../nbs/evaluation/00_metrics.ipynb #b7931380
 def evaluate(
     preds: pd.DataFrame,  # predictions table
     subset: str = "test",  # subset to evaluate: val or test
 ) -> dict:  # numbers, lists and strings for JSON, rounded to six decimals
     "Metrics of one subset, overall and per class, with Wilson intervals and confusion matrix."
-    classes, rows = classes_of(preds), preds[preds.subset == subset]
-    if rows.empty:
-        raise LabError(f"no {subset} rows here, only {', '.join(sorted(set(preds.subset)))}")
-    targs, guess = (pd.Index(classes).get_indexer(c) for c in (rows.label, predicted(rows)))
+    classes, rows, targs, guess = _numbered(preds, subset)
+    of_classes = evaluate_classes(preds, subset)
     n, right, present = len(rows), int((targs == guess).sum()), np.unique(targs)
     low, high = wilson_interval(right, n)
     averages = _averages(targs, guess, present)
@@ -224,8 +245,8 @@ def evaluate(
         **_agreement(targs, guess, probabilities(rows), present),
         log_loss=_round(losses(rows).mean()),
         **averages,
-        per_class=_per_class(targs, guess, classes),
-        confusion_matrix=confusion_matrix(targs, guess, labels=range(len(classes))).tolist(),
+        per_class=of_classes["per_class"],
+        confusion_matrix=of_classes["confusion_matrix"],
     )
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #fa3b5bd4

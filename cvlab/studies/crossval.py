@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy.special import softmax
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 
 from ..core.io import LabError, json_hash, read_json, write_text
@@ -29,9 +29,15 @@ from ..core.params import Params
 from ..core.style import BLUE, GREY
 from ..data.loaders import Batches, Rows, subset_of
 from ..data.splits import fold_split
-from ..evaluation.compare import effect, over_splits
+from ..evaluation.compare import effect, over_splits, paired_effects
 from ..evaluation.ensembles import Stack, answers, averaged, logit_columns, voted
-from ..evaluation.metrics import METRICS, by_frequency, evaluate, read_predictions
+from cvlab.evaluation.metrics import (
+    METRICS,
+    by_frequency,
+    evaluate,
+    evaluate_classes,
+    read_predictions,
+)
 from ..models.create import create_model, load_model, save_model
 from ..models.zoo import multiply_adds
 from ..runs.paths import RunPaths
@@ -465,13 +471,13 @@ def gains(
     rows = []
     for e, g in preds[preds.experiment != "all"].groupby("experiment", sort=False):
         (first, base), *rest = [(w, tables_in(t)) for w, t in g.groupby("way", sort=False)]
-        for w, tables in rest:
-            same = len(tables) == len(base)
-            pairs = [dict(enumerate(t)) for t in (base, tables if same else tables * len(base))]
-            rows += [
-                dict(experiment=e, way=w, against=first, metric=m, **effect(*pairs, m, "test"))
-                for m in metrics
-            ]
+        others = {w: dict(enumerate(t if len(t) == len(base) else t * len(base))) for w, t in rest}
+        found = {m: paired_effects(dict(enumerate(base)), others, m, "test") for m in metrics}
+        rows += [
+            dict(experiment=e, way=w, against=first, metric=m, **found[m][w])
+            for w in others
+            for m in metrics
+        ]
     return pd.DataFrame(rows, columns=["experiment", "way", "against", "metric", *EFFECT_COLUMNS])
 
 # %% ../../nbs/studies/00_crossval.ipynb #1354f1bd
@@ -499,11 +505,15 @@ def predicted_classes(
 
 def score_classes(label, guess, nll) -> dict[str, float]:  # by name of METRICS
     "The metrics of `fold_scores`, computed from predicted classes."
-    how = dict(labels=sorted(set(label)), average="macro", zero_division=0)
+    classes = pd.Index(sorted(set(label)))
+    truth, guess = classes.get_indexer(label), classes.get_indexer(guess)
+    _, recall, f1, _ = precision_recall_fscore_support(
+        truth, guess, labels=range(len(classes)), average="macro", zero_division=0
+    )
     return dict(
-        accuracy=float(np.mean(np.asarray(label) == np.asarray(guess))),
-        balanced_accuracy=recall_score(label, guess, **how),
-        macro_f1=f1_score(label, guess, **how),
+        accuracy=float(np.mean(truth == guess)),
+        balanced_accuracy=recall,
+        macro_f1=f1,
         log_loss=float(np.mean(nll)),
     )
 
@@ -526,7 +536,7 @@ def _class_tables(test, counts):  # counts: images outside the test set, by clas
     "Tables by_class and by_frequency of the averages in `test`."
     classes, thirds = [], []
     for name in [c for c in test if c.endswith("/average")]:
-        m, e = evaluate(_as_predictions(test, name), "test"), name.split("/")[0]
+        m, e = evaluate_classes(_as_predictions(test, name), "test"), name.split("/")[0]
         t = pd.DataFrame.from_dict(m["per_class"], orient="index")
         t = t.rename_axis("label").reset_index()
         classes.append(t.assign(trained=t.label.map(counts), experiment=e))

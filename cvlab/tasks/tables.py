@@ -21,9 +21,12 @@ SUBSETS = ("val", "test")  # that a predictions table may hold
 
 def as_numbers(preds: "pd.DataFrame", columns: list[str]) -> np.ndarray:  # float32 (n, columns)
     "Columns as numbers; what is none becomes nan."
-    import pandas as pd
+    table = preds[columns]
+    if any(t.kind not in "fi" for t in table.dtypes):  # only texts need to be parsed
+        import pandas as pd
 
-    return preds[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
+        table = table.apply(pd.to_numeric, errors="coerce")
+    return table.to_numpy(np.float32)
 
 # %% ../../nbs/tasks/00_tables.ipynb #7a465580
 class Schema:
