@@ -24,7 +24,7 @@ from ..core.io import LabError, read_json, write_text
 from ..core.params import line_of, nearest, plain, read_yaml, resolve
 from ..core.repro import repo_root
 from ..data.samples import read_split, split_hash
-from ..evaluation.metrics import check_images, evaluate, read_predictions
+from ..evaluation.metrics import check_images
 from ..evaluation.slices import read_slices, slice_table
 from cvlab.evidence.claims import (
     TOKENS,
@@ -35,9 +35,13 @@ from cvlab.evidence.claims import (
     lr_found,
     mark,
     marked_page,
+    metrics_of,
     numbers_in,
+    params_of,
+    predictions_of,
     reflow,
     render,
+    split_of,
     template_text,
     unmark,
 )
@@ -341,12 +345,12 @@ def _run_files(
     for f in (run.params, run.environment, run.history, run.predictions):
         if not f.exists():
             raise LabError(f"{f}: no such file; a card needs a training that was evaluated")
-    params, split = plain(read_yaml(run.params)), read_split(run.split)
+    params, split = plain(params_of(run.params)), split_of(run.split)
     if "effective" not in params:
         raise LabError(f"{run.params}: has no effective parameters; train again")
     if params["split"] != split_hash(split):
         raise LabError(f"{run.params}: was trained on another split than prepare/split.csv")
-    preds = check_images(read_predictions(run.predictions), split, str(run.predictions))
+    preds = check_images(predictions_of(run.predictions), split, str(run.predictions))
     slices = read_slices(run.slices) if run.slices.exists() else None
     return SimpleNamespace(
         params=params,
@@ -442,7 +446,7 @@ def _limits_of(
 def _baselines_of(root: Path) -> dict[str, dict]:  # name -> metrics
     "The metrics of the baselines that a card names."
     paths = {b: RunPaths(root).baseline(b) for b in ("majority", "histogram")}
-    return {b: evaluate(read_predictions(f)) for b, f in paths.items() if f.exists()}
+    return {b: metrics_of(f) for b, f in paths.items() if f.exists()}
 
 
 def _model_facts(f: SimpleNamespace, seed: int) -> dict:  # f: from `_run_files`
@@ -482,7 +486,7 @@ def _card_facts(root: str | Path, experiment: str, seed: int) -> dict:  # variab
     "Everything that the template of a card uses."
     root = Path(root)
     f = _run_files(root, experiment, seed)
-    m, bars = evaluate(f.preds, "test"), _baselines_of(root)
+    m, bars = metrics_of(RunPaths(root, experiment, seed).predictions), _baselines_of(root)
     table = None if f.slices is None else slice_table(f.preds, f.slices)
     leakage = _leakage_report_of(root, split_hash(f.split))
     own = root / "card.yaml"
@@ -662,7 +666,7 @@ def _metric(repo):
 @item("comparison with a baseline or prior work")
 def _baseline(repo):
     found = {
-        Path(f).stem: evaluate(read_predictions(repo.root / f))["accuracy"]
+        Path(f).stem: metrics_of(repo.root / f)["accuracy"]
         for f in repo.find(r"^runs/baseline/[^/]+\.csv$")
     }
     reported = [b for b in found if f"claim:accuracy.{b}-->" in repo.readme]

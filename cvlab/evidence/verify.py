@@ -23,6 +23,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,13 @@ from cvlab.evidence.claims import (
     load_claims,
     lr_found,
     marked_page,
+    metrics_of,
     notebook_markdown,
     numbers_in,
     pairs_of,
+    params_of,
     predicted_classes,
+    predictions_of,
 )
 from cvlab.evidence.coverage import (
     copies,
@@ -174,7 +178,8 @@ class Lab:
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
         self.lock = locked(self.root)
-        self.params = resolve(self.root / "params.yaml")
+        self.requested = cache(lambda experiment: resolve(self.root / "params.yaml", experiment))
+        self.params = self.requested("")
         self.split = read_split(RunPaths(self.root / "runs").split)
         self.classes = sorted(self.split.label.unique())
         self.claims = load_claims(
@@ -341,7 +346,8 @@ def _figure_problem(
     "Draw a figure again and compare it with the stored one."
     with open_image(path) as im:
         use_lab_style(round(im.info.get("dpi", (100, 100))[0]))
-    if _same_image(path, figure_png(draw())):
+    now = figure_png(draw())
+    if now == path.read_bytes() or _same_image(path, now):
         return []
     return [f"{path.name}: is not the figure of its records"]
 
@@ -396,18 +402,17 @@ def redrawn(
 # %% ../../nbs/evidence/04_verify.ipynb #b605e33a
 def _run_params(folder: Path) -> dict:  # requested, effective, hashes
     "The params.yaml of a run."
-    return plain(read_yaml(folder / "params.yaml"))
+    return plain(params_of(folder / "params.yaml"))
 
 
 @checks("baseline")
 def check_baseline(lab, stage, folder):
     "Recompute the metrics from the predictions, and the majority baseline from the split."
     files = {
-        p.stem: check_images(read_predictions(p), lab.split, p.name)
-        for p in sorted(folder.glob("*.csv"))
+        p: check_images(predictions_of(p), lab.split, p.name) for p in sorted(folder.glob("*.csv"))
     }
-    metrics = {name: evaluate(p) | {"split": split_hash(lab.split)} for name, p in files.items()}
-    off = _compare_predictions(files["majority"], majority_baseline(lab.split)).logits
+    metrics = {p.stem: metrics_of(p) | {"split": split_hash(lab.split)} for p in files}
+    off = _compare_predictions(files[folder / "majority.csv"], majority_baseline(lab.split)).logits
     wrong = ["majority.csv: not the majority class of the training set"] if off > 1e-6 else []
     return _same_json(folder / "metrics.json", metrics) + wrong
 
@@ -451,7 +456,7 @@ def check_leakage(lab, stage, folder):
     again = read_json(folder / "leakage_report.json") | _recounted(*tables)
     leak, stored = again["leaking"]["test"], pd.read_csv(folder / "accuracy.csv")
     preds = [
-        read_predictions(folder / f"{n}.csv").query("subset == 'test'")
+        predictions_of(folder / f"{n}.csv").query("subset == 'test'")
         for n in ("probe", "probe_without")
     ]
     now = pd.concat([accuracy_without(p.id, predicted(p) == p.label, leak) for p in preds])
@@ -649,11 +654,9 @@ def _against_history(
 @checks("evaluate")
 def check_evaluate(lab, stage, folder):
     "Recompute metrics and figures, and compare the predictions with the history."
-    preds = check_images(read_predictions(folder / "predictions.csv"), lab.split, "predictions.csv")
-    metrics = {
-        subset: evaluate(preds, subset) | {"split": split_hash(lab.split)}
-        for subset in ("val", "test")
-    }
+    path, split = folder / "predictions.csv", {"split": split_hash(lab.split)}
+    preds = check_images(predictions_of(path), lab.split, path.name)
+    metrics = {"val": evaluate(preds, "val") | split, "test": metrics_of(path) | split}
     run = run_of(folder, "evaluate")
     history, p = pd.read_csv(run.history), _run_params(run.stage("train"))["effective"]
 
@@ -815,7 +818,7 @@ def _expected_params(lab: Lab, stage: str, folder: Path, effective: dict) -> dic
     "The params.yaml that a run should have; values of `auto` are taken from its effective parameters."
     given = dict(re.findall(r"-p (\w+) (\S+)", lab.lock[stage]["cmd"]))  # as DVC ran it
     exp, seed = given.get("experiment", ""), int(given.get("seed", 0))
-    requested = resolve(lab.root / "params.yaml", exp).model_dump(exclude={"experiments"})
+    requested = lab.requested(exp).model_dump(exclude={"experiments"})
     requested = {s: requested[s] for s in STAGES[kind(stage)].sections if s in requested}
     auto = {
         f"{s}.{k}": effective[s][k]
@@ -914,7 +917,7 @@ def twins(lab: Lab, stage: str, folder: Path) -> list[str]:
             continue
         if f.read_bytes() == mine.read_bytes():
             how = f"the same as those of {name}"
-        elif copies({n: read_predictions(p) for n, p in (("a", mine), ("b", f))}):
+        elif copies({n: predictions_of(p) for n, p in (("a", mine), ("b", f))}):
             how = f"those of {name} but for a constant or a factor"
         else:
             continue
@@ -1180,7 +1183,39 @@ def declared(lab: Lab) -> list[Line]:
     )
     return [*lines, Line("nbs", "unverifiable", what)]
 
-# %% ../../nbs/evidence/04_verify.ipynb #ec15c6f8
+# %% ../../nbs/evidence/04_verify.ipynb #88df61b6
+def _stage_lines(
+    lab: Lab,
+    found: dict[str, list[str]],  # from `lock_problems`
+    again: dict,  # stage that runs again -> Future of its problems
+) -> list[Line]:
+    "The lines of the stages of dvc.lock, those that run again last, and of dvc.lock itself."
+    stale = stale_stages(lab.root)
+    lines = [
+        Line(s, "drift", "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it")
+        for s in stale
+    ]
+    for s in lab.lock:
+        if s not in {*again, *stale}:
+            lines += check_stage(lab, s, found.get(s, []))
+    for s, problems in again.items():
+        lines += check_stage(lab, s, found.get(s, []) + problems.result())
+    lines += [Line(s, "drift", p) for s in found if s not in lab.lock for p in found[s]]
+    lines += [
+        Line(b, "drift", f"dvc.lock: the same weights as {a}; one of the two was not trained")
+        for a, b in same_weights(lab.lock)
+    ]
+    return lines
+
+
+def _other_lines(lab: Lab) -> list[Line]:
+    "The lines of the measurements, the pages, and all other files below runs/."
+    lines = _check_measured(lab) + [line for p in pages(lab) for line in check_page(lab, p)]
+    outs = [o for s in lab.lock for o in lab.outs(s)]
+    rest = (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))
+    return lines + declared(lab) + [Line(*x) for x in rest]
+
+# %% ../../nbs/evidence/04_verify.ipynb #6af61f62
 def verify(root: str | Path = ".") -> list[Line]:  # the problems first
     "Check everything that needs no data, weights, GPU or internet."
     lab = Lab(root)
@@ -1191,33 +1226,8 @@ def verify(root: str | Path = ".") -> list[Line]:  # the problems first
             for s in AGAIN
             if s in lab.lock
         }
-        stale = stale_stages(lab.root)
-        lines = [
-            Line(s, "drift", "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it")
-            for s in stale
-        ]
-        lines += [
-            item
-            for s in lab.lock
-            if s not in {*again, *stale}
-            for item in check_stage(lab, s, found.result().get(s, []))
-        ]
-        for s, f in again.items():
-            lines += check_stage(lab, s, found.result().get(s, []) + f.result())
-    lines += [
-        Line(s, "drift", p)
-        for s, problems in found.result().items()
-        if s not in lab.lock
-        for p in problems
-    ]
-    lines += [
-        Line(b, "drift", f"dvc.lock: the same weights as {a}; one of the two was not trained")
-        for a, b in same_weights(lab.lock)
-    ]
-    lines += _check_measured(lab) + [line for p in pages(lab) for line in check_page(lab, p)]
-    lines += declared(lab)
-    outs = [o for s in lab.lock for o in lab.outs(s)]
-    lines += [Line(*x) for x in (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))]
+        others = _other_lines(lab)
+        lines = _stage_lines(lab, found.result(), again) + others
     return sorted(lines, key=lambda line: line.state != "drift")
 
 # %% ../../nbs/evidence/04_verify.ipynb #f9a27f01

@@ -10,6 +10,7 @@ import ast
 import re
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..core.io import LabError, read_json, write_text
@@ -127,10 +128,11 @@ def stages_for(command: str) -> tuple[str, ...]:
     return (*first, *(n for n, s in STAGES.items() if command in s.commands and n not in first))
 
 # %% ../../nbs/runs/00_stages.ipynb #add5042f
+@cache  # each stage asks for most modules
 def imported(
     source: str,
     package: str = "",  # package of the module that holds the source
-) -> set[str]:  # such as {"core.io", "data.loaders"}
+) -> frozenset[str]:  # such as {"core.io", "data.loaders"}
     "Library modules that a piece of code imports, anywhere in it."
     found = set()
     for node in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M))):
@@ -140,7 +142,7 @@ def imported(
             stem = {0: "", 1: f"cvlab.{package}.", 2: "cvlab."}[node.level] + (node.module or "")
             found |= {stem, *(f"{stem}.{a.name}" for a in node.names)}
     parts = (f.split(".") for f in found if f.startswith("cvlab."))
-    return {".".join(p[1:3]) for p in parts if len(p) > 2}
+    return frozenset(".".join(p[1:3]) for p in parts if len(p) > 2)
 
 # %% ../../nbs/runs/00_stages.ipynb #b04ad396
 def packages_of(
