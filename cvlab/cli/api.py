@@ -228,7 +228,7 @@ def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> we
         task.loss(q.loss, task.targets(train))
         m = q.model
         model = create_model(m.name, task.n_outputs, m.weights, m.dropout, m.head, q.data.size)
-        if anew := getattr(model, "anew", ()):
+        if (anew := getattr(model, "anew", ())) and m.head_init == "random":
             heads[", ".join(anew)] = Path(m.weights).name
         if q.train.batch_size == 1:
             from cvlab.training.recipe import check_one_by_one  # imports fastai
