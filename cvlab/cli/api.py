@@ -18,6 +18,7 @@ import time
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastcore.basics import patch
@@ -168,6 +169,14 @@ def _check_out(out: Path):
         Lock(held.parent).release()
 
 # %% ../../nbs/cli/00_api.ipynb #ccef2d68
+def _check_interrupted(out: Path, experiment: str, seed: int):
+    "Raise a `LabError` if the folder holds an interrupted training."
+    from cvlab.runs.paths import RunPaths
+
+    if (state := RunPaths(out, experiment, seed).state).exists():
+        raise LabError(f"{state} is an interrupted training; continue with --resume, or remove it")
+
+
 def plan(out: Path, experiment: str, seed: int, p, resume: bool) -> list[str]:
     "The stages to run; `LabError` if they would overwrite an interrupted training."
     from cvlab.runs.paths import RunPaths
@@ -182,8 +191,7 @@ def plan(out: Path, experiment: str, seed: int, p, resume: bool) -> list[str]:
         )
         print(f"{out}: to do: {', '.join(left) or 'nothing'}; the training {how}", file=sys.stderr)
         return left
-    if state.exists():
-        raise LabError(f"{state} is an interrupted training; continue with --resume, or remove it")
+    _check_interrupted(out, experiment, seed)
     for s, f in folders.items():
         (f / f"{s}.ipynb").unlink(missing_ok=True)  # an old notebook would count as finished
     return list(folders)
@@ -668,6 +676,13 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
     )
 
 
+def _with_preset(text: str, overrides: list[str]):  # -> Params
+    "The parameters with a preset that is not in a file yet."
+    with TemporaryDirectory(prefix="cvlab-") as tmp:
+        (Path(tmp) / "recipe.yaml").write_text(text, encoding="utf-8")
+        return resolve("params.yaml", "", [f"preset={tmp}/recipe.yaml", *overrides])
+
+
 def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  # -> overrides, data
     "Write the recipe of a training to `out`, unless it is resumed, and put it below the overrides."
     file, data = out / "recipe.yaml", None
@@ -676,6 +691,7 @@ def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  #
 
         data = _opened(resolve("params.yaml", "", overrides))
         recipe = _make_recipe(overrides, budget, data)
+        _check_before(_with_preset(recipe.preset, overrides), data=data)
         write_text(file, recipe.preset)
         print(
             f"Recipe, written to {os.path.relpath(file)} (`--recipe params` uses params.yaml instead):",
@@ -687,9 +703,10 @@ def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  #
     return [f"preset={file}", *overrides], data
 
 # %% ../../nbs/cli/00_api.ipynb #2e5e9022
-def _train(out, experiment, seed, p, resume, overrides, data=None):
+def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: checked already
     "Check, run the stages, write the card (from the top of the repository)."
-    _check_before(p, data=data)
+    if not data:
+        _check_before(p)
     folders = stage_folders(out, experiment, seed)
     todo = plan(out, experiment, seed, p, resume)
     _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
@@ -744,6 +761,8 @@ def train(
         resolve("params.yaml", experiment, overrides)  # a mistake is named before anything is read
         goes_on = resume and not (out / "recipe.yaml").exists()  # it had none
         if recipe == "auto" and not goes_on and _own_images(data, experiment, overrides):
+            if not resume:
+                _check_interrupted(out, experiment, seed)
             overrides, images = _with_recipe(out, overrides, budget, resume)
         p = resolve("params.yaml", experiment, overrides)
         if fast:

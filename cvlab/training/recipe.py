@@ -18,10 +18,10 @@ from ..core.params import Params, warmup_epochs
 from ..core.repro import seed_everything, use_threads
 from ..data.augment import augmenter
 from ..data.loaders import STATS, Batches, subset_of
-from ..evaluation.scores import probe
 from ..models.create import create_model, freeze, n_parameters, normalisation, replace_last
 from ..tasks.base import Task
 from ..tasks.infer import features_of
+from ..tasks.probe import probe_layer
 from cvlab.training.callbacks import (
     EarlyStoppingCallback,
     Ema,
@@ -108,8 +108,7 @@ def _start_at_probe(
         if cache
         else features_of(model, images, info, dl.device)
     )
-    _, weight, bias = probe(task, feats, split)
-    if not replace_last(model, weight, bias):
+    if not replace_last(model, *probe_layer(task, feats, split)):
         raise LabError(
             f"model.head_init: {type(model).__name__} does not end in one linear layer; set it to random"
         )
