@@ -69,7 +69,11 @@ def test_the_command_prints_the_report_of_the_run(both):
     _, run, answer = both
 
     def results(text):
-        return [line for line in text.splitlines() if not line.startswith(("Open: ", "Card: "))]
+        return [
+            line
+            for line in text.splitlines()
+            if not line.startswith(("Open: ", "Card: ", "Recommended: "))
+        ]
 
     assert results(run.report()) == results(answer)
 
