@@ -671,6 +671,8 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
     TASKS[p.task].check(p)
     data, cache = data or _opened(p), cache_folder()
     folder, device = images_root(p.data.path, cache), pick_device(settings().device)
+    if p.train.batch_size == 1:  # one image cannot be timed through batch norm
+        overrides = [*overrides, "train.batch_size=2"]
     return make_recipe(
         data.samples, TASKS[p.task], folder, cache, overrides, budget, target, device
     )
@@ -758,7 +760,9 @@ def train(
             raise LabError(_out_of_resume(experiment, seed))
         out, images = out or _new_folder(root), None
         _check_out(out)
-        resolve("params.yaml", experiment, overrides)  # a mistake is named before anything is read
+        first = resolve("params.yaml", experiment, overrides)  # names a mistake before any reading
+        if first.model.head == "deep" and not any("head_init" in o for o in overrides):
+            overrides = [*overrides, "model.head_init=random"]  # a probe is one linear layer
         goes_on = resume and not (out / "recipe.yaml").exists()  # it had none
         if recipe == "auto" and not goes_on and _own_images(data, experiment, overrides):
             if not resume:
