@@ -313,8 +313,9 @@ def swapped_split(root):
 def effective(root):
     path = root / TRAIN / "params.yaml"
     text = path.read_text()
-    path.write_text(text.replace("normalise: \n      half", "normalise: \n      imagenet"))
-    assert path.read_text() != text
+    forged, n = re.subn(r"(normalise:\s+)half\b", r"\1imagenet", text)  # wherever its line breaks
+    assert n == 1
+    path.write_text(forged)
     seal(root / TRAIN)
 
 
