@@ -83,7 +83,7 @@ first-steps: install ## run the commands of the README in a fresh clone and time
 bench: install ## time everything against the bare compute time and other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/bench.txt
 	@papermill --engine cvlab nbs/pipeline/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
-	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000]}'
+	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000], growing: [1000, 10000, 100000]}'
 
 architectures: install ## fifty models: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
 	@papermill --engine cvlab nbs/pipeline/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3

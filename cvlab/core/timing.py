@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'KNOWN', 'processor_seconds', 'timed', 'take_turns', 'quiet_turns', 'ratio', 'resident', 'largest',
-           'peak_memory', 'machine']
+           'peak_memory', 'tree_memory', 'machine']
 
 # %% ../../nbs/core/03_timing.ipynb #f70860c3
 import os
@@ -130,6 +130,31 @@ def largest(read, every: float = 0.01):  # function -> {name: number}; seconds; 
 def peak_memory(every: float = 0.01):  # seconds; yields a dict with own and files, MB
     "Track the peak memory while a block runs."
     return largest(lambda: dict(zip(("own", "files"), resident())), every)
+
+# %% ../../nbs/core/03_timing.ipynb #f1506ddd
+_YOUNG = 0.3  # seconds
+
+
+def tree_memory(
+    pid: int,  # of a process; it may have ended
+) -> dict[str, float]:  # own, files: MB
+    "Memory of a process and of all that it started; the pages of a file count for each process."
+    found = dict(own=0.0, files=0.0)
+    try:
+        first = psutil.Process(pid)
+        family = [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return found
+    for p in family:
+        try:
+            if p.pid == pid or time.time() - p.create_time() > _YOUNG:
+                m = p.memory_info()
+                files = getattr(m, "shared", 0)
+                found["own"] += (m.rss - files) / 1e6
+                found["files"] += files / 1e6
+        except psutil.NoSuchProcess:
+            pass
+    return found
 
 # %% ../../nbs/core/03_timing.ipynb #d5719e0e
 # instruction sets that affect the speed

@@ -563,7 +563,7 @@ def by_chance(
     rng = np.random.default_rng(0)
     ys = np.stack([y, *(rng.permutation(y) for _ in range(shuffles))], axis=1)
     parts = np.array_split(
-        np.arange(shuffles + 1), max(1, y.size * (y.max() + 1) * shuffles // 20_000_000)
+        np.arange(shuffles + 1), max(1, y.size * (y.max() + 1) * shuffles // 5_000_000)
     )
     with _one_thread().limit(limits=1):
         guess = np.concatenate([_cross_answers(x, ys[:, p]) for p in parts], axis=1)

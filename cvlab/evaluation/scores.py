@@ -84,7 +84,10 @@ def regression_metrics(
     y, guess = (pd.to_numeric(rows[c]).to_numpy(np.float64) for c in ("label", "prediction"))
     n, rng = len(y), np.random.default_rng(derive_seed(seed, len(y)))
     whole = _errors_under(y, guess, np.arange(n)[None])
-    drawn = _errors_under(y, guess, rng.integers(n, size=(repeats, n)))
+    size = max(1, 4_000_000 // n)  # draws in memory
+    parts = [min(size, repeats - k) for k in range(0, repeats, size)]
+    each = [_errors_under(y, guess, rng.integers(n, size=(k, n))) for k in parts]
+    drawn = {k: np.concatenate([e[k] for e in each]) for k in each[0]}
     ends = {k: np.percentile(v, [2.5, 97.5]) for k, v in drawn.items()}
     each = [{k: v[0], f"{k}_low": ends[k][0], f"{k}_high": ends[k][1]} for k, v in whole.items()]
     return {"subset": subset, "n": n} | {k: round(float(v), 6) for d in each for k, v in d.items()}

@@ -94,17 +94,21 @@ def features_of(
     model: nn.Module, images, info: dict, device="cpu", bs: int = 64
 ) -> np.ndarray:  # float32 (n, d)
     "The input of the last layer, for each image; arguments as for `logits_of`."
-    seen = []
+    out, done = None, 0
 
     def note(layer, args):
-        seen.append(args[0].float().mean((2, 3)) if args[0].ndim == 4 else args[0].float())
+        nonlocal out, done
+        x = args[0].float().mean((2, 3)) if args[0].ndim == 4 else args[0].float()
+        out = np.empty((len(images), *x.shape[1:]), np.float32) if out is None else out
+        out[done : done + len(x)] = x.cpu().numpy()
+        done += len(x)
 
     hook = model.get_submodule(last_layer(model)).register_forward_pre_hook(note)
     try:
         logits_of(model, images, info, device, bs, what="computing features")
     finally:
         hook.remove()
-    return torch.cat(seen).cpu().numpy()
+    return out
 
 # %% ../../nbs/tasks/05_infer.ipynb #a8d0175d
 INFO = {  # keys of <which>.json besides those of the architecture

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.io import LabError, json_hash
 from ..core.progress import progress
 from ..data.loaders import Batches, fits_on, normalise_batch, read_cache, write_cache
-from ..data.similarity import BLOCK
+from ..data.similarity import in_blocks
 from ..models.create import classifiers, freeze
 from ..tasks.infer import features_of
 from .learner import precision_dtype
@@ -376,5 +376,8 @@ def frozen_features(
     mine = {n for c in classifiers(model) for n, _ in model.named_modules() if n.startswith(c)}
     key = ["features-1", _frozen_hash(model, mine), info["size"], info["normalise"]]
     key += [str(device), torch.get_num_threads()]
-    blocks = (np.asarray(images[i : i + BLOCK]) for i in range(0, len(images), BLOCK))
-    return np.concatenate([_features_of_block(model, key, b, info, device, folder) for b in blocks])
+
+    def features(block):
+        return _features_of_block(model, key, block, info, device, folder)
+
+    return in_blocks(images, features, what="looking up features")

@@ -23,7 +23,7 @@ from cvlab.evaluation.slices import properties
 from cvlab.explain.attribution import heatmaps
 from cvlab.models.create import create_model, freeze, save_model
 from cvlab.tasks.infer import features_of, logits_of
-from cvlab.training.frozen_cache import cache_features
+from cvlab.training.frozen_cache import cache_features, frozen_features
 from cvlab.training.lr_finder import lr_range_test
 
 INFO = dict(name="small_cnn", head="linear", size=32, side=32, normalise="half")
@@ -109,6 +109,7 @@ WORK = {
         lambda lab, tmp: histogram_baseline(lab.images, lab.split)
     ),
     "computing features": lambda lab, tmp: features_of(lab.net, lab.small, INFO),
+    "looking up features": lambda lab, tmp: frozen_features(lab.net, lab.small, INFO, "cpu", tmp),
     "computing frozen layers": lambda lab, tmp: lab.frozen(tmp),
     "range test": lambda lab, tmp: lab.steps(),
     "predicting": lambda lab, tmp: logits_of(lab.net, lab.small, INFO),
