@@ -265,7 +265,7 @@ def _notes(p, data, task, heads: dict[str, str], n_train: int):  # yields lines
 
 # %% ../../nbs/cli/00_api.ipynb #d8ef390b
 def _opened(p):  # -> `cvlab.data.importers.Data`
-    "Read the images; `LabError` if there are none, or too few."
+    "Read the images; `LabError` if there are none, too few, or the task has no such parameters."
     if not Path(p.data.path).exists():
         raise LabError(
             f"{p.data.path}: no such folder or file; name a folder with one subfolder per class, "
@@ -276,8 +276,9 @@ def _opened(p):  # -> `cvlab.data.importers.Data`
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import TASKS
 
-    check = TASKS[p.task].check_samples
-    return open_data(p.data.path, cache_folder(), check, Reading.of(p.data))
+    task = TASKS[p.task]
+    task.check(p)  # what is asked for, before what the images are
+    return open_data(p.data.path, cache_folder(), task.check_samples, Reading.of(p.data))
 
 
 def _check_before(p, *others, data=None):  # data: of `_opened`; -> the split
