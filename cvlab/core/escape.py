@@ -40,7 +40,8 @@ def _percent(found) -> str:  # a match, or a character
 def as_cell(text) -> str:
     "Text for a cell of a CSV that a spreadsheet opens: it is not computed."
     text = printable(str(text))
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _NUMBER.fullmatch(text) else text
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'", text)
 
 
+_FORMULA = re.compile("(^|;)(?= *[=+\\-@＝＋－＠])")  # the last four are full-width
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # names in annotations only
 class Reading:
     "How a source is read: the parameters of section `data` that decide what its images and labels are."
 
-    layout: str = "auto"  # classes: top folders are classes; sets: they are subsets; names: file names begin with the class
+    # classes: top folders are classes; sets: they are subsets; names: file names begin with the class
+    layout: str = "auto"
     depth: int = 1  # level of the class folders, below the folders of the subsets
     ignore: tuple[str, ...] = ()  # patterns of paths to leave out, such as "logs" or "*.npy"
     na: str = "ask"  # labels such as NA or None in a table: ask, class or missing
@@ -53,7 +54,8 @@ SUBSETS = {w: s for s, words in dict(
     val="val valid validation valset validset validationset dev devel devset development",
     test="test testing testset testdata tst holdout heldout",
 ).items() for w in words.split()}
-_FILLERS = {*"set sets data dataset split splits subset image images imgs img photos pictures samples folder dir".split()}
+_FILLERS = {*"set sets data dataset split splits subset".split(),
+            *"image images imgs img photos pictures samples folder dir".split()}
 # fmt: on
 
 
@@ -396,8 +398,9 @@ def ask_about_names(folder: Path, files: "pd.DataFrame", how: Reading):
     if len(names) < 2 or len(names) > len(loose) / 2:
         return
     raise LabError(
-        f"{folder}: {len(loose)} images in one folder, with names that begin with {listed(names)}: if these are the "
-        "classes, use --layout names; else move the images into one folder per class, or list them in a CSV (path,label)"
+        f"{folder}: {len(loose)} images in one folder, with names that begin with {listed(names)}: "
+        "if these are the classes, use --layout names; else move the images into one folder per "
+        "class, or list them in a CSV (path,label)"
     )
 
 

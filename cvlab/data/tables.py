@@ -63,7 +63,8 @@ def _text_of(table: Path) -> tuple[str, list[str]]:  # text, notes
 
 # %% ../../nbs/data/01_tables.ipynb #e57c7e01
 # fmt: off
-PATHS = "path file filename file_name filepath file_path image img image_path img_path image_name img_name image_file image_filename image_id".split()
+PATHS = ("path file filename file_name filepath file_path image img image_path img_path image_name "
+         "img_name image_file image_filename image_id").split()
 LABELS = "label labels class class_name classname class_label target category y".split()
 SETS = "subset split set partition fold part phase".split()  # names of the column of subsets
 FOLDS = "fold folds kfold k_fold cv_fold fold_id fold_no fold_number".split()  # of published folds

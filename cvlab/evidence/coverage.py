@@ -31,39 +31,47 @@ MODES = {  # mode -> (what it does, state of its files in plain verify)
     "witness": ("nothing here can prove it; it needs a witness", "unverifiable"),
 }
 
-# %% ../../nbs/evidence/03_coverage.ipynb #713dcdc8
+# %% ../../nbs/evidence/03_coverage.ipynb #2fd66e9e
 # fmt: off
 RULES = [(pattern, mode) for mode, patterns in {
-    "plain": """*/params.yaml */*/seed-*/params.yaml compare/* compare/curves/* report/* cards/*/seed-*/MODEL_CARD.md ledger.csv
-        baseline/majority.csv baseline/mean.csv baseline/metrics.json leakage/leakage_report.json leakage/accuracy.csv
-        lr_find/lr.json interpret/pointing.json evaluate/*/seed-*/metrics.json evaluate/*/seed-*/results.png evaluate/*/seed-*/confusion_matrix.png
-        evaluate/*/seed-*/reliability.png crossval/folds.csv crossval/scores.csv crossval/summary.csv crossval/effects.csv
-        crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json crossval/confusion_matrix.png""",
+    "plain": """*/params.yaml */*/seed-*/params.yaml compare/* compare/curves/* report/*
+        cards/*/seed-*/MODEL_CARD.md ledger.csv baseline/majority.csv baseline/mean.csv
+        baseline/metrics.json leakage/leakage_report.json leakage/accuracy.csv lr_find/lr.json
+        interpret/pointing.json evaluate/*/seed-*/metrics.json evaluate/*/seed-*/results.png
+        evaluate/*/seed-*/confusion_matrix.png evaluate/*/seed-*/reliability.png
+        crossval/folds.csv crossval/scores.csv crossval/summary.csv crossval/effects.csv
+        crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json
+        crossval/confusion_matrix.png""",
     "data": "prepare/split.csv",
-    "weights": """evaluate/*/seed-*/predictions.csv evaluate/*/seed-*/predicted.png evaluate/*/seed-*/val_batch?_*.png evaluate/*/seed-*/worst.png
-        evaluate/*/seed-*/slices.csv evaluate/*/seed-*/evaluate.ipynb interpret/layers.csv interpret/pointing.csv interpret/*.png
-        interpret/interpret.ipynb""",
-    "retrain": """train/*/seed-*/results.csv train/*/seed-*/train.log train/*/seed-*/model.json train/*/seed-*/train.ipynb prepare/prepare.ipynb
-        baseline/histogram.csv baseline/probe.csv baseline/baseline.ipynb leakage/pairs.csv leakage/probes.csv leakage/probe.csv
-        leakage/probe_without.csv leakage/shortcut_predictions.csv leakage/split.csv leakage/leakage.ipynb lr_find/curves.csv
-        lr_find/lr_find.ipynb crossval/oof.csv crossval/test_predictions.csv crossval/experiments.yaml crossval/folds.png
+    "weights": """evaluate/*/seed-*/predictions.csv evaluate/*/seed-*/predicted.png
+        evaluate/*/seed-*/val_batch?_*.png evaluate/*/seed-*/worst.png
+        evaluate/*/seed-*/slices.csv evaluate/*/seed-*/evaluate.ipynb interpret/layers.csv
+        interpret/pointing.csv interpret/*.png interpret/interpret.ipynb""",
+    "retrain": """train/*/seed-*/results.csv train/*/seed-*/train.log train/*/seed-*/model.json
+        train/*/seed-*/train.ipynb prepare/prepare.ipynb baseline/histogram.csv baseline/probe.csv
+        baseline/baseline.ipynb leakage/pairs.csv leakage/probes.csv leakage/probe.csv
+        leakage/probe_without.csv leakage/shortcut_predictions.csv leakage/split.csv
+        leakage/leakage.ipynb lr_find/curves.csv lr_find/lr_find.ipynb crossval/oof.csv
+        crossval/test_predictions.csv crossval/experiments.yaml crossval/folds.png
         crossval/train.log crossval/crossval.ipynb""",
 }.items() for pattern in patterns.split()]
-# before the rules above: what describes a machine and its time, and what was measured elsewhere
-_MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json bench/* bench/*/*
-    architectures/*"""
+# fmt: on
+
+# %% ../../nbs/evidence/03_coverage.ipynb #145a51c8
+_MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json
+    bench/* bench/*/* architectures/*"""
 RULES = [(p, "witness") for p in _MACHINE.split()] + RULES
-# tables of runs on images that cannot be redistributed; `measured_line` checks them against each other
-_TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv histogram.csv probe.csv
-    probe_without.csv pairs.csv probes.csv accuracy.csv shortcut_predictions.csv leakage_report.json ledger.csv by_class.csv
-    by_frequency.csv effects.csv experiments.yaml folds.png confusion_matrix.png oof_classes.csv single_model_classes.csv
-    test_classes.csv scores.csv summary.csv test_scores.csv test_differences.csv timing.json environment.json"""
+_TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv
+    histogram.csv probe.csv probe_without.csv pairs.csv probes.csv accuracy.csv
+    shortcut_predictions.csv leakage_report.json ledger.csv by_class.csv by_frequency.csv
+    effects.csv experiments.yaml folds.png confusion_matrix.png oof_classes.csv
+    single_model_classes.csv test_classes.csv scores.csv summary.csv test_scores.csv
+    test_differences.csv timing.json environment.json"""
 # a recipe, with a folder per split or seed, stage, and seed
 _DEPTHS = ("", "*/*/", "*/*/seed-*/", "*/")
 RULES += [(f"measured/*/*/{at}{name}", "witness") for name in _TABLES.split() for at in _DEPTHS]
-# fmt: on
 
-
+# %% ../../nbs/evidence/03_coverage.ipynb #5434755e
 def rule_of(name: str) -> str | None:  # a mode; None: no rule
     "The mode that computes a file again; the name is relative to runs/."
     path = PurePosixPath("/" + name)  # with the slash, a pattern covers the whole name

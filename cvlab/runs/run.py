@@ -100,9 +100,10 @@ class Run:
 
 # %% ../../nbs/runs/05_run.ipynb #88645c78
 def yaml_text(d: dict) -> str:
-    "Convert to YAML with sorted keys."
-    text = io.StringIO()
-    YAML(typ="safe", pure=True).dump(d, text)
+    "Convert to YAML with sorted keys; a value that occurs twice is written twice, without an alias."
+    text, yaml = io.StringIO(), YAML(typ="safe", pure=True)
+    yaml.representer.ignore_aliases = lambda value: True
+    yaml.dump(d, text)
     return text.getvalue()
 
 

@@ -102,6 +102,41 @@ def test_a_table_for_people_holds_no_formula(run):
     assert all(cell.isprintable() for row in rows for cell in row), rows
 
 
+def test_no_name_of_a_file_is_computed(run, tmp_path):
+    "However a spreadsheet separates the cells of `cvlab predict`, none begins like a formula."
+    names = [
+        "=1.png",
+        "+a.png",
+        "-a.png",
+        "@a.png",
+        "\t=1.png",
+        " =1.png",
+        "a;=1+1;b.png",
+        "＝1.png",
+    ]
+    for name in names:
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    done = subprocess.run(
+        [BIN / "cvlab", "predict", "--run", run, "."],
+        cwd=tmp_path,
+        env=environ(TOP),
+        capture_output=True,
+        text=True,
+    )
+    for separator in ",;\t":
+        rows = list(csv.reader(io.StringIO(done.stdout), delimiter=separator))
+        assert len(rows) == 1 + len(names), done.stderr
+        cells = [cell.strip() for row in rows for cell in row]
+        assert not [c for c in cells if c and c[0] in "=+-@＝＋－＠"], (separator, rows)
+
+
+def test_tables_that_the_lab_reads_again_hold_the_names_as_they_are(run):
+    split = pd.read_csv(run / "prepare/split.csv", dtype=str, keep_default_na=False)
+    assert set(FILES) <= set(split.path) and set(split.label) == set(EVIL)
+    preds = pd.read_csv(next(run.rglob("predictions.csv")), dtype=str, keep_default_na=False)
+    assert set(preds.label) <= set(EVIL) and f"logit_{EVIL[7]}" in preds.columns
+
+
 def test_tables_of_the_results_are_text(run):
     from cvlab.evidence.claims import Claim, render, unmark
 

@@ -8,7 +8,14 @@ from conftest import TOP
 from cvlab.core.params import read_yaml, resolve
 from cvlab.data.samples import read_split
 from cvlab.evaluation.metrics import evaluate, over_seeds, read_predictions
-from cvlab.evidence.claims import bound_in, check_text, load_claims, mark, marked_page
+from cvlab.evidence.claims import (
+    bound_in,
+    check_text,
+    load_claims,
+    mark,
+    marked_page,
+    template_text,
+)
 from cvlab.evidence.pages import page_templates
 
 PAGES = list(page_templates(TOP))
@@ -26,6 +33,13 @@ def claims():
 @pytest.mark.parametrize("page", PAGES)
 def test_every_number_is_a_claim_and_holds(page, claims):
     assert check_text(marked_page(page, TOP), claims, TOP) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_probability_is_not_one_in_a_fraction(page):
+    "Claims are numbers such as 0.043; after 'one in' a reader expects a whole one."
+    text = " ".join(template_text(page_templates(TOP)[page]).split())
+    assert not re.search(r"\bone in \{\{claim:", text)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -142,7 +142,7 @@ def test_all_repeats_are_asked_before_anything_starts(lab):
 
 
 def test_published_folds_are_those_of_the_cross_validation(tmp_path):
-    "A table says the fold of each image, one without a disc; another number of folds is refused, drawn ones are not the same."
+    "A table says the fold of each image; the last has no disc. Another number of folds is refused."
     folder = tiny_folder(tmp_path / "tiny", 48)
     files = sorted(f.relative_to(folder) for f in folder.rglob("*.png"))
     numbers = {f.as_posix(): 1 + int(f.stem) % 3 for f in files}

@@ -1,5 +1,7 @@
 "Classes with odd names, many classes, classes that some part lacks: all stages work, or one line says what is wrong."
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,6 +66,44 @@ def test_any_text_is_a_class(tmp_path):
     oof = pd.read_csv(tmp_path / "run/crossval/oof.csv", dtype=str, keep_default_na=False)
     assert set(oof.label) == set(ODD)
     assert check_card(write_card(tmp_path / "run")) == []
+
+
+@pytest.mark.slow
+def test_folders_of_any_name_are_trained_to_the_card(tmp_path):
+    "`cvlab train` on class folders as people name them: all stages, the card, predictions and heat maps."
+    names = [
+        "<5 mm",
+        "{",
+        "cat ",
+        "}{ {{x}} %s $a$",
+        "-->",
+        "#| x",
+        "```",
+        "[a](b)",
+        "1. z",
+        "a,b;c",
+    ]
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(names):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(8):
+            im = Image.fromarray(tiny_image(rng, ("disc", "square")[k % 2], 24))
+            im.save(tmp_path / "d" / name / f"{i}.png")
+    quick = ["train.epochs=1", "data.size=32", "train.batch_size=8", "leakage.planted=8"]
+    split = ["split.val=0.25", "split.test=0.25", "evaluate.samples=4"]
+    out = tmp_path / "run"
+    code, _, err = cvlab("train", "--data", tmp_path / "d", "--out", out, *quick, *split)
+    assert code == 0, err
+    card = out / "cards/seed-0/MODEL_CARD.md"
+    assert check_card(card) == [] and all(f"| `{n} " in card.read_text() for n in ("<5 mm`", "{`"))
+    preds = pd.read_csv(out / "evaluate/seed-0/predictions.csv", dtype=str, keep_default_na=False)
+    assert set(preds.label) == {n.strip() for n in names}
+    code, answers, err = cvlab("predict", tmp_path / "d" / "<5 mm" / "0.png", "--run", out)
+    assert code == 0 and len(pd.read_csv(io.StringIO(answers))) == 1, err
+    picture = tmp_path / "maps.png"
+    words = ["--run", out, "--out", picture, "--target", "{"]
+    code, _, err = cvlab("interpret", tmp_path / "d" / "cat " / "0.png", *words)
+    assert code == 0 and picture.exists(), err
 
 
 def test_names_that_differ_only_in_case_are_asked_about(tmp_path):

@@ -242,3 +242,10 @@ def test_early_stopping_waits_for_the_end_of_the_warm_up(lab):
         for o in f.overrides
     ]
     assert not any(o.startswith("train.epochs") for o in advice), advice
+
+
+def test_recorded_parameters_have_no_aliases(lab):
+    "Requested and effective parameters share their lists in memory; the file repeats them, as people read it."
+    run(lab, "aliases", "train", ["data.ignore=[logs]"])
+    text = (lab[0] / "aliases" / "train/seed-0/params.yaml").read_text()
+    assert text.count("ignore: [logs]") == 2 and "&id" not in text and "*id" not in text, text
