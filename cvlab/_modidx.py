@@ -2052,6 +2052,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cvlab.models.create.conv_block': ('models/create.html#conv_block', 'cvlab/models/create.py'),
                                      'cvlab.models.create.create_model': ('models/create.html#create_model', 'cvlab/models/create.py'),
                                      'cvlab.models.create.deep_head': ('models/create.html#deep_head', 'cvlab/models/create.py'),
+                                     'cvlab.models.create.ends_linear': ('models/create.html#ends_linear', 'cvlab/models/create.py'),
                                      'cvlab.models.create.flops_of': ('models/create.html#flops_of', 'cvlab/models/create.py'),
                                      'cvlab.models.create.freeze': ('models/create.html#freeze', 'cvlab/models/create.py'),
                                      'cvlab.models.create.frozen_modules': ('models/create.html#frozen_modules', 'cvlab/models/create.py'),

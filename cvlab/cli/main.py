@@ -454,9 +454,9 @@ def train(
         ),
     ] = "auto",
     budget: Annotated[
-        str,
-        typer.Option(help="Time for the training with --recipe auto: 10m, 1h, or best (no limit)."),
-    ] = "10m",
+        str | None,
+        typer.Option(help="Time for the training, such as 1h, or best (no limit); default: 10m."),
+    ] = None,
     fast: Annotated[bool, typer.Option(help="Quick first run: a quarter of the epochs.")] = False,
     resume: Annotated[
         bool, typer.Option(help="Continue the interrupted training in --out.")
@@ -517,8 +517,8 @@ def advise(
         str, typer.Option(help="Purpose of the model: accuracy, mobile, demo, cloud or research.")
     ] = "accuracy",
     budget: Annotated[
-        str, typer.Option(help="Time for the training: 10m, 1h, or best (no limit).")
-    ] = "10m",
+        str, typer.Option(help="Time for the training, such as 1h, or best (no limit).")
+    ] = api.BUDGET,
     out: Annotated[Path, typer.Option(help="The preset to write, a .yaml file.")] = Path(
         "advice.yaml"
     ),

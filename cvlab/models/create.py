@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'ARCHITECTURE', 'conv_block', 'SmallCNN', 'XrayCNN', 'register', 'origin', 'build', 'DeepHead',
            'classifiers', 'last_layer', 'load_weights', 'pretrained_file', 'unstated', 'normalisation', 'deep_head',
-           'replace_head', 'replace_last', 'create_model', 'stages', 'layer_groups', 'freeze', 'frozen_modules',
-           'rates', 'n_parameters', 'flops_of', 'layer_table', 'save_model', 'check_key', 'check_architecture',
-           'load_model']
+           'replace_head', 'ends_linear', 'replace_last', 'create_model', 'stages', 'layer_groups', 'freeze',
+           'frozen_modules', 'rates', 'n_parameters', 'flops_of', 'layer_table', 'save_model', 'check_key',
+           'check_architecture', 'load_model']
 
 # %% ../../nbs/models/00_create.ipynb #f0c1eee0
 import difflib
@@ -368,15 +368,22 @@ def replace_head(model: nn.Module, n_classes: int):
         setattr(model.get_submodule(parent), leaf, deep_head(last.in_features, n_classes))
 
 # %% ../../nbs/models/00_create.ipynb #d50d2bac
+def ends_linear(model: nn.Module) -> bool:
+    "Whether one linear layer outputs the logits."
+    return len(classifiers(model)) == 1 and isinstance(
+        model.get_submodule(last_layer(model)), nn.Linear
+    )
+
+
 def replace_last(
     model: nn.Module,
     weight,  # (n_classes, ni)
     bias,  # (n_classes,)
 ) -> bool:  # False: the last layer is not linear, and nothing was changed
     "Set the weights of the last layer."
-    last = model.get_submodule(last_layer(model))
-    if not isinstance(last, nn.Linear) or len(classifiers(model)) > 1:
+    if not ends_linear(model):
         return False
+    last = model.get_submodule(last_layer(model))
     with torch.no_grad():
         last.weight.copy_(torch.as_tensor(weight))
         last.bias.copy_(torch.as_tensor(bias))

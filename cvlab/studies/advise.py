@@ -326,7 +326,8 @@ def as_preset(s: Situation, advice: list[Advice], heading: str = "") -> str:
 # %% ../../nbs/studies/01_advise.ipynb #0571236c
 def _step_timer(p: Params, n_train: int, n_classes: int, device):  # -> function
     "A function that measures the seconds of a step, with or without the backward pass."
-    m, size, bs = p.model, p.data.size, min(p.train.batch_size, n_train)
+    m, size = p.model, p.data.size
+    bs = max(2, min(p.train.batch_size, n_train))  # batch norm needs two images
     use_threads(p.train.threads)
     layout = torch.channels_last if p.train.channels_last else torch.contiguous_format
     model = create_model(m.name, n_classes, None, m.dropout, m.head, size)
@@ -358,7 +359,8 @@ def seconds(
     p: Params, n_train: int, n_classes: int = 2, device="cpu"
 ) -> tuple[float, float]:  # before the first epoch, per epoch
     "Estimate the training time on this machine from single steps with random weights."
-    bs, timed = min(p.train.batch_size, n_train), _step_timer(p, n_train, n_classes, device)
+    bs = max(2, min(p.train.batch_size, n_train))
+    timed = _step_timer(p, n_train, n_classes, device)
     # forward passes of the training and the validation images, per training image
     forward = timed(False) / bs * (1 + p.split.val)
     views = (1 + (p.augment.hflip > 0)) * (1 + (p.augment.vflip > 0))

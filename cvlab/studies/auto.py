@@ -27,6 +27,7 @@ from ..core.params import Params, flat, parse_override, resolve
 from ..data.loaders import STATS, image_cache
 from cvlab.models.create import (
     create_model,
+    ends_linear,
     normalisation,
     origin,
     pretrained_file,
@@ -106,14 +107,14 @@ def model_of_weights(weights: str | None) -> str:  # "": not known
     "The model that a file of weights belongs to: from the JSON file beside it, or its name."
     if not weights or weights == "pretrained":
         return ""
-    beside = Path(weights).with_suffix(".json")
+    name, beside = Path(weights).stem, Path(weights).with_suffix(".json")
     if beside.exists():
-        return str(read_json(beside).get("name", ""))
+        info = read_json(beside)
+        name = info.get("name") if isinstance(info, dict) else None
     try:
-        origin(Path(weights).stem)
-    except LabError:
+        return name if isinstance(name, str) and origin(name) else ""
+    except LabError:  # no such model
         return ""
-    return Path(weights).stem
 
 # %% ../../nbs/studies/02_auto.ipynb #8ab79e70
 def with_advice(
@@ -129,9 +130,16 @@ def with_advice(
         return resolve(base, "", [f"preset={file}", *overrides])
 
 
+def _takes_probe(name: str, given: dict) -> bool:
+    "Whether the last layer of a model can start as a linear probe."
+    return given.get("model.head") != "deep" and ends_linear(create_model(name, 2))
+
+
 def _merged(s, kind, overrides, base):  # -> advice, parameters
-    given = asked(overrides)
-    advice = [a for a in advise(s, kind) if a.key not in given]
+    given, advice = asked(overrides), advise(s, kind)
+    values = {a.key: a.value for a in advice}
+    out = {*given} if _takes_probe(values["model.name"], given) else {*given, "model.head_init"}
+    advice = [a for a in advice if a.key not in out]
     try:
         return advice, with_advice(s, advice, overrides, base)
     except LabError:  # the user's options may not allow cached features
@@ -241,6 +249,14 @@ def statistics_scores(
     }
 
 
+def _published_statistics(name: str) -> str | None:  # None: not among STATS, or not published
+    "The statistics of the published weights of a model."
+    try:
+        return normalisation(name, f"{name}.safetensors", known=STATS)
+    except LabError:
+        return None
+
+
 def tried_statistics(c: Choice, *where) -> Choice:
     "The choice with `model.normalise`, if the weights leave it open; arguments as for `statistics_scores`."
     m = c.params.model
@@ -248,9 +264,9 @@ def tried_statistics(c: Choice, *where) -> Choice:
         return c
     if not (scores := statistics_scores(c.params, *where)):
         return c
-    usual = normalisation(m.name, "pretrained", known=STATS) if origin(m.name) == "timm" else "half"
     best = max(scores, key=scores.get)
-    if scores[best] - scores[usual] < CLEARLY * abs(scores[usual]):
+    usual = _published_statistics(m.name)
+    if usual and scores[best] - scores[usual] < CLEARLY * abs(scores[usual]):
         best = usual
     why = "tried with a linear probe: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
     p = c.params.model_copy(update={"model": m.model_copy(update={"normalise": best})})
@@ -275,15 +291,16 @@ class Recipe:
 def _time_lines(c: Choice, found: list[Choice], budget: str, missing: str) -> list[str]:
     "The estimated time, what other kinds would take, and why there are no weights."
     lines = [
-        f"{_WORDS[c.kind].capitalize()}: about {duration(c.seconds)} on this machine, estimated from single "
-        f"steps (--budget {budget})."
+        f"{_WORDS[c.kind].capitalize()}, {c.params.train.epochs} epochs: about {duration(c.seconds)} on this "
+        f"machine, estimated from single steps (--budget {budget})."
     ]
-    for o in (o for o in found if o.kind != c.kind):
-        lines.append(
-            f"{_WORDS[o.kind].capitalize()} would take about {duration(o.seconds)}: --budget "
-            f"{max(1, math.ceil(o.seconds / 60))}m"
-            + (" model.freeze=backbone" if o.kind == "frozen" else "")
-        )
+    for o in (
+        o for o in found if (o.kind, o.params.train.epochs) != (c.kind, c.params.train.epochs)
+    ):
+        what = f"{_WORDS[o.kind].capitalize()}, {o.params.train.epochs} epochs,"
+        how = f"--budget {max(1, math.ceil(o.seconds / 60))}m"
+        how += " model.freeze=backbone" if o.kind == "frozen" else ""
+        lines.append(f"{what} would take about {duration(o.seconds)}: {how}")
     if missing:
         lines.append(f"No published weights are used: {missing.removeprefix('model.weights: ')}.")
     return lines

@@ -373,7 +373,10 @@ def frozen_features(
     folder: str | Path,  # of the caches
 ) -> np.ndarray:  # float32 (n, d)
     "The features of `cvlab.tasks.infer.features_of`, computed at most once."
-    mine = {n for c in classifiers(model) for n, _ in model.named_modules() if n.startswith(c)}
+    heads = classifiers(model)
+    mine = {
+        n for n, _ in model.named_modules() if f"{n}.".startswith(tuple(f"{h}." for h in heads))
+    }
     key = ["features-1", _frozen_hash(model, mine), info["size"], info["normalise"]]
     key += [str(device), torch.get_num_threads()]
 

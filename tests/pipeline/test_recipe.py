@@ -41,7 +41,7 @@ def test_the_recipe_is_printed_recorded_and_used(trained):
     root, done, _ = trained
     assert done.returncode == 0, done.stderr
     preset = (root / "run" / "recipe.yaml").read_text()
-    assert preset in done.stderr and "Fine-tuning all layers: about" in done.stderr
+    assert preset in done.stderr and "Fine-tuning all layers, " in done.stderr
     p = requested(root)
     assert (p["model"]["name"], p["model"]["head_init"]) == ("resnet10t", "probe")
     assert p["model"]["normalise"] in preset  # tried, because the file does not say
