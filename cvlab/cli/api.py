@@ -94,12 +94,20 @@ def from_file(path: str | Path | None) -> str | None:
     return str(Path(path).resolve()) if path and Path(path).is_file() else path and str(path)
 
 # %% ../../nbs/cli/00_api.ipynb #6525c834
-def stage_folders(out: Path, experiment: str, seed: int) -> dict[str, Path]:
+def stage_folders(
+    out: Path,
+    experiment: str,
+    seed: int,
+    p=None,  # parameters, from `resolve`; None: all stages
+) -> dict[str, Path]:
     "The stages of a training in order, with their folders."
     from cvlab.runs.paths import RunPaths
     from cvlab.runs.stages import stages_for
 
-    return {s: RunPaths(out, experiment, seed).stage(s) for s in stages_for("train")}
+    off = {"leakage"} if p and p.leakage.extent == "off" else set()
+    return {
+        s: RunPaths(out, experiment, seed).stage(s) for s in stages_for("train") if s not in off
+    }
 
 # %% ../../nbs/cli/00_api.ipynb #caa29da4
 def finished(notebook: Path) -> bool:
@@ -123,7 +131,7 @@ def differs(folder: Path, stage: str, p) -> str:  # "" or such as "optim.lr was 
 # %% ../../nbs/cli/00_api.ipynb #9407b61b
 def _stages_left(out: Path, experiment: str, seed: int, p) -> list[str]:
     "The unfinished stages of a training; `LabError` if none was begun or the parameters differ."
-    folders = stage_folders(out, experiment, seed)
+    folders = stage_folders(out, experiment, seed, p)
     begun = [s for s, f in folders.items() if (f / "params.yaml").exists()]
     first = read_yaml(folders["prepare"] / "params.yaml") if "prepare" in begun else {}
     if "train" not in begun and (first.get("experiment"), first.get("seed")) != (experiment, seed):
@@ -181,7 +189,7 @@ def plan(out: Path, experiment: str, seed: int, p, resume: bool) -> list[str]:
     "The stages to run; `LabError` if they would overwrite an interrupted training."
     from cvlab.runs.paths import RunPaths
 
-    folders, state = stage_folders(out, experiment, seed), RunPaths(out, experiment, seed).state
+    folders, state = stage_folders(out, experiment, seed, p), RunPaths(out, experiment, seed).state
     if resume:
         left = _stages_left(out, experiment, seed, p)
         how = (
@@ -660,9 +668,16 @@ def asked(
 BUDGET = "10m"  # time for a training of own images
 
 
-def _own_images(data, experiment: str, overrides: list[str]) -> bool:
-    "Whether a training is of other images than the lab's, without an experiment or a preset."
-    if not data or experiment or any(o.startswith("preset=") for o in overrides):
+def _own_images(data, recipe: str, experiment: str, overrides: list[str]) -> bool:
+    "Whether to choose a recipe: other images than the lab's, without an experiment or a preset."
+    if recipe not in ("auto", "params"):
+        raise LabError(f"--recipe {recipe}: auto or params; a preset is written preset=NAME")
+    if (
+        recipe == "params"
+        or not data
+        or experiment
+        or any(o.startswith("preset=") for o in overrides)
+    ):
         return False
     return Path(data).resolve() != Path(resolve("params.yaml").data.path).resolve()
 
@@ -715,7 +730,7 @@ def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: che
     "Check, run the stages, write the card (from the top of the repository)."
     if not data:
         _check_before(p)
-    folders = stage_folders(out, experiment, seed)
+    folders = stage_folders(out, experiment, seed, p)
     todo = plan(out, experiment, seed, p, resume)
     _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
     from cvlab.evidence.pages import write_card
@@ -759,16 +774,15 @@ def train(
         size=size,
         task=task,
     )
-    if recipe not in ("auto", "params"):
-        raise LabError(f"--recipe {recipe}: auto or params; a preset is written preset=NAME")
     with _at_root() as root:
+        own = _own_images(data, recipe, experiment, overrides)
         if resume and not out:
             raise LabError(_out_of_resume(experiment, seed))
         out, images = out or _new_folder(root), None
         _check_out(out)
         resolve("params.yaml", experiment, overrides)  # a mistake is named before anything is read
         goes_on = resume and not (out / "recipe.yaml").exists()  # it had none
-        chosen = recipe == "auto" and not goes_on and _own_images(data, experiment, overrides)
+        chosen = own and not goes_on
         if budget and (resume or not chosen):
             raise LabError(
                 f"--budget {budget}: only where the recipe is chosen: a new training of own images (--data), "
@@ -821,20 +835,37 @@ def _crossval_left(out: Path, seed: int, p) -> list[str]:
         raise LabError(f"{prepared} is of other images or another split: {odd}; name another --out")
     from cvlab.runs.stages import stages_for
 
-    return [s for s in stages_for("crossval") if s == "crossval" or not state(s)]
+    todo = [s for s in stages_for("crossval") if s == "crossval" or not state(s)]
+    return [s for s in todo if s != "leakage" or p.leakage.extent != "off"]
 
 # %% ../../nbs/cli/00_api.ipynb #a3eecd54
+def _recipe_of_folds(out: Path, overrides: list[str], p, known: bool) -> list[str]:  # overrides
+    "The recipe in `out`, or one for which all folds together take the usual time."
+    if known and not (out / "recipe.yaml").exists():
+        return overrides  # it was begun without one
+    from cvlab.studies.auto import budget_seconds
+
+    each = budget_seconds(BUDGET) / (p.crossval.folds * p.crossval.repeats)
+    return _with_recipe(out, overrides, f"{each:.0f}s", known)[0]
+
+
 def crossval(
     data: str | Path | None = None,  # as in `train`
     out: str | Path | None = None,  # folder, continued if it exists; default: runs/local/<time>
     seed: int = 0,  # of the initial weights and the order of the images
     preset: str | Path | None = None,  # a preset of the lab, or a YAML file
+    recipe: str = "auto",  # as in `train`; that of a training in `out` if there is one
     overrides: list[str] | tuple = (),  # any parameter, such as ["crossval.folds=5"]
 ) -> Path:  # the root of the run; the metrics are in crossval/summary.csv
     "Cross-validate experiments on a folder of images; the same `out` continues a run."
     out, overrides = Path(out).resolve() if out else None, asked(data, overrides, preset)
     with _at_root() as root:
         out, p = out or _new_folder(root), resolve("params.yaml", "", overrides)
+        own = _own_images(data, recipe, "", overrides)
+        if own and [*p.crossval.experiments] == ["default"]:
+            known = (out / "recipe.yaml").exists() or (out / "crossval").exists()
+            overrides = _recipe_of_folds(out, overrides, p, known)
+            p = resolve("params.yaml", "", overrides)
         recipes = [resolve("params.yaml", e, overrides) for e in p.crossval.experiments]
         student = (
             resolve("params.yaml", p.crossval.student, overrides) if p.crossval.student else None

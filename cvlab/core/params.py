@@ -468,6 +468,10 @@ class Interpret(Section):
 class Leakage(Section):
     "Settings of the leakage report."
 
+    extent: Literal["full", "quick", "off"] = Field(
+        description="full: near-duplicates by hash, shapes and features; quick: by hash only; off: "
+        "`cvlab train` makes no report"
+    )
     split: Literal["lab", "published"] = Field(
         description="lab: the split of the prepare stage; published: the subsets that came "
         "with the data"

@@ -124,6 +124,7 @@ ELSEWHERE = {
     ),
     "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
     "leakage.action": "likewise",
+    "leakage.extent": "nbs/evaluation/06_leakage, nbs/cli/00_api and below",
 }
 BASE = [o for o in SMOKE if not o.startswith("seeds")]
 
