@@ -322,6 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cvlab.core.repro.repo_root': ('core/repro.html#repo_root', 'cvlab/core/repro.py'),
                                   'cvlab.core.repro.seed_everything': ('core/repro.html#seed_everything', 'cvlab/core/repro.py'),
                                   'cvlab.core.repro.settings': ('core/repro.html#settings', 'cvlab/core/repro.py'),
+                                  'cvlab.core.repro.settings_section': ('core/repro.html#settings_section', 'cvlab/core/repro.py'),
                                   'cvlab.core.repro.use_threads': ('core/repro.html#use_threads', 'cvlab/core/repro.py'),
                                   'cvlab.core.repro.write_if_changed': ('core/repro.html#write_if_changed', 'cvlab/core/repro.py')},
             'cvlab.core.style': { 'cvlab.core.style._has_photo': ('core/style.html#_has_photo', 'cvlab/core/style.py'),

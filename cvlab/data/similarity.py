@@ -15,7 +15,6 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import StandardScaler
 
 from ..core.progress import progress
-from .loaders import Rows
 
 # %% ../../nbs/data/08_similarity.ipynb #036d738e
 BLOCK = 64  # images in memory at a time
@@ -242,6 +241,8 @@ def oddness(
     ordinary: int = ORDINARY,  # fewer images are all compared with each other
 ) -> np.ndarray:  # (n,), 1 is ordinary, larger is odder
     "The local outlier factor of each image."
+    from cvlab.data.loaders import Rows  # imported here because it takes torch's seconds
+
     n, scaler = len(images), StandardScaler()
     drawn = np.sort(np.random.default_rng(0).permutation(n)[:ordinary])
     flat = shrink(Rows(images, drawn), 12).reshape(len(drawn), -1)
