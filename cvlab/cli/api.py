@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished', 'differs',
            'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train', 'check_crossval',
-           'crossval', 'folded', 'measure', 'advise', 'summary', 'reproduce', 'prune', 'card_checks']
+           'crossval', 'folded', 'measure', 'advise', 'summary', 'reproduce', 'track', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -726,6 +726,18 @@ def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  #
     return [f"preset={file}", *overrides], data
 
 # %% ../../nbs/cli/00_api.ipynb #2e5e9022
+def _tell_trackers(out: Path, experiment: str, seed: int) -> list[str]:  # lines
+    "Send what came after a tracked training: figures, predictions, the card."
+    from cvlab.trackers.base import tracker_settings
+
+    if not (chosen := tracker_settings().use):
+        return []
+    from cvlab.runs.paths import RunPaths
+    from cvlab.trackers.track import send_run
+
+    return send_run(RunPaths(out, experiment, seed), chosen)
+
+
 def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: checked already
     "Check, run the stages, write the card (from the top of the repository)."
     if not data:
@@ -738,6 +750,8 @@ def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: che
 
     if TASKS[p.task].card:
         write_card(out, experiment, seed)
+    for line in _tell_trackers(out, experiment, seed):
+        print(line, file=sys.stderr)
     return TrainedRun(out, experiment, seed)
 
 # %% ../../nbs/cli/00_api.ipynb #bbe38b51
@@ -1015,6 +1029,51 @@ def reproduce(
     if done.returncode:
         sys.exit(done.returncode)  # dvc has printed the reason
     return summary(started)
+
+# %% ../../nbs/cli/00_api.ipynb #60335861
+def _runs_at(run: Path) -> list["RunPaths"]:
+    "The trainings of a root, or of a folder in it."
+    from cvlab.runs.paths import run_of, runs_in
+
+    found = runs_in(run) or [
+        r for f in sorted(run.rglob("results.csv")) if (r := run_of(f, "train"))
+    ]
+    if not found:
+        raise LabError(
+            f"{run}: no training here; name the --out of `cvlab train`, or a folder such as runs/train/default"
+        )
+    return list(dict.fromkeys(found))
+
+
+def track(
+    run: str | Path,  # the root of a run, or a folder of trainings; "sync": send what waits
+    to: list[str] | tuple = (),  # trackers; default: those of settings.ini
+    check: bool = False,  # read back and compare
+) -> list[str]:  # lines
+    "Send finished runs to trackers."
+    from cvlab.trackers.courier import sync, tracker_class
+
+    if str(run) == "sync":
+        to_root()
+        return sync() or ["nothing is waiting"]
+    from cvlab.trackers.agreement import check_line, read_back
+    from cvlab.trackers.base import tracker_settings
+    from cvlab.trackers.track import run_journal, send_run
+
+    run, out = Path(run).resolve(), []
+    to_root()
+    names = to or tracker_settings().use
+    if not names:
+        raise LabError("no tracker: name one with --to, or in settings.ini under [trackers]")
+    for name in names:
+        tracker_class(name)
+    addresses = tracker_settings().addresses
+    for r in _runs_at(run):
+        out += [f"{r.name}  {line}" for line in send_run(r, tuple(names))]
+        for name in names if check else ():
+            counts = read_back(run_journal(r, tuple(names)), name, addresses[name])
+            out.append(f"{r.name}  {check_line(name, counts)}")
+    return out
 
 # %% ../../nbs/cli/00_api.ipynb #78c5e377
 def prune() -> list[str]:  # one line per removed folder or stage

@@ -6,7 +6,7 @@
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
            'runs_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params', 'schema', 'clean',
            'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train',
-           'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune']
+           'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune', 'track']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -641,3 +641,22 @@ def runs_prune():
     "Remove runs whose experiment or seed is no longer in params.yaml, also from dvc.lock."
     to_root()
     print("\n".join(api.prune()) or "nothing to remove")
+
+# %% ../../nbs/cli/01_main.ipynb #7f4fd6d8
+@app.command()
+def track(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="The --out of `cvlab train` or a folder such as runs/train/default; or sync: send what waited."
+        ),
+    ],
+    to: Annotated[
+        list[str] | None,
+        typer.Option(help="mlflow, wandb, tensorboard, dvclive or comet; may be repeated."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read back and compare.")] = False,
+):
+    "Send finished runs to trackers such as MLflow or Weights & Biases."
+    for line in api.track(run, to or (), check):
+        print(line)
