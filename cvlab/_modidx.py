@@ -118,6 +118,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'cvlab.cli.api._at_root': ('cli/api.html#_at_root', 'cvlab/cli/api.py'),
                                'cvlab.cli.api._check_batches': ('cli/api.html#_check_batches', 'cvlab/cli/api.py'),
                                'cvlab.cli.api._check_before': ('cli/api.html#_check_before', 'cvlab/cli/api.py'),
+                               'cvlab.cli.api._check_folds': ('cli/api.html#_check_folds', 'cvlab/cli/api.py'),
                                'cvlab.cli.api._check_interrupted': ('cli/api.html#_check_interrupted', 'cvlab/cli/api.py'),
                                'cvlab.cli.api._check_out': ('cli/api.html#_check_out', 'cvlab/cli/api.py'),
                                'cvlab.cli.api._compared': ('cli/api.html#_compared', 'cvlab/cli/api.py'),

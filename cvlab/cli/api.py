@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -699,14 +700,20 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
     )
 
 
-def _with_preset(text: str, overrides: list[str]):  # -> Params
+def _with_preset(text: str, overrides: list[str], experiment: str = ""):  # -> Params
     "The parameters with a preset that is not in a file yet."
     with TemporaryDirectory(prefix="cvlab-") as tmp:
         (Path(tmp) / "recipe.yaml").write_text(text, encoding="utf-8")
-        return resolve("params.yaml", "", [f"preset={tmp}/recipe.yaml", *overrides])
+        return resolve("params.yaml", experiment, [f"preset={tmp}/recipe.yaml", *overrides])
 
 
-def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  # -> overrides, data
+def _with_recipe(
+    out: Path,
+    overrides: list[str],
+    budget: str,
+    resume: bool,
+    check=None,  # called with a function experiment -> Params before anything is written; None: as a training
+):  # -> overrides, data
     "Write the recipe of a training to `out`, unless it is resumed, and put it below the overrides."
     file, data = out / "recipe.yaml", None
     if not resume:
@@ -714,7 +721,8 @@ def _with_recipe(out: Path, overrides: list[str], budget: str, resume: bool):  #
 
         data = _opened(resolve("params.yaml", "", overrides))
         recipe = _make_recipe(overrides, budget, data)
-        _check_before(_with_preset(recipe.preset, overrides), data=data)
+        read = partial(_with_preset, recipe.preset, overrides)
+        check(read) if check else _check_before(read(), data=data)
         write_text(file, recipe.preset)
         print(
             f"Recipe, written to {os.path.relpath(file)} (`--recipe params` uses params.yaml instead):",
@@ -860,7 +868,16 @@ def _recipe_of_folds(out: Path, overrides: list[str], p, known: bool) -> list[st
     from cvlab.studies.auto import budget_seconds
 
     each = budget_seconds(BUDGET) / (p.crossval.folds * p.crossval.repeats)
-    return _with_recipe(out, overrides, f"{each:.0f}s", known)[0]
+    return _with_recipe(out, overrides, f"{each:.0f}s", known, _check_folds)[0]
+
+
+def _check_folds(read):  # function experiment -> Params
+    "Raise a `LabError` for anything that would fail in a cross-validation."
+    p = read("")
+    recipes = [read(e) for e in p.crossval.experiments]
+    student = read(p.crossval.student) if p.crossval.student else None
+    split = _check_before(*recipes, *[student] * bool(student))
+    check_crossval(split, *recipes, student=student)
 
 
 def crossval(
@@ -875,22 +892,18 @@ def crossval(
     out, overrides = Path(out).resolve() if out else None, asked(data, overrides, preset)
     with _at_root() as root:
         out, p = out or _new_folder(root), resolve("params.yaml", "", overrides)
-        own = _own_images(data, recipe, "", overrides)
-        if own and [*p.crossval.experiments] == ["default"]:
-            known = (out / "recipe.yaml").exists() or (out / "crossval").exists()
-            overrides = _recipe_of_folds(out, overrides, p, known)
-            p = resolve("params.yaml", "", overrides)
-        recipes = [resolve("params.yaml", e, overrides) for e in p.crossval.experiments]
-        student = (
-            resolve("params.yaml", p.crossval.student, overrides) if p.crossval.student else None
-        )
         from cvlab.runs.paths import RunPaths
         from cvlab.runs.stages import check_task
 
         check_task("crossval", p)
         _check_out(out)
-        split = _check_before(*recipes, *[student] * bool(student))
-        check_crossval(split, *recipes, student=student)
+        own = _own_images(data, recipe, "", overrides)
+        if own and [*p.crossval.experiments] == ["default"]:
+            begun = RunPaths(out).stage("prepare") / "params.yaml"
+            known = (out / "recipe.yaml").exists() or begun.exists()
+            overrides = _recipe_of_folds(out, overrides, p, known)
+            p = resolve("params.yaml", "", overrides)
+        _check_folds(lambda e: resolve("params.yaml", e, overrides))
         _run_stages(
             {s: RunPaths(out).stage(s) for s in _crossval_left(out, seed, p)}, "", seed, overrides
         )
