@@ -9,9 +9,11 @@ DATA ?= data
 OUT ?= runs/local/own
 PRESET ?= imbalance
 PORT ?= 8000
+UI := .cvlab/mlflow-ui
+UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data check quick train evaluate compare full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-ui compare-trackers full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -41,6 +43,8 @@ completion: install ## params.yaml completes and is checked in JupyterLab's edit
 data: install ## generate the built-in data set
 	@cvlab data use meadow
 
+download: data
+
 check: install ## list unusable images in DATA (default: the images of `make data`)
 	@cvlab data check $(DATA)
 
@@ -50,11 +54,38 @@ quick: install ## a first look: a quarter of the epochs on DATA, into OUT-quick
 train: install ## train on DATA into OUT; EPOCHS=100, and anything else of params.yaml in ARGS="model.name=resnet18"
 	@cvlab train --data $(DATA) --out $(OUT) $(addprefix train.epochs=,$(EPOCHS)) $(ARGS)
 
+train-custom: train
+
 evaluate: install ## evaluate the model in OUT on the test set
 	@cvlab evaluate --run $(OUT) --subset test $(ARGS)
 
 compare: install ## cross-validate the experiments of PRESET on the same folds of DATA, into OUT-folds
 	@cvlab crossval --data $(DATA) --out $(OUT)-folds preset=$(PRESET) $(ARGS)
+
+mlflow-quick: quick-mlflow ## a first tracked run: as `make quick`, told to MLflow
+
+wandb-quick: quick-wandb ## the same, told to Weights & Biases; needs no account
+
+quick-%: install
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$*.txt
+	@cvlab train --data $(DATA) --out $(OUT)-$*-quick --fast --track $* $(ARGS)
+
+mlflow-ui: $(UI)/.installed ## MLflow's pages at http://127.0.0.1:5000 for the runs in .cvlab/mlflow.db; in an environment of its own (850 MB)
+	@! { : > /dev/tcp/127.0.0.1/$(UI_PORT); } 2> /dev/null || \
+	  { echo "cvlab: port $(UI_PORT) is taken; name another one with make mlflow-ui UI_PORT=5001" >&2; exit 1; }
+	@MLFLOW_DISABLE_TELEMETRY=true $(UI)/bin/mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
+	  --backend-store-uri sqlite:///.cvlab/mlflow.db --default-artifact-root .cvlab/mlflow-files
+
+$(UI)/.installed: requirements/mlflow-ui.txt # the full mlflow wants another pyarrow than the lab
+	@$(PYTHON) -m venv $(UI)
+	@$(UI)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/mlflow-ui.txt
+	@touch $@
+
+compare-trackers: install ## the same run told to every tracker and read back, hard cases, kills, costs; into runs/trackers
+	@for t in mlflow wandb tensorboard dvclive comet; do \
+	  pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$$t.txt || exit 1; done
+	@papermill --engine cvlab nbs/pipeline/trackers.ipynb runs/trackers/trackers.ipynb -p out runs/trackers -p names all \
+	  -p many 100000 -p killed_after 200 -p rounds 5 -p epochs 5
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full
@@ -96,10 +127,12 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
 	for extra in dev:uv parquet:pyarrow heic:pillow-heif albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
+    'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements/$${extra%:*}.txt || exit 1; \
 	done
+	echo mlflow | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/mlflow-ui.txt
 
 .DEFAULT: # a name that is no target
 	@[ -z '$(filter-out %.txt %.toml,$@)' ] || echo "cvlab: make $@: no such target; \`make help\` lists them" >&2; exit 2

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished', 'differs',
            'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train', 'check_crossval',
-           'crossval', 'folded', 'measure', 'advise', 'summary', 'reproduce', 'track', 'prune', 'card_checks']
+           'crossval', 'folded', 'measure', 'advise', 'summary', 'reproduce', 'track', 'need_tracker', 'register',
+           'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -734,6 +735,33 @@ def _with_recipe(
     return [f"preset={file}", *overrides], data
 
 # %% ../../nbs/cli/00_api.ipynb #2e5e9022
+@contextmanager
+def _tracked(names: list[str] | tuple):
+    "Use these trackers in stages; `LabError` for one that is missing. One of settings.ini that is missing is only named."
+    from cvlab.trackers.base import tracker_settings
+
+    if not (names or tracker_settings().use):
+        yield
+        return
+    from cvlab.trackers.courier import TRACKERS, tracker_class
+
+    for name in names or tracker_settings().use:
+        try:
+            tracker_class(name)
+        except LabError as e:
+            if names or name not in TRACKERS:
+                raise
+            print(f"{e}; the run is kept for it", file=sys.stderr)
+    before = os.environ.get("CVLAB_TRACKERS")
+    os.environ["CVLAB_TRACKERS"] = " ".join(names) or before or ""
+    try:
+        yield
+    finally:
+        os.environ.pop("CVLAB_TRACKERS")
+        if before is not None:
+            os.environ["CVLAB_TRACKERS"] = before
+
+
 def _tell_trackers(out: Path, experiment: str, seed: int) -> list[str]:  # lines
     "Send what came after a tracked training: figures, predictions, the card."
     from cvlab.trackers.base import tracker_settings
@@ -780,6 +808,7 @@ def train(
     budget: str | None = None,  # time for the training, such as 1h, or best (no limit); None: 10m
     fast: bool = False,  # quick first run: a quarter of the epochs
     resume: bool = False,  # continue the interrupted training in `out`
+    track: list[str] | tuple = (),  # trackers, such as ["mlflow"]; default: those of settings.ini
     overrides: list[str] | tuple = (),  # any other parameter, such as ["augment.mixup=0.2"]
 ) -> TrainedRun:  # the run: metrics, history, plot, predict, compare
     "Train a model on a folder of images; None keeps the value of the recipe."
@@ -818,7 +847,8 @@ def train(
         if fast:
             overrides = [*overrides, f"train.epochs={max(1, p.train.epochs // 4)}"]
             p = resolve("params.yaml", experiment, overrides)
-        return _train(out, experiment, seed, p, resume, overrides, images)
+        with _tracked(track):
+            return _train(out, experiment, seed, p, resume, overrides, images)
 
 # %% ../../nbs/cli/00_api.ipynb #7a504119
 def check_crossval(split, p, *others, student=None):
@@ -1087,6 +1117,32 @@ def track(
             counts = read_back(run_journal(r, tuple(names)), name, addresses[name])
             out.append(f"{r.name}  {check_line(name, counts)}")
     return out
+
+# %% ../../nbs/cli/00_api.ipynb #76d76287
+def need_tracker(name: str):
+    "Raise a `LabError` if a tracker is not installed."
+    from cvlab.trackers.courier import tracker_class
+
+    tracker_class(name)
+
+
+def register(
+    run: str | Path,  # the root of a run
+    name: str,
+    force: bool = False,  # also without evidence
+) -> str:  # one line
+    "Register the model of a run in MLflow's registry."
+    need_tracker("mlflow")
+    from cvlab.trackers.registry import register
+
+    found = _runs_at(Path(run).resolve())
+    if len(found) > 1:
+        raise LabError(
+            f"{run}: {len(found)} trainings; name the folder of one, such as {found[0].stage('train')}"
+        )
+    to_root()
+    version = register(found[0], name, force)
+    return f"{name} {version}: registered from {found[0].name}"
 
 # %% ../../nbs/cli/00_api.ipynb #78c5e377
 def prune() -> list[str]:  # one line per removed folder or stage

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
-           'runs_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params', 'schema', 'clean',
-           'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train',
-           'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export', 'runs_prune', 'track']
+           'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
+           'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
+           'docs', 'train', 'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export',
+           'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -463,6 +464,10 @@ def train(
     resume: Annotated[
         bool, typer.Option(help="Continue the interrupted training in --out.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="mlflow, wandb, tensorboard, dvclive or comet; default: settings.ini."),
+    ] = None,
     reading: list[str] = (),
 ):
     "Train a model on a folder of images."
@@ -475,6 +480,7 @@ def train(
         budget=budget,
         fast=fast,
         resume=resume,
+        track=track or (),
         overrides=[*(overrides or []), *reading],
     )
     to_root()
@@ -660,3 +666,48 @@ def track(
     "Send finished runs to trackers such as MLflow or Weights & Biases."
     for line in api.track(run, to or (), check):
         print(line)
+
+# %% ../../nbs/cli/01_main.ipynb #5df7fb9e
+registry_app = typer.Typer(
+    help="Versions of models with their evidence.", rich_markup_mode=None, no_args_is_help=True
+)
+app.add_typer(registry_app, name="registry")
+
+
+@registry_app.command("add")
+def registry_add(
+    run: Annotated[Path, typer.Argument(help="The --out folder of `cvlab train`.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also without evidence, which is noted.")
+    ] = False,
+):
+    "Register the model of a run with its metrics, interval, split and leakage verdict."
+    print(api.register(run, name, force))
+
+
+@registry_app.command("promote")
+def registry_promote(
+    name: str,
+    version: int,
+    to: Annotated[str, typer.Option(help="An alias, such as production.")],
+    reason: Annotated[str, typer.Option(help="Why; it stays with the version.")],
+):
+    "Let an alias such as production point to a version."
+    api.need_tracker("mlflow")
+    from cvlab.trackers.registry import promote
+
+    to_root()
+    promote(name, version, to, reason)
+    print(f"{name} {version} is {to}; it is fetched as models:/{name}@{to}")
+
+
+@registry_app.command("list")
+def registry_list():
+    "List all versions, the newest first."
+    api.need_tracker("mlflow")
+    from cvlab.trackers.registry import registered
+
+    to_root()
+    t = registered()
+    print(t.to_string(index=False) if len(t) else "no model is registered")

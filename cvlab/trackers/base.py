@@ -48,6 +48,7 @@ def tracker_settings(
     top = Path(root or repo_root()).resolve()
     got = settings_section("trackers", top)
     use, batches = got.pop("use", "").split(), got.pop("batches", "no")
+    use = os.environ.get("CVLAB_TRACKERS", "").split() or use  # of --track
     if batches not in ("yes", "no"):
         raise LabError(f"{top}/settings.ini: [trackers] batches is yes or no, not {batches!r}")
     if unknown := [u for u in use if u not in got]:

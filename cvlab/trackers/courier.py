@@ -159,6 +159,7 @@ def start_couriers(journal: Journal, names: list[str] | None = None) -> list[sub
     code = "import sys; from cvlab.trackers.courier import courier; courier(*sys.argv[1:])"
     started = []
     for name in unsent(journal) if names is None else names:
+        Sent(journal, name).note(error="")  # of an earlier attempt
         out = journal.folder / name / "courier.log"
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(out, "ab") as log:
@@ -185,12 +186,20 @@ def wait_for(journal: Journal, seconds: float = 30):
         time.sleep(0.1)
 
 
+def _shown(address: str) -> str:
+    "An address with a path relative to the current folder."
+    scheme, path = (
+        ("sqlite:///", address[10:]) if address.startswith("sqlite:///") else ("", address)
+    )
+    return scheme + os.path.relpath(path) if os.path.isabs(path) else address
+
+
 def report(journal: Journal, addresses: dict[str, str]) -> list[str]:
     "One line per tracker."
     out, waiting = [], unsent(journal)
     rows, files = len(journal.of("row")), len(journal.of("file"))
     for name in journal.wanted:
-        where = os.path.relpath(a) if os.path.isabs(a := addresses.get(name, "")) else a
+        where = _shown(addresses.get(name, ""))
         if name not in waiting:
             out.append(f"{name}: {rows} rows and {files} files in {where}")
         elif error := Sent(journal, name).error:

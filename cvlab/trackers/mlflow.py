@@ -6,9 +6,11 @@
 __all__ = ['EXPERIMENT', 'mlflow_client', 'find_run', 'MLflowTracker']
 
 # %% ../../nbs/trackers/01_mlflow.ipynb #cb4a6d58
+import fcntl
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.io import LabError, file_hash
@@ -24,6 +26,7 @@ def mlflow_client(address: str):  # -> MlflowClient
     "A client for a database or server; creates the database."
     os.environ.update(
         MLFLOW_DISABLE_TELEMETRY="true",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
         MLFLOW_HTTP_REQUEST_TIMEOUT="10",
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
     )
@@ -33,13 +36,32 @@ def mlflow_client(address: str):  # -> MlflowClient
     logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    if address.startswith("sqlite:///"):
-        Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(address)
+    with _alone(address):
+        client = MlflowClient(address)
+        client.search_experiments(max_results=1)  # creates the tables of a new database
+    return client
+
+
+@contextmanager
+def _alone(address: str):
+    "Let other processes wait that would create the same database or experiment at the same time."
+    if not address.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(address.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with open(database.with_suffix(".lock"), "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def _experiment(client, address: str) -> str:
     "The id of the lab's experiment, which is created if needed."
+    with _alone(address):
+        return _found_or_created(client, address)
+
+
+def _found_or_created(client, address: str) -> str:
     if found := client.get_experiment_by_name(EXPERIMENT):
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
@@ -48,7 +70,8 @@ def _experiment(client, address: str) -> str:
     if address.startswith("sqlite:///"):
         database = Path(address.removeprefix("sqlite:///"))
         files = (database.parent / f"{database.stem}-files").as_uri()
-    return client.create_experiment(EXPERIMENT, artifact_location=files)
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # opens the pages for trainings
+    return client.create_experiment(EXPERIMENT, artifact_location=files, tags=kind)
 
 
 def find_run(client, run: str):  # -> mlflow's Run, or None
