@@ -85,7 +85,7 @@ compare-trackers: install ## the same run told to every tracker and read back, h
 	@for t in mlflow wandb tensorboard dvclive comet; do \
 	  pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$$t.txt || exit 1; done
 	@papermill --engine cvlab nbs/pipeline/trackers.ipynb runs/trackers/trackers.ipynb -p out runs/trackers -p names all \
-	  -p many 100000 -p killed_after 200 -p rounds 5 -p epochs 5
+	  -p many 100000 -p killed_after 200 -p rounds 5 -p epochs 4
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full

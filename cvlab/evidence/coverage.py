@@ -59,7 +59,7 @@ RULES = [(pattern, mode) for mode, patterns in {
 
 # %% ../../nbs/evidence/03_coverage.ipynb #145a51c8
 _MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json
-    bench/* bench/*/* architectures/*"""
+    bench/* bench/*/* architectures/* trackers/* measured/batch_norm/*"""
 RULES = [(p, "witness") for p in _MACHINE.split()] + RULES
 _TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv
     histogram.csv probe.csv probe_without.csv pairs.csv probes.csv accuracy.csv

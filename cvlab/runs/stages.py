@@ -97,7 +97,7 @@ STAGES = {s.name: s for s in [
            "nbs/pages/reasons.yaml", "nbs/pages/quoted.yaml", "runs/prepare", "runs/baseline", "runs/leakage",
            "runs/lr_find", "runs/train", "runs/evaluate", "runs/crossval", "runs/interpret",
            "runs/compare", "runs/measured", "runs/ledger.csv", "runs/bench/first_steps.json", "runs/bench/rows.json",
-           "runs/bench/table.csv", "runs/bench/without_bf16/rows.json"),
+           "runs/bench/table.csv", "runs/bench/without_bf16/rows.json", "runs/trackers"),
           pages=("README.md", "TRAINING_RESULTS.md", "results", "runs/cards"), only="classification",
           recomputed="run again, every output", rest="", again=True),
 ]}

@@ -82,7 +82,8 @@ def tool_costs(
         runs, sizes = [], [0]
         for run in ("first", "second"):
             words = [sys.executable, "-c", _COST, name, address, run, str(alone), str(many)]
-            env = os.environ | {"PYTHONPATH": str(repo_root()), "PYTHONWARNINGS": "ignore"}
+            env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+            env |= {"PYTHONPATH": str(repo_root()), "PYTHONWARNINGS": "ignore"}
             done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp)
             found = [line[4:] for line in done.stdout.splitlines() if line.startswith("COST")]
             if not found:
