@@ -23,6 +23,7 @@ from scipy import stats
 from ..core.io import LabError
 from ..core.repro import repo_root
 from .base import begin
+from .courier import PATIENCE, WAITING
 from .track import Track
 
 # %% ../../nbs/trackers/09_costs.ipynb #8b78904d
@@ -182,13 +183,14 @@ def overhead(
 def _courier(folder: Path, tracker: str, address: str) -> subprocess.Popen:
     "A courier with an address of its own."
     code = (
-        "import os, sys; os.nice(19); from cvlab.trackers.base import Journal; "
-        "from cvlab.trackers.courier import follow, tracker_class; "
-        "follow(Journal(sys.argv[1]), tracker_class(sys.argv[2]), sys.argv[3])"
+        WAITING + "import os; os.nice(19)\nfrom cvlab.trackers.base import Journal\n"
+        "from cvlab.trackers.courier import follow, tracker_class\n"
+        "follow(Journal(folder), tracker_class(name), sys.argv[4])"
     )
     env = os.environ | {"PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
-    return subprocess.Popen([sys.executable, "-c", code, str(folder), tracker, address], **quiet)
+    words = [str(folder), tracker, str(PATIENCE), address]
+    return subprocess.Popen([sys.executable, "-c", code, *words], **quiet)
 
 
 def overhead_percent(

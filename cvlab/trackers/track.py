@@ -21,7 +21,7 @@ from ..data.samples import split_hash
 from ..runs.paths import RunPaths
 from ..runs.run import placeless, without_places
 from .base import Journal, begin, journal_folder, tracker_settings, unsent
-from .courier import report, start_couriers, wait_for
+from .courier import PATIENCE, report, start_couriers, wait_for
 
 # %% ../../nbs/trackers/07_track.ipynb #70c4cb83
 def as_stored(value: float) -> float:
@@ -122,7 +122,7 @@ def tracking(run, split: pd.DataFrame) -> list[Callback]:  # run: `cvlab.runs.ru
         tags = tags_of(run.experiment, run.seed, split, run.params.task)
         asked = flat(without_places(run.requested))
         journal = begin(folder, title(run.paths), asked, tags, chosen.use)
-    start_couriers(journal, list(chosen.use))
+    start_couriers(journal, list(chosen.use), PATIENCE)
     return [Track(journal, chosen.batches)]
 
 
