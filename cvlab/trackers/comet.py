@@ -66,7 +66,9 @@ class CometTracker(Tracker):
 
     def close(self, status: str):
         self.run.log_other("cvlab.status", status)
-        self.run.log_other("cvlab.names", json.dumps(self.names.changed))
+        names = json.dumps(self.names.changed)
+        for i in range(0, len(names), 300):  # long values are cut
+            self.run.log_other(f"cvlab.names.{i:08}", names[i : i + 300])
         self.run.end()
 
     @classmethod
@@ -95,7 +97,8 @@ def _logged(messages: list[dict], z: zipfile.ZipFile) -> Logged:
         elif "file_path" in p:
             name = p["additional_params"]["fileName"]
             out.files[name] = hashlib.sha256(z.read(p["file_path"])).hexdigest()
-    renamed = json.loads(out.tags.pop("names", "{}"))
+    pieces = [out.tags.pop(k) for k in sorted(out.tags) if k.startswith("names.")]
+    renamed = json.loads("".join(pieces) or "{}")
     out.rows = as_rows([(renamed.get(n, n), s, v) for n, s, v in values])
     out.status = out.tags.pop("status", "running")
     return out
