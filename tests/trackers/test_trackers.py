@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -182,3 +183,15 @@ def test_a_model_is_registered_promoted_and_listed(lab):
     assert code == 0 and "models:/shapes@production" in out, out + err
     code, out, err = cvlab(lab, "registry", "list")
     assert "production" in out and "accuracy" in out and "no leak found" in out
+
+
+def test_the_page_names_what_there_is():
+    page = (TOP / "nbs/pages/site/trackers.md").read_text()
+    makefile = (TOP / "Makefile").read_text()
+    targets = set(re.findall(r"\bmake ([a-z][a-z-]+)", page))
+    assert {"mlflow-quick", "wandb-quick", "mlflow-ui", "compare-trackers"} <= targets
+    assert all(re.search(rf"^{t}:", makefile, re.M) for t in targets)
+    locks = set(re.findall(r"requirements/([a-z-]+)\.txt", page))
+    assert locks == {*TRACKERS} and all((TOP / f"requirements/{n}.txt").exists() for n in locks)
+    for words in re.findall(r"`?cvlab (track|registry \w+) ", page):
+        assert cvlab(TOP, *words.split(), "--help")[0] == 0
