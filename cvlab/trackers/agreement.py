@@ -15,8 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from PIL import Image
-
+from ..core.boundary import open_image
 from ..core.io import file_hash
 from ..core.repro import repo_root
 from .base import Journal, Logged, Tracker, as_rows, full_name
@@ -84,7 +83,7 @@ _NONE = object()
 def _content(path: Path, pixels) -> str:
     "Hash of a file, or of the pixels of a picture."
     if pixels and path.suffix == ".png":
-        with Image.open(path, formats=["PNG"]) as im:
+        with open_image(path) as im:
             return pixels(im)
     return file_hash(path)
 

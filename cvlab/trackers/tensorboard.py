@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import safe_open
 
+from ..core.boundary import open_image, read_tensors
 from ..core.io import LabError
 from .base import Logged, Tracker, as_rows, full_name
 
@@ -60,15 +60,14 @@ class TensorBoardTracker(Tracker):
 
     def add(self, name: str, path: Path):
         if path.suffix == ".png":
-            with Image.open(path, formats=["PNG"]) as im:
+            with open_image(path) as im:
                 self.out.add_image(name, np.asarray(im.convert("RGB")), dataformats="HWC")
         elif path.name == "predictions.csv":
             self._predictions(name, path)
         elif path.suffix == ".safetensors":
-            with safe_open(path, "pt") as f:
-                for k in f.keys():
-                    if (t := f.get_tensor(k)).is_floating_point() and t.numel() > 1:
-                        self.out.add_histogram(f"{name}/{k}", t.float().numpy())
+            for k, t in read_tensors(path).items():
+                if t.is_floating_point() and t.numel() > 1:
+                    self.out.add_histogram(f"{name}/{k}", t.float().numpy())
 
     def _predictions(self, name: str, path: Path):
         with open(path, newline="", encoding="utf-8") as f:

@@ -25,6 +25,7 @@ OPENERS = {
         "evaluation.leakage": "a JPEG that was made in memory",
         "bench.bench": "images that the benchmark drew",
         "bench.frameworks": "images that the benchmark drew",
+        "trackers.tensorboard": "images in the event files that it wrote",
     },
     "YAML": {
         "core.params": "files from elsewhere",

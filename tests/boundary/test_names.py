@@ -183,7 +183,9 @@ def html_pages(run):
     ]
     head = nbformat.v4.new_markdown_cell("# Talk", metadata=dict(tags=["slide"]))
     head.metadata["slideshow"] = dict(slide_type="slide")
-    deck.cells = [head, nbformat.v4.new_code_cell("", outputs=shown)]
+    names = nbformat.v4.new_code_cell("", outputs=shown)
+    names.metadata["slideshow"] = dict(slide_type="slide")
+    deck.cells = [head, names]
     nbformat.write(deck, run.parent / "deck.ipynb")
     try:
         page = slides(run.parent / "deck.ipynb", run.parent / "deck.html")

@@ -140,6 +140,7 @@ def test_every_import_belongs_to_an_installation():
     }
     small, lab = names_in("predict.txt"), names_in("lab.txt")
     others = {"albumentations", "pyarrow", "lightning", "pillow_heif"}
+    others |= {"mlflow", "wandb", "tensorboard", "dvclive", "comet_ml"}  # trackers
     unclear = {
         m
         for m in imported - set(sys.stdlib_module_names) - {"cvlab"} - others - LAB
