@@ -184,7 +184,7 @@ def html_pages(run):
     head = nbformat.v4.new_markdown_cell("# Talk", metadata=dict(tags=["slide"]))
     head.metadata["slideshow"] = dict(slide_type="slide")
     names = nbformat.v4.new_code_cell("", outputs=shown)
-    names.metadata["slideshow"] = dict(slide_type="slide")
+    names.metadata["tags"] = ["more"]  # on the same slide
     deck.cells = [head, names]
     nbformat.write(deck, run.parent / "deck.ipynb")
     try:
