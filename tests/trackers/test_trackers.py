@@ -20,7 +20,10 @@ from cvlab.trackers.courier import TRACKERS
 PACKAGES = {n: "comet_ml" if n == "comet" else n for n in TRACKERS}
 HERE = [n for n, p in PACKAGES.items() if installed(p)]
 QUICK = "--recipe params data.size=32 train.batch_size=8 evaluate.samples=8 leakage.planted=8 train.threads=1".split()
-each = pytest.mark.parametrize("name", HERE)
+# half a minute each: one by day, all every night
+each = pytest.mark.parametrize(
+    "name", [n if n == "mlflow" else pytest.param(n, marks=pytest.mark.slow) for n in HERE]
+)
 
 
 @pytest.fixture
