@@ -2560,6 +2560,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'cvlab.trackers.courier.Transfer.send': ( 'trackers/courier.html#transfer.send',
                                                                                   'cvlab/trackers/courier.py'),
                                         'cvlab.trackers.courier._shown': ('trackers/courier.html#_shown', 'cvlab/trackers/courier.py'),
+                                        'cvlab.trackers.courier._turn': ('trackers/courier.html#_turn', 'cvlab/trackers/courier.py'),
                                         'cvlab.trackers.courier.courier': ('trackers/courier.html#courier', 'cvlab/trackers/courier.py'),
                                         'cvlab.trackers.courier.explained': ( 'trackers/courier.html#explained',
                                                                               'cvlab/trackers/courier.py'),

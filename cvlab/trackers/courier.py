@@ -138,15 +138,25 @@ def follow(journal: Journal, tracker: type[Tracker], address: str, pause: float 
         time.sleep(wait)
 
 
-def courier(folder: str | Path, name: str):
-    "The work of a courier's process; a second one for the same tracker ends at once."
+def _turn(folder: Path, seconds: float) -> Lock | None:
+    "The lock of a folder, as soon as the process that holds it has ended; None: it did not."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return Lock(folder)
+        except LabError:
+            time.sleep(0.2)
+    return None
+
+
+def courier(folder: str | Path, name: str, seconds: float = 600):
+    "The work of a courier's process; a second one for the same tracker sends what the first one left."
     journal = Journal(folder)
-    try:
-        lock = Lock(journal.folder / name)
-    except LabError:
+    if not (lock := _turn(journal.folder / name, seconds)):
         return
     try:
         os.nice(19)
+        Sent(journal, name).note(error="")  # of an earlier attempt
         follow(journal, tracker_class(name), tracker_settings().addresses[name])
     except LabError as e:  # not installed
         Sent(journal, name).note(error=str(e))
@@ -173,7 +183,6 @@ def start_couriers(
     "Start a process for each tracker."
     started = []
     for name in unsent(journal) if names is None else names:
-        Sent(journal, name).note(error="")  # of an earlier attempt
         out = journal.folder / name / "courier.log"
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(out, "ab") as log:
@@ -191,12 +200,10 @@ def start_couriers(
     return started
 
 # %% ../../nbs/trackers/06_courier.ipynb #fa4d3cb0
-def wait_for(journal: Journal, seconds: float = 30):
-    "Wait until the trackers have been told, or have failed, or the time is over."
+def wait_for(couriers: list[subprocess.Popen], seconds: float = 120):
+    "Wait until couriers have ended, or the time is over."
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not [t for t in unsent(journal) if not Sent(journal, t).error]:
-            return
+    while time.monotonic() < end and any(p.poll() is None for p in couriers):
         time.sleep(0.1)
 
 
@@ -229,8 +236,7 @@ def sync(folder: Path | None = None, seconds: float = 120) -> list[str]:  # line
     for path in sorted(where.glob("*/events.jsonl")):
         journal = Journal(path.parent)
         if journal.status != "running" and unsent(journal):
-            for p in start_couriers(journal):
-                p.wait(seconds)
+            wait_for(start_couriers(journal), seconds)
             name = journal.of("start")[0]["name"]
             out += [f"{name}  {line}" for line in report(journal, tracker_settings().addresses)]
     return out

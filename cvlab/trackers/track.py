@@ -250,6 +250,5 @@ def send_run(
     "Tell trackers about a finished run."
     journal = run_journal(paths, trackers)
     if unsent(journal):
-        start_couriers(journal)
-        wait_for(journal, seconds)
+        wait_for(start_couriers(journal), seconds)
     return report(journal, tracker_settings().addresses)
