@@ -8,12 +8,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 DATA ?= data
 OUT ?= runs/local/own
 PRESET ?= imbalance
+NAME ?= own
 PORT ?= 8000
 UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-ui compare-trackers full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-ui compare-trackers compare-recipes full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -86,6 +87,10 @@ compare-trackers: install ## the same run told to every tracker and read back, h
 	  pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$$t.txt || exit 1; done
 	@papermill --engine cvlab nbs/pipeline/trackers.ipynb runs/trackers/trackers.ipynb -p out runs/trackers -p names all \
 	  -p many 100000 -p killed_after 200 -p rounds 5 -p epochs 4
+
+compare-recipes: install ## the recipe chosen for DATA beside a linear probe and fastai's fine_tune, into runs/measured/recipes/NAME
+	@papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
+	  -p data '$(abspath $(DATA))' -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2]}'
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full
