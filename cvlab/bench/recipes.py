@@ -158,9 +158,10 @@ def measure_recipes(
     epochs: int = 5,  # of `fine_tune`
     words: list[str] = (),  # further words of `cvlab train`
 ) -> pd.DataFrame:  # recipe, seed, seconds, processor_seconds
-    "Train on a set of images with the lab's recipe and with `fine_tune`; write the predictions of both and of the probe."
-    out, rows = Path(out), []
-    for seed in seeds:
+    "Train with the lab's recipe and with `fine_tune`, each seed once; write the predictions of both and of the probe."
+    out = Path(out)
+    rows = pd.read_csv(out / "times.csv").to_dict("records") if (out / "times.csv").exists() else []
+    for seed in (s for s in seeds if s not in [r["seed"] for r in rows]):
         with tempfile.TemporaryDirectory(prefix="cvlab-") as tmp:
             took = _both(Path(images).resolve(), Path(tmp), seed, epochs, list(words))
             _keep(Path(tmp), out, seed)

@@ -190,12 +190,16 @@ def write_tensors(
 class Lock:
     "An exclusive lock on a folder, held until `release` or until the process exits."
 
-    def __init__(self, folder: str | Path):  # created when missing
+    def __init__(
+        self,
+        folder: str | Path,  # created when missing
+        wait: bool = False,  # until the process that holds it has released it
+    ):
         self.path = Path(folder) / ".lock"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             self.file.seek(0)
             pid = self.file.read().strip() or "unknown"

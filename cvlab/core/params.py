@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_VALUES', 'Fraction', 'BelowOne', 'Positive', 'NotNegative', 'Count', 'CountOrOff', 'Seed', 'Text', 'RENAMED',
-           'SHARED', 'parse_yaml', 'read_yaml', 'line_of', 'plain', 'Section', 'Data', 'Split', 'Augment', 'Model',
-           'Loss', 'Optim', 'Schedule', 'warmup_epochs', 'Train', 'CrossVal', 'LRFind', 'Baseline', 'Evaluate',
-           'Interpret', 'Leakage', 'Params', 'merge', 'parse_override', 'known_keys', 'nearest', 'check',
-           'contradiction', 'presets', 'has_key', 'resolve', 'flat', 'params_rows', 'params_schema', 'schema_of',
-           'allowed', 'choices', 'params_table']
+           'SHARED', 'REPLACED', 'parse_yaml', 'read_yaml', 'line_of', 'plain', 'Section', 'Data', 'Split', 'Augment',
+           'Model', 'Loss', 'Optim', 'Schedule', 'warmup_epochs', 'Train', 'CrossVal', 'Dimension', 'Tune', 'LRFind',
+           'Baseline', 'Evaluate', 'Interpret', 'Leakage', 'Params', 'merge', 'parse_override', 'known_keys', 'nearest',
+           'check', 'contradiction', 'presets', 'has_key', 'without', 'may_vary', 'resolve', 'flat', 'as_cell',
+           'params_rows', 'params_schema', 'schema_of', 'allowed', 'choices', 'params_table']
 
 # %% ../../nbs/core/01_params.ipynb #012ea6f8
 import difflib
@@ -27,6 +27,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -415,6 +416,88 @@ class CrossVal(Section):
             raise ValueError("should be 2 or more (one split is what `cvlab train` does)")
         return folds
 
+# %% ../../nbs/core/01_params.ipynb #042c095d
+class Dimension(Section):
+    "The values that a parameter may take in a study."
+
+    low: int | float | None = Field(None, description="smallest number")
+    high: int | float | None = Field(None, description="largest number")
+    log: bool = Field(False, description="draw the logarithm evenly")
+    step: int | float | None = Field(None, description="distance between numbers; null: any number")
+    choices: list[Any] | None = Field(None, description="values, instead of numbers")
+    when: dict[str, list[Any]] = Field(
+        {}, description="only if other parameters of the space have one of these values"
+    )
+
+    @model_serializer
+    def what_was_given(self):
+        return {k: v for k, v in self if v != type(self).model_fields[k].default}
+
+    @model_validator(mode="before")
+    @classmethod
+    def a_list_is_choices(cls, given):
+        return dict(choices=given) if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def a_range_or_choices(self):
+        if self.choices is not None:
+            self._check_choices()
+        elif self.low is None or self.high is None:
+            raise ValueError("should be {low: ..., high: ...} or a list of choices")
+        elif self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} has to be below high = {self.high:g}")
+        elif self.log and self.low <= 0:
+            raise ValueError(f"log: low = {self.low:g} has to be above 0")
+        elif self.step is not None and (self.step <= 0 or self.log):
+            raise ValueError("step: should be above 0, and not together with log")
+        return self
+
+    def _check_choices(self):
+        if len(self.choices) < 2:
+            raise ValueError("should list two choices or more")
+        if (self.low, self.high, self.step, self.log) != (None, None, None, False):
+            raise ValueError("should be a range or a list of choices, not both")
+        if any(a == b for i, a in enumerate(self.choices) for b in self.choices[:i]):
+            raise ValueError("should list each choice once")
+
+    @property
+    def ends(self) -> list:  # what has to be allowed for the parameter
+        return self.choices if self.choices is not None else [self.low, self.high]
+
+
+class Tune(Section):
+    "A study: many trainings, to choose parameters."
+
+    method: Literal["grid", "random", "quasi", "tpe", "gp", "cma", "population"] = Field(
+        description="how values are proposed: grid, random, quasi (evenly spread), tpe, gp (Gaussian process), "
+        "cma (CMA-ES), or population (values change during the training)"
+    )
+    pruner: Literal["none", "asha", "hyperband", "median"] = Field(
+        description="how hopeless trials are stopped early"
+    )
+    trials: Count = Field(description="trials; grid: at most")
+    seeds: Count = Field(description="trainings per trial, whose mean counts")
+    epochs: CountOrOff = Field(description="epochs of a trial; 0: train.epochs")
+    metric: Literal[
+        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae"
+    ] = Field(description="what trials are judged by, in the epoch whose weights are kept")
+    minutes: NotNegative = Field(
+        description="no trial starts that would end after these minutes; 0 is off"
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        description="processes that train at the same time; with several, the proposals depend on their timing"
+    )
+    members: Annotated[int, Field(ge=1, le=1000)] = Field(
+        description="population: trainings that compete"
+    )
+    every: Count = Field(description="population: epochs between two comparisons")
+    finals: CountOrOff = Field(
+        description="fresh seeds with which the winner and the default are trained at the end; 0 is off"
+    )
+    space: Annotated[dict[str, Dimension], Field(min_length=1)] = Field(
+        description="the parameters to choose, each with a range or a list of choices"
+    )
+
 # %% ../../nbs/core/01_params.ipynb #bba98bc1
 class LRFind(Section):
     "The learning-rate range test."
@@ -506,6 +589,7 @@ class Params(Section):
     schedule: Schedule
     train: Train
     crossval: CrossVal
+    tune: Tune
     lr_find: LRFind
     baseline: Baseline
     leakage: Leakage
@@ -731,6 +815,7 @@ SHARED = [
     ("experiments",),
     ("split",),
     ("crossval",),
+    ("tune",),
     *(("data", k) for k in "path layout depth ignore na follow_links drop_small".split()),
     ("lr_find",),
     ("baseline",),
@@ -743,6 +828,16 @@ SHARED = [
 def has_key(doc: dict, key: tuple) -> bool:
     "Whether the nested mapping contains the path `key`."
     return not key or isinstance(doc, dict) and key[0] in doc and has_key(doc[key[0]], key[1:])
+
+
+# mappings that a later layer replaces as a whole
+REPLACED = [("experiments",), ("tune", "space")]
+
+
+def without(doc: dict, key: tuple) -> dict:
+    "A copy of a nested mapping with an empty mapping at the path `key`."
+    first, *rest = key
+    return {**doc, first: without(doc[first], tuple(rest)) if rest else {}}
 
 # %% ../../nbs/core/01_params.ipynb #7f5fe030
 @dataclass(frozen=True)
@@ -794,18 +889,67 @@ def _check_crossval(params: Params, known, source: _Source):
             where = source.at("crossval")((key,))
             raise LabError(f"{where}crossval.{key}: {_no_experiment(name, known)}")
 
+# %% ../../nbs/core/01_params.ipynb #63d755f9
+_FIXED = {"data.crop_margin", "train.threads", "train.monitor", "train.save_every"}
+
+
+def may_vary(key: str) -> bool:  # a dotted key
+    "Whether the trials of a study may differ in a parameter."
+    path = tuple(key.split("."))
+    return key not in _FIXED and not any(path[: len(k)] == k for k in SHARED)
+
+
+def _check_space(params: Params, where):  # where: function of a key path below tune.space
+    "Raise a `LabError` for a parameter of `tune.space` that cannot take its values."
+    space, known = params.tune.space, known_keys()
+    for key, d in space.items():
+        at = f"{where((key,))}tune.space: "
+        if key not in known:
+            raise LabError(f"{at}{key}: no such parameter{nearest(key, known)}")
+        if not may_vary(key):
+            raise LabError(f"{at}{key}: the same for all trials, or they could not be compared")
+        for value in d.ends:
+            check(_set(params.model_dump(), key, value), lambda _, at=at: at)
+        if other := next((k for k in d.when if not space.get(k) or k == key or space[k].when), ""):
+            raise LabError(
+                f"{at}{key}: when: {other} should be another parameter of the space, without a condition"
+            )
+        if lost := [v for k, vs in d.when.items() for v in vs if v not in (space[k].choices or [])]:
+            raise LabError(f"{at}{key}: when: {_short(lost[0])} is none of the choices")
+
+
+def _set(values: dict, key: str, value) -> dict:  # a copy
+    over = value
+    for k in reversed(key.split(".")):
+        over = {k: over}
+    return merge(values, over)
+
 # %% ../../nbs/core/01_params.ipynb #d013c1bf
 def _apply_preset(
     preset: Path,  # its file
     values: dict,  # of params.yaml, plain
 ) -> tuple[dict, _Source]:  # the changed values, and where they are written
-    "Merge a preset; its experiments replace those of params.yaml."
+    "Merge a preset; its experiments and its search space replace those of params.yaml."
     source = _Source(preset, read_yaml(preset))
     if not isinstance(source.doc, dict):
         raise LabError(f"{preset}:1: write it as a mapping, such as train: {{epochs: 2}}")
-    if "experiments" in source.doc:
-        values = {**values, "experiments": {}}
+    for key in (k for k in REPLACED if has_key(source.doc, k)):
+        values = without(values, key)
     return merge(values, plain(source.doc)), source
+
+
+def _overridden(params: Params, text: str) -> Params:  # text: "section.key=value"
+    over, values = parse_override(text), params.model_dump()
+    for key in (k for k in REPLACED[1:] if has_key(over, k)):
+        values = without(values, key)
+
+    def where(key):
+        return f"override {_short(text)}: "
+
+    changed = check(merge(values, over), where)
+    if has_key(over, ("tune", "space")):
+        _check_space(changed, where)
+    return changed
 
 
 def resolve(
@@ -826,9 +970,9 @@ def resolve(
     if experiment and experiment not in each:
         raise LabError(f"{source.file}: {_no_experiment(experiment, each)}")
     params = each.get(experiment, params)
+    _check_space(params, source.at("tune", "space"))
     for text in overrides:
-        changed = merge(params.model_dump(), parse_override(text))
-        params = check(changed, lambda key, text=text: f"override {_short(text)}: ")
+        params = _overridden(params, text)
     if conflict := contradiction(params):
         raise LabError(f"{source.file}: {conflict}")
     _check_crossval(params, each, source)
@@ -853,6 +997,13 @@ def flat(
     return dict(walk(params))
 
 # %% ../../nbs/core/01_params.ipynb #a345cf4b
+def as_cell(key: str, value) -> str:
+    "A value as the cell of a table."
+    if key == "tune.space":
+        return f"{len(value)} parameters"
+    return "null" if value is None else str(value)
+
+
 def params_rows(
     params: Params,  # resolved
     base: Params | None = None,  # differences from it are marked with *
@@ -863,7 +1014,7 @@ def params_rows(
     return [
         (
             k + ("*" if k in was and was[k] != v else ""),
-            "null" if v is None else str(v),
+            as_cell(k, v),
             known_keys()[k].description or "",
         )
         for k, v in flat(params).items()
@@ -885,6 +1036,10 @@ def params_schema() -> dict:  # JSON schema
         "properties": over,
         "additionalProperties": False,
     }
+    schema["$defs"]["Tune"]["properties"]["space"]["additionalProperties"] = {
+        "anyOf": [{"$ref": "#/$defs/Dimension"}, {"type": "array", "minItems": 2}],
+        "$comment": "a range, {low: ..., high: ...}, or a list of choices",
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 # %% ../../nbs/core/01_params.ipynb #773f0578
@@ -905,6 +1060,8 @@ def schema_of(key: str) -> dict:  # "optim.lr"
 # %% ../../nbs/core/01_params.ipynb #2664e4ed
 def allowed(doc: dict) -> str:
     "What a value may be."
+    if "$comment" in doc:
+        return doc["$comment"]
     if "anyOf" in doc:
         return " or ".join(map(allowed, doc["anyOf"]))
     if "enum" in doc:

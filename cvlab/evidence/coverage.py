@@ -41,7 +41,8 @@ RULES = [(pattern, mode) for mode, patterns in {
         evaluate/*/seed-*/confusion_matrix.png evaluate/*/seed-*/reliability.png
         crossval/folds.csv crossval/scores.csv crossval/summary.csv crossval/effects.csv
         crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json
-        crossval/confusion_matrix.png""",
+        crossval/confusion_matrix.png tune/trials.csv tune/importance.csv tune/verdict.json tune/search.png
+        tune/slices.png tune/combinations.png""",
     "data": "prepare/split.csv",
     "weights": """evaluate/*/seed-*/predictions.csv evaluate/*/seed-*/predicted.png
         evaluate/*/seed-*/val_batch?_*.png evaluate/*/seed-*/worst.png
@@ -53,12 +54,13 @@ RULES = [(pattern, mode) for mode, patterns in {
         leakage/probe_without.csv leakage/shortcut_predictions.csv leakage/split.csv
         leakage/leakage.ipynb lr_find/curves.csv lr_find/lr_find.ipynb crossval/oof.csv
         crossval/test_predictions.csv crossval/experiments.yaml crossval/folds.png
-        crossval/train.log crossval/crossval.ipynb""",
+        crossval/train.log crossval/crossval.ipynb tune/tune.ipynb tune/trials/*.json
+        tune/trials/*/values.json tune/trials/*/trial.json tune/trials/*/*.csv tune/finals/*""",
 }.items() for pattern in patterns.split()]
 # fmt: on
 
 # %% ../../nbs/evidence/03_coverage.ipynb #145a51c8
-_MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json
+_MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json tune/trials/*/timing.json
     bench/* bench/*/* architectures/* trackers/* measured/batch_norm/*"""
 RULES = [(p, "witness") for p in _MACHINE.split()] + RULES
 _TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv

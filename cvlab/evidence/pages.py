@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..core.escape import as_code, as_id, as_text
 from ..core.io import LabError, read_json, write_text
-from ..core.params import line_of, nearest, plain, read_yaml, resolve
+from ..core.params import as_cell, line_of, nearest, plain, read_yaml, resolve
 from ..core.repro import repo_root
 from ..data.samples import read_split, split_hash
 from ..evaluation.metrics import check_images
@@ -219,7 +219,7 @@ def reasons_table(
     rows = [
         (
             k,
-            code(v),
+            code(as_cell(k, v) if k == "tune.space" else v),
             kind(words, e),
             words,
             _source_link(e["source"], up) if e else "",

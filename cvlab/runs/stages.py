@@ -46,17 +46,17 @@ _SPLIT = "runs/prepare/split.csv"
 
 STAGES = {s.name: s for s in [
     Stage("prepare", ("task", "data", "split"), ("split.csv",), ("data",),
-          test_set=True, commands=("train", "crossval"),
+          test_set=True, commands=("train", "crossval", "tune"),
           rest="split.csv: the images (--data)"),
     Stage("baseline", ("task", "data", "model", "baseline"),
           ("majority.csv", "mean.csv", "histogram.csv", "probe.csv", "metrics.json"), (_SPLIT,),
-          test_set=True, commands=("train", "crossval"),
+          test_set=True, commands=("train", "crossval", "tune"),
           recomputed="metrics, the majority's predictions",
           rest="histogram.csv, probe.csv: a run (--retrain)"),
     Stage("leakage", ("task", "data", "model", "baseline", "leakage"),
           ("leakage_report.json", "pairs.csv", "probes.csv", "shortcut_predictions.csv", "split.csv",
            "probe.csv", "probe_without.csv", "accuracy.csv"), ("data", _SPLIT),
-          test_set=True, commands=("train", "crossval"),
+          test_set=True, commands=("train", "crossval", "tune"),
           recomputed="pairs counted, leaking images, findings, accuracies",
           rest="pairs.csv, probes.csv, predictions: a run (--retrain)"),
     Stage("lr_find", ("task", "data", "augment", "model", "loss", "optim", "train", "lr_find"),
@@ -83,6 +83,13 @@ STAGES = {s.name: s for s in [
           smoke=("crossval.folds=2",), only="classification",
           recomputed="the folds, scores, means, effects, metrics, confusion",
           rest="oof.csv, test_predictions.csv: a run (--retrain)"),
+    Stage("tune", (*_TRAIN[:2], "split", *_TRAIN[2:], "tune"),
+          ("trials.csv", "importance.csv", "verdict.json", "search.png", "slices.png", "combinations.png"),
+          ("runs/leakage/split.csv", _SPLIT), test_set=True, commands=("tune",),
+          smoke=("tune.trials=3", "tune.finals=1", "tune.pruner=none",
+                 "tune.space={optim.lr: {low: 0.001, high: 0.1, log: true}, augment.hflip: [0.0, 0.5]}"),
+          recomputed="the table of trials, the effect and the verdict",
+          rest="trials, predictions: a run (--retrain)"),
     Stage("interpret", ("data", "train", "interpret"),
           ("pointing.csv", "layers.csv", "pointing.json", "heatmaps.png", "pointing.png"),
           ("data", _SPLIT, "runs/weights/default"), experiment="default", only="classification",
@@ -125,7 +132,7 @@ def check_task(
 
 def stages_for(command: str) -> tuple[str, ...]:
     "The stages that a command runs on a folder of images, in order."
-    first = {"train": ("prepare", "leakage"), "crossval": ("prepare", "leakage")}.get(command, ())
+    first = ("prepare", "leakage") if command in ("train", "crossval", "tune") else ()
     return (*first, *(n for n, s in STAGES.items() if command in s.commands and n not in first))
 
 # %% ../../nbs/runs/00_stages.ipynb #add5042f

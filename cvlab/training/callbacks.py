@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PACKAGES', 'ProgressiveResize', 'accuracy_on', 'sample_loader', 'Mix', 'Distil', 'EarlyStoppingCallback', 'Ema',
-           'estimate_batch_norm', 'PreciseBatchNorm', 'SaveModel', 'code_hash', 'Checkpoint', 'LiveBar']
+           'estimate_batch_norm', 'PreciseBatchNorm', 'SaveModel', 'code_hash', 'optimizer_state', 'read_state',
+           'restore_state', 'Checkpoint', 'LiveBar']
 
 # %% ../../nbs/training/02_callbacks.ipynb #c666e740
 import copy
@@ -323,7 +324,7 @@ def code_hash() -> str:  # hex sha256
     return hashlib.sha256(b"".join([torch.__version__.encode(), *parts])).hexdigest()
 
 # %% ../../nbs/training/02_callbacks.ipynb #93dfa2d5
-def _optimizer_state(
+def optimizer_state(
     opt: torch.optim.Optimizer,
 ) -> tuple[dict[str, Tensor], list[dict]]:  # <parameter>.<name> -> tensor; options of each group
     "The state of an optimiser, without the parameters."
@@ -341,7 +342,7 @@ def _optimizer_state(
 def _restore_optimizer(
     opt: torch.optim.Optimizer,
     moments: dict[str, Tensor],
-    rates: list[dict],  # see `_optimizer_state`; also after a round trip through JSON
+    rates: list[dict],  # see `optimizer_state`; also after a round trip through JSON
 ):
     "Set the state of an optimiser."
     state = {}
@@ -354,7 +355,7 @@ def _restore_optimizer(
     opt.load_state_dict(dict(param_groups=groups, state=state))
 
 # %% ../../nbs/training/02_callbacks.ipynb #d2282524
-def _read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSON state, tensors
+def read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSON state, tensors
     "Read the state of an interrupted training; `LabError` if it belongs to another."
     try:
         check_regular(path)
@@ -376,10 +377,10 @@ def _read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSO
     return info, tensors
 
 # %% ../../nbs/training/02_callbacks.ipynb #53e9bc94
-def _restore(
+def restore_state(
     learn,
     info: dict,
-    tensors: dict[str, Tensor],  # see `_read_state`
+    tensors: dict[str, Tensor],  # see `read_state`
 ):
     "Set a learner to a stored state."
 
@@ -421,7 +422,7 @@ class Checkpoint(Callback):
             "model": self.learn.model.state_dict(),
             "best": self.keep_best.state or {},
             "ema": self.ema.average.module.state_dict() if hasattr(self.learn, "ema") else {},
-            "opt": _optimizer_state(self.opt.opt)[0],
+            "opt": optimizer_state(self.opt.opt)[0],
         }
         return {f"{p}.{k}": v for p, d in parts.items() for k, v in d.items()}
 
@@ -431,7 +432,7 @@ class Checkpoint(Callback):
             key=self.key,
             rows=self.history.rows,
             epoch_of_best=self.keep_best.epoch_of_best,
-            rates=_optimizer_state(self.opt.opt)[1],
+            rates=optimizer_state(self.opt.opt)[1],
             ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0),
             scaler=scaler and scaler.state_dict(),
         )
@@ -443,7 +444,7 @@ class Checkpoint(Callback):
             left.unlink()  # left by a kill during a write
         if not self.path.exists():
             return 0
-        _restore(self.learn, *_read_state(self.path, self.key))
+        restore_state(self.learn, *read_state(self.path, self.key))
         return self.learn.start
 
     def done(self):
