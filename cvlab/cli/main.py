@@ -6,8 +6,8 @@
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
            'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
            'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
-           'docs', 'train', 'crossval', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list', 'runs_export',
-           'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
+           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list',
+           'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -515,6 +515,67 @@ def crossval(
     folder = RunPaths(out).stage("crossval")
     print(api.folded(folder))
     print(f"Open: {os.path.relpath(folder / 'crossval.ipynb')}  (in JupyterLab: make lab)")
+
+# %% ../../nbs/cli/01_main.ipynb #b019abd9
+@app.command()
+@with_reading
+def tune(
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the study, continued if it exists; default: runs/local/<time>."
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="grid, random, quasi, tpe, gp, cma or population; default: tune.method."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for all trials, such as 1h; default: 30m for own images, else tune.trials."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials; default: tune.trials.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Processes that train at the same time; default: tune.workers."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the proposals.")] = 0,
+    recipe: RecipeOption = "auto",
+    join: Annotated[
+        Path | None,
+        typer.Option(help="Work on the study in this folder, which another process has begun."),
+    ] = None,
+    reading: list[str] = (),
+):
+    "Search for better parameters on a folder of images. Repeat with the same --out to continue."
+    if join:
+        if data or out or overrides or method or budget or trials or workers:
+            raise LabError("--join: takes the study as it was begun; leave the other options out")
+        api.join(join)
+        return
+    out = api.tune(
+        data,
+        out,
+        method,
+        budget,
+        trials,
+        workers,
+        seed,
+        None,
+        recipe,
+        [*(overrides or []), *reading],
+    )
+    to_root()
+    print(api.tuned(out))
+    print(f"Open: {os.path.relpath(out / 'tune' / 'tune.ipynb')}  (in JupyterLab: make lab)")
 
 # %% ../../nbs/cli/01_main.ipynb #ea98200b
 @app.command()

@@ -41,7 +41,7 @@ RULES = [(pattern, mode) for mode, patterns in {
         evaluate/*/seed-*/confusion_matrix.png evaluate/*/seed-*/reliability.png
         crossval/folds.csv crossval/scores.csv crossval/summary.csv crossval/effects.csv
         crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json
-        crossval/confusion_matrix.png tune/trials.csv tune/importance.csv tune/verdict.json tune/search.png
+        crossval/confusion_matrix.png tune/trials.csv tune/importance.csv tune/verdict.json tune/comparison.csv tune/search.png
         tune/slices.png tune/combinations.png""",
     "data": "prepare/split.csv",
     "weights": """evaluate/*/seed-*/predictions.csv evaluate/*/seed-*/predicted.png

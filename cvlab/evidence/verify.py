@@ -6,10 +6,10 @@
 __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'OF_WEIGHTS', 'Verdict', 'committed', 'against_head',
            'locked', 'Lab', 'kind', 'changes', 'lock_problems', 'stale_stages', 'forget_stages', 'near', 'checks',
            'check_prepare', 'redrawn', 'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval',
-           'check_lr_find', 'check_train', 'check_evaluate', 'aside', 'files_of', 'twins', 'Line', 'guarded',
-           'check_stage', 'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page',
-           'page_text', 'declared', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output', 'retrain',
-           'again_lines', 'check_weights', 'check_training', 'limits']
+           'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'aside', 'files_of', 'twins', 'Line',
+           'guarded', 'check_stage', 'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages',
+           'check_page', 'page_text', 'declared', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output',
+           'retrain', 'again_lines', 'check_weights', 'check_training', 'limits']
 
 # %% ../../nbs/evidence/04_verify.ipynb #2ab5457b
 import ast
@@ -586,6 +586,59 @@ def check_crossval(lab, stage, folder):
         *(line for name, t in tables.items() for line in _same_table(folder / f"{name}.csv", t)),
         *_same_json(folder / "metrics.json", dict(oof=first, split=split_hash(lab.split))),
         *_figure_problem(folder / "confusion_matrix.png", confusion),
+    ]
+
+# %% ../../nbs/evidence/04_verify.ipynb #71dd6e1b
+_EXACT = "grid", "random", "quasi"  # others compute with functions that differ between processors
+
+
+def _trial_problems(study) -> list[str]:
+    "Trials whose values were not proposed, or whose score is not that of their history."
+    from cvlab.studies.space import propose
+    from cvlab.studies.tune import ended, start_of, tried
+
+    t, lines, trials = study.p.tune, [], ended(study)
+    for trial in trials:
+        past = tried(study, trials[: trial.number])
+        if t.method in _EXACT:
+            values = propose(t.space, t.method, study.seed, trial.number, past, start_of(study))
+            if values != trial.values:
+                lines.append(
+                    f"trial {trial.number}: its values are not those that the seed proposes"
+                )
+        for seed, score in enumerate(trial.scores):
+            history = pd.read_csv(study.trial(trial.number) / f"results-{seed}.csv")
+            kept = kept_row(history, study.p.train.monitor)[t.metric]
+            if abs(kept - score) > 1e-8 * abs(score):
+                lines.append(f"trial {trial.number}: its score is not that of its history")
+    return lines
+
+
+@checks("tune")
+def check_tune(lab, stage, folder):
+    "Propose all trials again, and recompute scores, tables, figures and the verdict."
+    from cvlab.studies import winner
+    from cvlab.studies.population import plot_lineage
+    from cvlab.studies.tune import Study
+
+    seed = plain(read_yaml(folder / "params.yaml"))["seed"]
+    study = Study(lab.params, lab.split, lab.root, folder / "trials", lab.root, seed)
+    if problems := _trial_problems(study):
+        return problems
+    crowd = lab.params.tune.method == "population"
+    figures = dict(search=winner.plot_search, slices=winner.plot_slices)
+    figures["combinations"] = plot_lineage if crowd else winner.plot_parallel
+    best, finals = winner.winner_of(study), folder / "finals"
+    return [
+        *_same_table(folder / "trials.csv", winner.trials_table(study)),
+        *_same_table(folder / "importance.csv", winner.importance(study)),
+        *_same_json(folder / "verdict.json", winner.verdict_of(study, best, finals)),
+        *_same_table(folder / "comparison.csv", winner.comparison(study, best, finals)),
+        *(
+            line
+            for n, draw in figures.items()
+            for line in _figure_problem(folder / f"{n}.png", lambda draw=draw: draw(study))
+        ),
     ]
 
 # %% ../../nbs/evidence/04_verify.ipynb #43ecea85

@@ -84,7 +84,7 @@ STAGES = {s.name: s for s in [
           recomputed="the folds, scores, means, effects, metrics, confusion",
           rest="oof.csv, test_predictions.csv: a run (--retrain)"),
     Stage("tune", (*_TRAIN[:2], "split", *_TRAIN[2:], "tune"),
-          ("trials.csv", "importance.csv", "verdict.json", "search.png", "slices.png", "combinations.png"),
+          ("trials.csv", "importance.csv", "verdict.json", "comparison.csv", "search.png", "slices.png", "combinations.png"),
           ("runs/leakage/split.csv", _SPLIT), test_set=True, commands=("tune",),
           smoke=("tune.trials=3", "tune.finals=1", "tune.pruner=none",
                  "tune.space={optim.lr: {low: 0.001, high: 0.1, log: true}, augment.hflip: [0.0, 0.5]}"),
@@ -105,7 +105,7 @@ STAGES = {s.name: s for s in [
            "nbs/pages/reasons.yaml", "nbs/pages/quoted.yaml", "runs/prepare", "runs/baseline", "runs/leakage",
            "runs/lr_find", "runs/train", "runs/evaluate", "runs/crossval", "runs/interpret",
            "runs/compare", "runs/measured", "runs/ledger.csv", "runs/bench/first_steps.json", "runs/bench/rows.json",
-           "runs/bench/table.csv", "runs/bench/without_bf16/rows.json", "runs/trackers"),
+           "runs/bench/table.csv", "runs/bench/without_bf16/rows.json", "runs/trackers", "runs/tune"),
           pages=("README.md", "TRAINING_RESULTS.md", "results", "runs/cards"), only="classification",
           recomputed="run again, every output", rest="", again=True),
 ]}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Space', 'PROPOSE', 'listed', 'from_unit', 'to_unit', 'used', 'at', 'defaults', 'with_values', 'in_words',
-           'combinations', 'check_combinations', 'Tried', 'grid', 'frozen', 'optuna_study', 'propose']
+           'combinations', 'check_combinations', 'space_around', 'Tried', 'grid', 'frozen', 'optuna_study', 'propose']
 
 # %% ../../nbs/studies/03_space.ipynb #f848df2c
 import itertools
@@ -131,6 +131,29 @@ def check_combinations(p: Params):
             with_values(p, values)
         except LabError as e:
             raise LabError(f"tune.space: {str(e).removeprefix('trial with ')}") from None
+
+# %% ../../nbs/studies/03_space.ipynb #507ae995
+def space_around(p: Params) -> dict:  # dotted key -> range, as in params.yaml
+    "A search space around the parameters of a training."
+    out = {
+        "optim.lr": dict(
+            low=_tidy_float(p.optim.lr / 10), high=_tidy_float(p.optim.lr * 10), log=True
+        ),
+        "optim.wd": dict(low=1e-3, high=max(0.3, p.optim.wd), log=True),
+        "model.dropout": dict(low=0.0, high=0.5),
+    }
+    if p.task == "classification":
+        out["loss.label_smoothing"] = dict(low=0.0, high=0.2)
+    if p.model.weights and p.model.freeze == "none":
+        out["optim.layer_lr_decay"] = dict(low=0.2, high=1.0)
+    if not p.train.cache_features:
+        out["augment.zoom"] = dict(low=0.0, high=0.4)
+        out["augment.rotate"] = dict(low=0.0, high=30.0)
+    return out
+
+
+def _tidy_float(x: float) -> float:
+    return float(f"{x:.6g}")
 
 # %% ../../nbs/studies/03_space.ipynb #1d5f90ec
 @dataclass(frozen=True)

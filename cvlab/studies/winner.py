@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'FRESH', 'space_table', 'trials_table', 'winner_of', 'expected_best', 'plot_search', 'plot_slices',
-           'importance', 'plot_importance', 'plot_parallel', 'train_finals', 'final_metric', 'final_effect', 'optimism',
-           'verdict', 'verdict_of']
+           'importance', 'plot_importance', 'plot_parallel', 'read_finals', 'train_finals', 'final_metric',
+           'final_effect', 'optimism', 'verdict', 'compared', 'verdict_of', 'comparison']
 
 # %% ../../nbs/studies/07_winner.ipynb #a0f49185
 import math
@@ -258,9 +258,18 @@ def _train_final(study: Study, name: str, values: dict, path: list[int], seed: i
         logits = logits_of(done.learn.model, images, done.info, study.device)
         tables.append(study.task.table(rows, logits))
     write_table(folder / f"{name}-{seed}.csv", pd.concat(tables))
-    kept = kept_row(done.history, study.p.train.monitor)
-    write_json(file, dict(key=key, score=float(kept[study.p.tune.metric])))
+    write_table(folder / f"{name}-{seed}.results.csv", done.history)
+    write_json(file, dict(key=key))  # last: marks the training as complete
     shutil.rmtree(folder / "state", ignore_errors=True)
+
+
+def read_finals(study: Study, folder: Path) -> dict[str, dict[int, pd.DataFrame]]:
+    "Predictions of winner and default on validation and test set, by seed."
+    seeds, schema = range(FRESH, FRESH + study.p.tune.finals), study.task.schema
+    return {
+        name: {s: read_predictions(folder / f"{name}-{s}.csv", schema) for s in seeds}
+        for name in ("default", "winner")
+    }
 
 
 def train_finals(
@@ -278,10 +287,7 @@ def train_finals(
     for seed in seeds:
         _train_final(study, "default", {}, [], seed, folder, note)
         _train_final(study, "winner", winner.values, path, seed, folder, note)
-    return {
-        n: {s: read_predictions(folder / f"{n}-{s}.csv", study.task.schema) for s in seeds}
-        for n in ("default", "winner")
-    }
+    return read_finals(study, folder)
 
 # %% ../../nbs/studies/07_winner.ipynb #b11a0cc2
 _COMPARED = dict(val_loss="log_loss", val_macro_f1="macro_f1", val_mae="mae")
@@ -303,7 +309,9 @@ def final_effect(
 def optimism(study: Study, winner: Trial, folder: Path) -> dict[str, float]:  # search, fresh, gap
     "The winner's score in the search and its mean with fresh seeds, on the same validation images; a positive gap flatters."
     seeds = range(FRESH, FRESH + study.p.tune.finals)
-    fresh = float(np.mean([read_json(folder / f"winner-{s}.json")["score"] for s in seeds]))
+    tables = [pd.read_csv(folder / f"winner-{s}.results.csv") for s in seeds]
+    kept = [kept_row(t, study.p.train.monitor)[study.p.tune.metric] for t in tables]
+    fresh = float(np.mean(kept))
     return dict(search=_kept(winner), fresh=fresh, gap=_goodness(study) * (_kept(winner) - fresh))
 
 # %% ../../nbs/studies/07_winner.ipynb #120a2b20
@@ -319,21 +327,46 @@ def verdict(study: Study, winner: Trial, e: dict, metric: str) -> str:  # e: of 
     return f"The winner is {'better' if better else 'worse'} than the default: {what}."
 
 # %% ../../nbs/studies/07_winner.ipynb #b84d862d
+def compared(study: Study, winner: Trial) -> bool:
+    "Whether winner and default are trained again."
+    return bool(study.p.tune.finals) and winner.values != start_of(study)
+
+
 def verdict_of(
     study: Study,
     winner: Trial,
-    folder: Path,  # see `train_finals`
-    note: Callable | None = None,  # see `train_finals`
+    folder: Path,  # of `train_finals`
 ) -> dict:
     "The winner's values, its effect on the test set with an interval, the optimism of the search, and the verdict in words."
     metric = final_metric(study)
     out = dict(trial=winner.number, values=in_words(winner.values), metric=metric)
     if not study.p.tune.finals:
         return dict(**out, words="Not compared with the default: tune.finals is 0.")
-    if winner.values == start_of(study):
+    if not compared(study, winner):
         return dict(**out, words=verdict(study, winner, {}, metric))
-    e = final_effect(study, train_finals(study, winner, folder, note), metric)
+    e = final_effect(study, read_finals(study, folder), metric)
     kept = {k: e[k] for k in ("reference", "mean", "effect", "low", "high", "p", "n", "seeds")}
     return dict(
         **out, **kept, **optimism(study, winner, folder), words=verdict(study, winner, e, metric)
     )
+
+# %% ../../nbs/studies/07_winner.ipynb #ac54536d
+_COMPARISON = "metric", "default", "winner", "effect", "low", "high", "p", "n", "seeds"
+
+
+def comparison(study: Study, winner: Trial, folder: Path) -> pd.DataFrame:  # one row per metric
+    "Winner and default on the test set by every metric of the task; no row if they were not trained again."
+    if not compared(study, winner):
+        return pd.DataFrame(columns=_COMPARISON)
+    finals, rows = read_finals(study, folder), []
+    for metric in study.task.schema.compared:
+        e = final_effect(study, finals, metric)
+        rows.append(
+            (
+                metric,
+                e["reference"],
+                e["mean"],
+                *(e[k] for k in ("effect", "low", "high", "p", "n", "seeds")),
+            )
+        )
+    return pd.DataFrame(rows, columns=_COMPARISON)
