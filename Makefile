@@ -14,7 +14,7 @@ UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-ui compare-trackers compare-recipes full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -70,6 +70,17 @@ wandb-quick: quick-wandb ## the same, told to Weights & Biases; needs no account
 quick-%: install
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$*.txt
 	@cvlab train --data $(DATA) --out $(OUT)-$*-quick --fast --track $* $(ARGS)
+
+tune: install ## search for better parameters for DATA, into OUT-tuned; ARGS="--budget 1h" or "preset=hyperparameters"
+	@cvlab tune --data $(DATA) --out $(OUT)-tuned $(ARGS)
+
+mlflow-tune: tune-mlflow ## the same, and MLflow is told about every trial; `make mlflow-ui` compares them
+
+wandb-tune: tune-wandb ## the same for Weights & Biases; needs no account
+
+tune-%: install
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$*.txt
+	@cvlab tune --data $(DATA) --out $(OUT)-tuned --track $* $(ARGS)
 
 mlflow-ui: $(UI)/.installed ## MLflow's pages at http://127.0.0.1:5000 for the runs in .cvlab/mlflow.db; in an environment of its own (850 MB)
 	@! { : > /dev/tcp/127.0.0.1/$(UI_PORT); } 2> /dev/null || \

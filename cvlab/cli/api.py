@@ -970,14 +970,14 @@ _PARTS = 16  # of the time, for one training
 def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete already
     "Raise a `LabError` for what a study could not do, and for a folder that belongs to another one."
     from cvlab.studies.population import check_population
-    from cvlab.studies.space import check_combinations, propose
+    from cvlab.studies.space import check_space, propose
     from cvlab.studies.workers import complete, joined
 
     if p.tune.method == "population":
         check_population(p)
     if p.tune.method == "grid":
         propose(p.tune.space, "grid", 0, 0)
-    check_combinations(p)
+    check_space(p)
     _check_before(p)
     begun = out / "tune" / "trials" / "study.json"
     return begun.exists() and complete(joined(out), p, seed)
@@ -1191,6 +1191,7 @@ def track(
         return sync() or ["nothing is waiting"]
     from cvlab.trackers.agreement import check_line, read_back
     from cvlab.trackers.base import tracker_settings
+    from cvlab.trackers.studies import send_study, trial_folders
     from cvlab.trackers.track import run_journal, send_run
 
     run, out = Path(run).resolve(), []
@@ -1201,6 +1202,8 @@ def track(
     for name in names:
         tracker_class(name)
     addresses = tracker_settings().addresses
+    if trial_folders(run):
+        return send_study(run, tuple(names), addresses)
     for r in _runs_at(run):
         out += [f"{r.name}  {line}" for line in send_run(r, tuple(names))]
         for name in names if check else ():

@@ -549,6 +549,10 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the proposals.")] = 0,
     recipe: RecipeOption = "auto",
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell mlflow, wandb, tensorboard, dvclive or comet about the trials."),
+    ] = None,
     join: Annotated[
         Path | None,
         typer.Option(help="Work on the study in this folder, which another process has begun."),
@@ -556,6 +560,8 @@ def tune(
     reading: list[str] = (),
 ):
     "Search for better parameters on a folder of images. Repeat with the same --out to continue."
+    for name in track or ():
+        api.need_tracker(name)
     if join:
         if data or out or overrides or method or budget or trials or workers:
             raise LabError("--join: takes the study as it was begun; leave the other options out")
@@ -575,6 +581,8 @@ def tune(
     )
     to_root()
     print(api.tuned(out))
+    for line in api.track(out, track) if track else ():
+        print(line)
     print(f"Open: {os.path.relpath(out / 'tune' / 'tune.ipynb')}  (in JupyterLab: make lab)")
 
 # %% ../../nbs/cli/01_main.ipynb #ea98200b

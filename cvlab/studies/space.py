@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Space', 'PROPOSE', 'listed', 'from_unit', 'to_unit', 'used', 'at', 'defaults', 'with_values', 'in_words',
-           'combinations', 'check_combinations', 'space_around', 'Tried', 'grid', 'frozen', 'optuna_study', 'propose']
+           'combinations', 'check_space', 'space_around', 'Tried', 'grid', 'frozen', 'optuna_study', 'propose']
 
 # %% ../../nbs/studies/03_space.ipynb #f848df2c
 import itertools
@@ -124,7 +124,19 @@ def combinations(space: Space) -> Iterator[dict]:
             yield found
 
 
-def check_combinations(p: Params):
+def check_space(p: Params):
+    "Raise a `LabError` for a search space whose trials could not be compared, or whose combinations contradict each other."
+    if p.tune.metric == "val_loss" and (
+        key := next((k for k in p.tune.space if k.startswith("loss.")), "")
+    ):
+        raise LabError(
+            f"tune.space: {key}: changes what the loss means, so trials cannot be compared by val_loss; "
+            "set tune.metric to val_accuracy or val_macro_f1"
+        )
+    _check_combinations(p)
+
+
+def _check_combinations(p: Params):
     "Raise a `LabError` for a combination of the search space that contradicts itself; only the first 4,096 are tried."
     for values in itertools.islice(combinations(p.tune.space), _MOST):
         try:
@@ -142,8 +154,6 @@ def space_around(p: Params) -> dict:  # dotted key -> range, as in params.yaml
         "optim.wd": dict(low=1e-3, high=max(0.3, p.optim.wd), log=True),
         "model.dropout": dict(low=0.0, high=0.5),
     }
-    if p.task == "classification":
-        out["loss.label_smoothing"] = dict(low=0.0, high=0.2)
     if p.model.weights and p.model.freeze == "none":
         out["optim.layer_lr_decay"] = dict(low=0.2, high=1.0)
     if not p.train.cache_features:

@@ -30,7 +30,7 @@ from ..runs.run import write_table
 from .crossval import loader_logits
 from cvlab.studies.space import (
     Tried,
-    check_combinations,
+    check_space,
     defaults,
     in_words,
     listed,
@@ -149,7 +149,7 @@ def tried(study: Study, trials: list[Trial]) -> list[Tried]:
 def open_study(study: Study) -> None:
     "Create the folder of a study or check that it is the same study; `LabError` otherwise."
     study.folder.mkdir(parents=True, exist_ok=True)
-    check_combinations(study.p)
+    check_space(study.p)
     if study.p.tune.method == "grid":
         propose(study.p.tune.space, "grid", 0, 0)
     file = study.folder / "study.json"
@@ -203,7 +203,7 @@ def begin_anew(study: Study) -> bool:  # whether something was removed
         anew = True
     else:
         anew = has_ended(study)
-    check_combinations(study.p)
+    check_space(study.p)
     if anew:
         shutil.rmtree(study.folder)
         shutil.rmtree(study.folder.parent / "finals", ignore_errors=True)
