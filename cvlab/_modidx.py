@@ -1506,7 +1506,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cvlab.evidence.pages.card_run': ('evidence/pages.html#card_run', 'cvlab/evidence/pages.py'),
                                       'cvlab.evidence.pages.check_card': ('evidence/pages.html#check_card', 'cvlab/evidence/pages.py'),
                                       'cvlab.evidence.pages.code': ('evidence/pages.html#code', 'cvlab/evidence/pages.py'),
-                                      'cvlab.evidence.pages.dotted': ('evidence/pages.html#dotted', 'cvlab/evidence/pages.py'),
                                       'cvlab.evidence.pages.effect_words': ('evidence/pages.html#effect_words', 'cvlab/evidence/pages.py'),
                                       'cvlab.evidence.pages.effects_of': ('evidence/pages.html#effects_of', 'cvlab/evidence/pages.py'),
                                       'cvlab.evidence.pages.fences': ('evidence/pages.html#fences', 'cvlab/evidence/pages.py'),

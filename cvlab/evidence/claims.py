@@ -777,6 +777,8 @@ def rounded(
         )
     except ValueError:
         text = ""
+    if re.fullmatch(r"-0(\.0*)?%?", text):  # a tiny negative number
+        text = text.replace("-", "+" if rounding.startswith("+") else "")
     if re.fullmatch(VALUE, text):
         return text
     raise LabError(

@@ -68,7 +68,7 @@ _TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majo
     shortcut_predictions.csv leakage_report.json ledger.csv by_class.csv by_frequency.csv
     effects.csv experiments.yaml folds.png confusion_matrix.png oof_classes.csv
     single_model_classes.csv test_classes.csv scores.csv summary.csv test_scores.csv
-    test_differences.csv timing.json environment.json"""
+    test_differences.csv timing.json environment.json times.csv effects.png recipes.ipynb"""
 # a recipe, with a folder per split or seed, stage, and seed
 _DEPTHS = ("", "*/*/", "*/*/seed-*/", "*/")
 RULES += [(f"measured/*/*/{at}{name}", "witness") for name in _TABLES.split() for at in _DEPTHS]

@@ -90,7 +90,7 @@ _LANGUAGES = {
 }
 
 
-SECTIONS = "task|data|split|augment|model|loss|optim|schedule|train|baseline|leakage|lr_find|evaluate|interpret|crossval"
+SECTIONS = "task|data|split|augment|model|loss|optim|schedule|train|baseline|leakage|lr_find|evaluate|interpret|crossval|tune"
 _GIVEN = re.compile(rf"\b(?:{SECTIONS})\.\w+=[-\w.,\[\]]*$")  # before a number: optim.lr=
 _NAME = re.compile(rf"`((?:{SECTIONS})\.\w+)`")
 
