@@ -138,17 +138,19 @@ def _both(images: Path, work: Path, seed: int, epochs: int, words: list[str]) ->
 
 
 def _keep(work: Path, out: Path, seed: int) -> None:
-    "Write the predictions on the test set, and the parameters that the recipe chose."
+    "Write split, history and parameters of the recipe, and the predictions of all."
     run = RunPaths(work / "run", "", seed)
     found = dict(
         auto=run.predictions, probe=run.baseline("probe"), fine_tune=work / "fine_tune.csv"
     )
     for name in (n for n in RECIPES if found[n].exists()):  # no probe without published weights
-        preds, to = read_predictions(found[name]), RunPaths(out, name, seed).predictions
+        to = RunPaths(out, name, seed).predictions
         to.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(to, preds[preds.subset == "test"])
-    chosen = RunPaths(out, "auto", seed).stage("evaluate") / "params.yaml"
-    write_text(chosen, yaml_text(placeless(run.params)))
+        write_predictions(to, read_predictions(found[name]))
+    to = RunPaths(out, "auto", seed)
+    write_text(to.split, run.split.read_text(encoding="utf-8"))
+    write_text(to.history, run.history.read_text(encoding="utf-8"))
+    write_text(to.params, yaml_text(placeless(run.params)))
 
 
 def measure_recipes(

@@ -1023,6 +1023,10 @@ def _measured_problems(preds: Path) -> list[str]:
     from cvlab.tasks.infer import task_type
 
     run = run_of(preds, "evaluate")
+    if not run.history.exists():  # of another tool, on the same images
+        table, split = read_predictions(preds), read_split(run.split)
+        check_images(table, split[split.subset.isin(table.subset)], preds.name)
+        return []
     p = _run_params(run.stage("train"))["effective"]
     task = task_type(p)()
     table = check_images(read_predictions(preds, task.schema), read_split(run.split), preds.name)
