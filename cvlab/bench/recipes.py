@@ -83,18 +83,18 @@ def fine_tuned(
     weights: str | None,  # a safetensors file; None: random initial weights
     seed: int,
     epochs: int = 5,  # after the one that trains the head
-) -> pd.DataFrame:  # predictions on the test set: id, subset, label, logit_<class>
+) -> pd.DataFrame:  # predictions on validation and test set: id, subset, label, logit_<class>
     "Predictions of a model trained with fastai's `fine_tune` on the CPU."
     from fastai.vision.all import set_seed
 
     set_seed(seed)
     learn = _fine_tune_learner(files, model, size, normalise, weights)
-    test = files[files.subset == "test"].reset_index(drop=True)
+    held = files[files.subset != "train"].reset_index(drop=True)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(epochs)
-        probs = learn.get_preds(dl=learn.dls.test_dl(test[["path"]]))[0].numpy()
+        probs = learn.get_preds(dl=learn.dls.test_dl(held[["path"]]))[0].numpy()
     names = [f"logit_{c}" for c in learn.dls.vocab]
-    return test[["id", "subset", "label"]].join(
+    return held[["id", "subset", "label"]].join(
         pd.DataFrame(np.log(probs.clip(1e-30)), columns=names)
     )
 

@@ -431,6 +431,18 @@ def folds(root):
     again(root, "report")
 
 
+def trial(root):
+    "The score of a trial, in its record and in the table of trials."
+    folder = root / "runs/tune"
+    edit_json(folder / "trials/0001/trial.json", lambda t: t.update(score=0.01, scores=[0.01]))
+    edit(
+        folder / "trials.csv",
+        lambda t: t.__setitem__("val_loss", t.val_loss.where(t.trial != "1", "0.01")),
+    )
+    seal(folder)
+    again(root, "report")
+
+
 def measured(root):
     for f in root.glob(
         "runs/measured/dandelion_grass/mobilenetv2_224/*/evaluate/*/predictions.csv"
@@ -493,6 +505,7 @@ FORGERIES = {
     "baseline": Forgery(baseline, "retrain", "baseline", "histogram.csv", "a worse baseline, with its metrics", "`--retrain`"),
     "learning-rate curves": Forgery(rate_curves, "retrain", "lr_find", "curves.csv", "curves at other rates, with the suggestion", "`--retrain`"),
     "cross-validation": Forgery(folds, "retrain", "crossval", "oof.csv", "wrong images of the folds become right; all tables follow", "`--retrain`"),
+    "trial of a study": Forgery(trial, "plain", "tune", "its score is not that of its history", "a lower loss in the record of a trial and in the table", "did not exist"),
     "split": Forgery(swapped_split, "plain", "prepare", "split.csv", "a training and a test image change places; hashes and predictions follow", "`--data`, and forgotten tables"),
     "copied seed": Forgery(copied_seed, "plain", "evaluate@default-1", "predictions.csv", "one training stored as two seeds, a constant added to all logits", "nothing"),
     "use of the test set": Forgery(folds_unrecorded, "plain", "crossval", "runs/ledger.csv", "the ledger's entry of the cross-validation is removed", "nothing"),
