@@ -2874,7 +2874,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track.Track.before_fit': ( 'trackers/track.html#track.before_fit',
                                                                                  'cvlab/trackers/track.py'),
-                                      'cvlab.trackers.track._commit': ('trackers/track.html#_commit', 'cvlab/trackers/track.py'),
+                                      'cvlab.trackers.track._commit_tags': ('trackers/track.html#_commit_tags', 'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._complete': ('trackers/track.html#_complete', 'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._history': ('trackers/track.html#_history', 'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._recorded_commit': ( 'trackers/track.html#_recorded_commit',

@@ -13,10 +13,9 @@ import zipfile
 from pathlib import Path
 
 from ..core.io import LabError
-from .base import Logged, Names, Tracker, as_rows, full_name
+from .base import IN_WORDS, Logged, Names, Tracker, as_rows, full_name
 
 # %% ../../nbs/trackers/05_comet.ipynb #4e8b3a8b
-_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _OFF = (
     "log_code log_graph auto_param_logging auto_metric_logging auto_output_logging log_git_metadata log_git_patch "
     "log_env_details log_env_gpu log_env_cpu log_env_network log_env_disk log_env_host parse_args"
@@ -89,7 +88,7 @@ def _logged(messages: list[dict], z: zipfile.ZipFile) -> Logged:
             v = p["metric"]
             if v["metricName"] != "process duration":
                 number = v["metricValue"]
-                values.append((v["metricName"], v["step"], _NUMBERS.get(number, number)))
+                values.append((v["metricName"], v["step"], IN_WORDS.get(number, number)))
         elif m["type"] == "parameter_msg" and p["param"]["source"] == "manual":
             out.params[p["param"]["paramName"]] = json.loads(p["param"]["paramValue"])
         elif m["type"] == "log_other" and p["key"].startswith("cvlab."):

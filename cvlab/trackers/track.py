@@ -92,16 +92,17 @@ class Track(Callback):
 def tags_of(experiment: str, seed: int, split: pd.DataFrame | None, task: str) -> dict[str, str]:
     "What identifies a run beside its parameters."
     hashes = {} if split is None else dict(split=split_hash(split))
-    return dict(experiment=experiment, seed=str(seed), task=task, **_commit(), **hashes)
-
-
-def _commit() -> dict[str, str]:
-    found = git_state(repo_root())
-    return (
-        {k: str(v) for k, v in found.items()}
-        if isinstance(found, dict)
-        else dict(commit=str(found))
+    return dict(
+        experiment=experiment,
+        seed=str(seed),
+        task=task,
+        **_commit_tags(git_state(repo_root())),
+        **hashes,
     )
+
+
+def _commit_tags(git) -> dict[str, str]:  # of `git_state`, or what a run recorded
+    return {k: str(v) for k, v in git.items()} if isinstance(git, dict) else dict(commit=str(git))
 
 
 def title(paths: RunPaths) -> str:  # such as default/seed-0, or photos/seed-0 for runs/local/photos
@@ -212,8 +213,7 @@ def _recorded_commit(paths: RunPaths) -> dict[str, str]:
     "The commit that the training recorded."
     if not paths.environment.exists():
         return {}
-    git = read_json(paths.environment).get("git")
-    return {k: str(v) for k, v in git.items()} if isinstance(git, dict) else dict(commit=str(git))
+    return _commit_tags(read_json(paths.environment).get("git"))
 
 
 def _want(journal: Journal, trackers: tuple[str, ...]):

@@ -16,11 +16,10 @@ import sys
 from pathlib import Path
 
 from ..core.io import LabError, file_hash
-from .base import Logged, Tracker, as_rows, full_name
+from .base import IN_WORDS, Logged, Tracker, as_rows, full_name
 
 # %% ../../nbs/trackers/02_wandb.ipynb #b9a3a57c
 PROJECT = "cvlab"
-_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
 def _is_server(address: str) -> bool:
@@ -168,7 +167,7 @@ def _values(item: dict) -> list[tuple[str, int, float]]:  # full name, step, val
     if axis is None:  # an image
         return []
     return [
-        (k, item[axis], _NUMBERS.get(v, v))
+        (k, item[axis], IN_WORDS.get(v, v))
         for k, v in item.items()
         if k != axis and not k.startswith("_")
     ]
