@@ -58,7 +58,6 @@ FLIPS = {
     "train.precision": ("train", "bf16"),
     "train.channels_last": ("train", "true"),
     "train.monitor": ("train", "val_accuracy"),
-    "train.threads": ("train", 1),
     "train.sampler": ("train", "over"),
     "train.unfreeze_every": ("train", 1),
     "train.patience": ("train", 1),
@@ -116,6 +115,16 @@ ELSEWHERE = {
     "seeds": "the matrix of dvc.yaml, tests/pipeline/test_pipeline.py",
     "experiments": "likewise",
     "crossval.experiments": "tests/pipeline/test_folds.py",
+    # whether other threads give other bytes depends on the processor
+    "train.threads": "nbs/training/05_recipe.ipynb",
+    **dict.fromkeys(
+        [f"tune.{k}" for k in ("pruner", "trials", "seeds", "epochs", "metric", "minutes")],
+        "nbs/studies/04_tune.ipynb",
+    ),
+    **dict.fromkeys(["tune.method", "tune.space"], "nbs/studies/03_space.ipynb"),
+    **dict.fromkeys(["tune.members", "tune.every"], "nbs/studies/05_population.ipynb"),
+    "tune.workers": "nbs/studies/06_workers.ipynb",
+    "tune.finals": "nbs/studies/07_winner.ipynb",
     "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
     "augment.albumentations": "below, where the extra is installed",
     **dict.fromkeys(
