@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.boundary import read_tensors
 from ..core.io import LabError, write_text
 from ..core.params import plain, read_yaml
 from ..core.repro import repo_root
@@ -55,7 +56,6 @@ def _fine_tune_learner(
         aug_transforms,
         vision_learner,
     )
-    from safetensors.torch import load_file
 
     df = files[files.subset != "test"].assign(is_valid=lambda d: d.subset == "val")
     dls = ImageDataLoaders.from_df(
@@ -70,7 +70,7 @@ def _fine_tune_learner(
     )
     learn = vision_learner(dls, model, pretrained=False, normalize=False)
     if weights:
-        learn.model[0].model.load_state_dict(load_file(weights), strict=False)
+        learn.model[0].model.load_state_dict(read_tensors(weights), strict=False)
         learn.freeze()
     return learn
 

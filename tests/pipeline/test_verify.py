@@ -183,7 +183,7 @@ FAULTS = {
     ),
     "edited cell of a table": (
         "results/runs.md",
-        digit(r"\| lr_too_high \| 0 \| 12 \| 12 \| (\d\.\d+)"),
+        digit(r"\| lr_too_high \| 0 \| 12 \| \d+ \| (\d\.\d+)"),
         "results/runs.md",
         "claim histories:7.train_loss is",
         False,
