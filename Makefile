@@ -100,8 +100,8 @@ compare-trackers: install ## the same run told to every tracker and read back, h
 	  -p many 100000 -p killed_after 200 -p rounds 5 -p epochs 4
 
 compare-recipes: install ## the recipe chosen for DATA beside a linear probe and fastai's fine_tune, into runs/measured/recipes/NAME
-	@papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
-	  -p data '$(abspath $(DATA))' -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2]}'
+	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
+	  -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2]}'
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full

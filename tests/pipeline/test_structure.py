@@ -182,3 +182,13 @@ def test_lock_has_hashes_and_no_addresses():
     assert all(
         p.keys() >= {"integrity"} and "resolved" not in p for name, p in node.items() if name
     )
+
+
+def test_no_stored_notebook_was_given_a_path_of_one_machine():
+    "Parameters are stored with an executed notebook; an absolute path names somebody's folder."
+    stored = sorted((TOP / "runs").glob("*/**/*.ipynb"))
+    assert stored
+    for path in (p for p in stored if "local" not in p.relative_to(TOP).parts):
+        for cell in json.loads(path.read_text())["cells"]:
+            if "injected-parameters" in cell["metadata"].get("tags", []):
+                assert '= "/' not in "".join(cell["source"]), path
