@@ -263,11 +263,14 @@ def _chain_problems(lab: Lab) -> dict[str, list[str]]:
     return found
 
 # %% ../../nbs/evidence/04_verify.ipynb #c59713a9
-def lock_problems(lab: Lab) -> dict[str, list[str]]:  # by stage
+def lock_problems(
+    lab: Lab,
+    status: dict | None = None,  # of `_dvc_status`
+) -> dict[str, list[str]]:  # by stage
     "Contradictions between dvc.lock, dvc.yaml, params.yaml and the files."
     found = {
         s: [line for e in entries for line in changes(e, lab)]
-        for s, entries in _dvc_status(lab.root).items()
+        for s, entries in (status or _dvc_status(lab.root)).items()
     }
     for more in (_chain_problems(lab), pipeline_problems(lab.root)):
         for stage, lines in more.items():
@@ -1277,14 +1280,15 @@ def verify(root: str | Path = ".") -> list[Line]:  # the problems first
     "Check everything that needs no data, weights, GPU or internet."
     lab = Lab(root)
     with ThreadPoolExecutor(2) as pool:  # each stage that runs again is a separate process
-        found = pool.submit(lock_problems, lab)
+        # only this: two threads that parse Python at once fail (python/cpython#106905)
+        status = pool.submit(_dvc_status, lab.root)
         again = {
             s: pool.submit(guarded, _check_again, lab, s, lab.folder(s))
             for s in AGAIN
             if s in lab.lock
         }
         others = _other_lines(lab)
-        lines = _stage_lines(lab, found.result(), again) + others
+        lines = _stage_lines(lab, lock_problems(lab, status.result()), again) + others
     return sorted(lines, key=lambda line: line.state != "drift")
 
 # %% ../../nbs/evidence/04_verify.ipynb #f9a27f01

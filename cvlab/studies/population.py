@@ -8,7 +8,6 @@ __all__ = ['VARIABLE', 'STATE', 'check_population', 'generations', 'explore', 'H
 
 # %% ../../nbs/studies/05_population.ipynb #c388283b
 import math
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +16,9 @@ from fastai.callback.core import Callback as FastaiCallback
 from fastai.callback.core import CancelFitException
 from matplotlib.figure import Figure
 
-from ..core.io import LabError, json_hash, write_json
+from ..core.io import LabError, json_hash
 from ..core.params import Dimension, Params
 from ..core.style import BLUE, GREY, new_figure
-from ..runs.run import write_table
-from .crossval import loader_logits
 from .space import Space, from_unit, listed, propose, to_unit, used
 from cvlab.studies.tune import (
     WAIT,
@@ -29,15 +26,17 @@ from cvlab.studies.tune import (
     Trial,
     begun_claim,
     ended,
-    failed_trial,
     read_trial,
+    record,
     start_of,
+    state_key,
+    store_fit,
+    train_in,
     trial_params,
     tried,
 )
 from ..tasks.tables import kept_row
 from ..training.callbacks import Checkpoint, optimizer_state, read_state, restore_state
-from ..training.recipe import fit
 
 # %% ../../nbs/studies/05_population.ipynb #f4fd2ee5
 VARIABLE = (
@@ -166,13 +165,9 @@ class StopAfter(FastaiCallback):
 STATE = "last.safetensors"
 
 
-def _key(study: Study, p: Params, m: int) -> dict:
-    return dict(study=json_hash(study.key), params=json_hash(p.model_dump()), seed=m)
-
-
 def _continued(study: Study, number: int, p: Params) -> Continued:
     parent, n = heritage(study, number).parent, study.p.tune.members
-    key = _key(study, p, number % n)
+    key = state_key(study, p, number % n)
     if parent < 0:
         return Continued(study.trial(number) / STATE, key)
     before = trial_params(study.p, read_trial(study, parent).values)
@@ -180,42 +175,20 @@ def _continued(study: Study, number: int, p: Params) -> Continued:
         study.trial(number) / STATE,
         key,
         study.trial(parent) / STATE,
-        _key(study, before, parent % n),
+        state_key(study, before, parent % n),
     )
 
 
 def run_member(study: Study, number: int, values: dict) -> Trial:
     "Train a member until the next comparison, and store history and predictions."
-    folder, began = study.trial(number), time.perf_counter()
-    try:
-        trial = _trained_member(study, number, values, folder)
-    except Exception as e:
-        trial = failed_trial(number, values, e)
-    write_json(folder / "timing.json", dict(seconds=round(time.perf_counter() - began, 1)))
-    write_json(folder / "trial.json", trial._asdict())
-    return trial
+    return record(study, number, values, _train_member)
 
 
-def _trained_member(study: Study, number: int, values: dict, folder: Path) -> Trial:
+def _train_member(study: Study, number: int, values: dict, p: Params) -> Trial:
     t, (g, m) = study.p.tune, divmod(number, study.p.tune.members)
-    p = trial_params(study.p, values)
-    until = min((g + 1) * t.every, p.train.epochs)
-    cbs = [_continued(study, number, p), StopAfter(until), *study.cbs]
-    done = fit(
-        p,
-        study.split,
-        study.images(p),
-        study.task,
-        m,
-        study.device,
-        lambda line: None,
-        cbs,
-        study.cache,
-    )
-    write_table(folder / "results-0.csv", done.history)
-    rows = study.split[study.split.subset == "val"]
-    logits = loader_logits(done.learn.model, done.loaders["val"], done.shortened)
-    write_table(folder / "predictions-0.csv", study.task.table(rows, logits))
+    until = StopAfter(min((g + 1) * t.every, p.train.epochs))
+    done = train_in(study, p, m, [_continued(study, number, p), until, *study.cbs])
+    store_fit(study, done, study.trial(number), 0)
     kept = kept_row(done.history, p.train.monitor)
     now = float(done.history[t.metric].iloc[-1])
     if not math.isfinite(now):
@@ -264,18 +237,7 @@ def replay(
         key = dict(params=json_hash(p.model_dump()), generation=g, seed=seed)
         cbs = [Continued(folder / f"{g}.safetensors", key, *(before or ()))]
         cbs.append(StopAfter(min((g + 1) * study.p.tune.every, p.train.epochs)))
-        done = fit(
-            p,
-            study.split,
-            study.images(p),
-            study.task,
-            seed,
-            study.device,
-            lambda line: None,
-            cbs,
-            study.cache,
-            subsets,
-        )
+        done = train_in(study, p, seed, cbs, subsets)
         before = folder / f"{g}.safetensors", key
     return done
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAIT', 'Study', 'Trial', 'read_trial', 'ended', 'tried', 'open_study', 'mark_complete', 'has_ended', 'begin_anew',
-           'Claim', 'begun_claim', 'claim', 'start_of', 'seconds_of', 'pruner_of', 'Prune', 'trial_params',
-           'failed_trial', 'run_trial', 'line_of_trial', 'work', 'study_hash']
+           'Claim', 'begun_claim', 'claim', 'start_of', 'seconds_of', 'pruner_of', 'Prune', 'train_in', 'store_fit',
+           'state_key', 'trial_params', 'failed_trial', 'record', 'run_trial', 'line_of_trial', 'work', 'study_hash']
 
 # %% ../../nbs/studies/04_tune.ipynb #b79fef05
 import json
@@ -330,6 +330,12 @@ class Prune(FastaiCallback):
         self.trial.report(self.steps[len(rows)] * (1 if low else -1), len(rows))
         return self.trial.should_prune()
 
+    @property
+    def notes(self) -> dict[str, float]:
+        "What successive halving has to remember of the trial."
+        known = self.trial.study.trials[-1].system_attrs
+        return {k: v for k, v in known.items() if k.startswith("completed_rung")}
+
     def before_fit(self):  # the epochs before an interruption
         for n in range(1, self.learn.start + 1):
             self.pruned = self._report(self.history.rows[:n])
@@ -342,45 +348,38 @@ class Prune(FastaiCallback):
             raise CancelFitException()
 
 # %% ../../nbs/studies/04_tune.ipynb #ae5fa921
-class _Fit(NamedTuple):
-    history: pd.DataFrame
-    pruned: bool
-    notes: dict
-    steps: dict
+def _quiet(line: str):
+    pass
 
 
-def _trained(
-    study: Study, p: Params, folder: Path, seed: int, prune: Prune | None, lines: list
-) -> _Fit:
-    "Train with one seed, and store history and predictions of the validation set."
-    key = dict(study=json_hash(study.key), params=json_hash(p.model_dump()), seed=seed)
-    cbs = [Checkpoint(folder / "last.safetensors", key), *([prune] if prune else []), *study.cbs]
-    done = fit(
-        p,
-        study.split,
-        study.images(p),
-        study.task,
-        seed,
-        study.device,
-        lines.append,
-        cbs,
-        study.cache,
-    )
+def train_in(
+    study: Study, p: Params, seed: int, cbs: list = (), subsets: tuple[str, ...] = ("train", "val")
+):  # -> `Fitted`
+    "Train on the images of a study, with nothing said."
+    images, device = study.images(p), study.device
+    return fit(p, study.split, images, study.task, seed, device, _quiet, cbs, study.cache, subsets)
+
+
+def store_fit(study: Study, done, folder: Path, seed: int) -> None:
+    "Write history and predictions of the validation set."
     write_table(folder / f"results-{seed}.csv", done.history)
     rows = study.split[study.split.subset == "val"]
     logits = loader_logits(done.learn.model, done.loaders["val"], done.shortened)
     write_table(folder / f"predictions-{seed}.csv", study.task.table(rows, logits))
+
+
+def state_key(study: Study, p: Params, seed: int) -> dict:
+    "What a stored state of a training belongs to."
+    return dict(study=json_hash(study.key), params=json_hash(p.model_dump()), seed=seed)
+
+
+def _trained(study: Study, p: Params, folder: Path, seed: int, prune: list) -> pd.DataFrame:
+    "Train with one seed, and return the history."
+    checkpoint = Checkpoint(folder / "last.safetensors", state_key(study, p, seed))
+    done = train_in(study, p, seed, [checkpoint, *prune, *study.cbs])
+    store_fit(study, done, folder, seed)
     done.learn.checkpoint.done()
-    notes = (
-        {
-            k: v
-            for k, v in prune.trial.study.trials[-1].system_attrs.items()
-            if k.startswith("completed_rung")
-        }
-        if prune
-        else {}
-    )
-    return _Fit(done.history, bool(prune and prune.pruned), notes, prune.steps if prune else {})
+    return done.history
 
 
 def trial_params(p: Params, values: dict) -> Params:
@@ -407,18 +406,11 @@ def failed_trial(number: int, values: dict, e: Exception) -> Trial:
     return Trial(number, values, "failed", None, [], [], reason[:400])
 
 
-def run_trial(study: Study, number: int, values: dict) -> Trial:
-    "Train a trial, from where it stopped if it was interrupted, and store what came out."
+def record(study: Study, number: int, values: dict, train: Callable[..., Trial]) -> Trial:
+    "Train a trial, and store its outcome or its error."
     folder, began = study.trial(number), time.perf_counter()
-    found, lines = [], []
     try:
-        p = trial_params(study.p, values)
-        for seed in range(p.tune.seeds):
-            prune = _prune_of(study, number, p) if seed == 0 else None
-            found.append(_trained(study, p, folder, seed, prune, lines))
-            if found[-1].pruned:
-                break
-        trial = _outcome(study, number, values, p, found)
+        trial = train(study, number, values, trial_params(study.p, values))
     except Exception as e:
         (folder / "last.safetensors").unlink(missing_ok=True)
         trial = failed_trial(number, values, e)
@@ -427,23 +419,30 @@ def run_trial(study: Study, number: int, values: dict) -> Trial:
     return trial
 
 
-def _outcome(study: Study, number: int, values: dict, p: Params, found: list[_Fit]) -> Trial:
-    kept = [kept_row(f.history, p.train.monitor) for f in found]
-    scores = [float(row[p.tune.metric]) for row in kept]
+def run_trial(study: Study, number: int, values: dict) -> Trial:
+    "Train a trial, from where it stopped if it was interrupted, and store what came out."
+    return record(study, number, values, _train_seeds)
+
+
+def _train_seeds(study: Study, number: int, values: dict, p: Params) -> Trial:
+    prune, kept = _prune_of(study, number, p), []
+    for seed in range(p.tune.seeds):
+        watched = [prune] if prune and seed == 0 else []
+        history = _trained(study, p, study.trial(number), seed, watched)
+        kept.append(kept_row(history, p.train.monitor))
+        if prune and prune.pruned:
+            break
+    return _outcome(number, values, p, kept, prune)
+
+
+def _outcome(number: int, values: dict, p: Params, kept: list, prune: Prune | None) -> Trial:
+    scores, epochs = [float(r[p.tune.metric]) for r in kept], [int(r.epoch) for r in kept]
     score = sum(scores) / len(scores)
     if not math.isfinite(score):
-        return failed_trial(number, values, LabError(f"{p.tune.metric} is {score}"))
-    first = found[0]
-    return Trial(
-        number,
-        values,
-        "pruned" if found[-1].pruned else "finished",
-        score,
-        scores,
-        [int(row.epoch) for row in kept],
-        notes=first.notes,
-        steps=first.steps,
-    )
+        raise LabError(f"{p.tune.metric} is {score}")
+    state = "pruned" if prune and prune.pruned else "finished"
+    notes, steps = (prune.notes, prune.steps) if prune else ({}, {})
+    return Trial(number, values, state, score, scores, epochs, notes=notes, steps=steps)
 
 # %% ../../nbs/studies/04_tune.ipynb #6511f38e
 def line_of_trial(t: Trial, metric: str) -> str:

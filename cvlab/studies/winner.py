@@ -27,10 +27,9 @@ from ..evaluation.metrics import read_predictions
 from ..runs.run import write_table
 from .population import lineage, replay
 from .space import in_words, listed, optuna_study, to_unit, with_values
-from .tune import Study, Trial, ended, start_of, tried
+from .tune import Study, Trial, ended, start_of, train_in, tried
 from ..tasks.infer import logits_of
 from ..tasks.tables import kept_row, lower_is_better
-from ..training.recipe import fit
 
 # %% ../../nbs/studies/07_winner.ipynb #724eb802
 def space_table(study: Study) -> pd.DataFrame:  # one row per parameter
@@ -241,10 +240,7 @@ FRESH = 100  # the first of the fresh seeds
 
 
 def _final(study: Study, p: Params, path: list[int], seed: int, folder: Path):  # -> `Fitted`
-    if path:
-        return replay(study, path, seed, folder)
-    images, quiet = study.images(p), lambda line: None
-    return fit(p, study.split, images, study.task, seed, study.device, quiet, (), study.cache)
+    return replay(study, path, seed, folder) if path else train_in(study, p, seed)
 
 
 def _train_final(study: Study, name: str, values: dict, path: list[int], seed: int, folder, note):

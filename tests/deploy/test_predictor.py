@@ -16,7 +16,7 @@ from cvlab.data.fixtures import tiny_folder
 from cvlab.models.create import create_model, save_model
 
 BLOCKED = (
-    "fastai fastcore papermill nbformat dvc matplotlib seaborn scipy sklearn statsmodels captum ruamel typer "
+    "fastai fastcore papermill nbformat dvc matplotlib seaborn scipy sklearn statsmodels captum optuna cmaes ruamel typer "
     "psutil nbdev IPython nbclient nbconvert"
 ).split()
 ALONE = f"""
