@@ -14,7 +14,7 @@ UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -102,6 +102,10 @@ compare-trackers: install ## the same run told to every tracker and read back, h
 compare-recipes: install ## the recipe chosen for DATA beside a linear probe and fastai's fine_tune, into runs/measured/recipes/NAME
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
 	  -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2]}'
+
+compare-tuning: install ## methods of tuning at equal seconds on DATA, and workers of one study, into runs/bench/tuning-NAME
+	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/tuning_methods.ipynb runs/bench/tuning-$(NAME)/tuning.ipynb \
+	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p studies 10 -p minutes 1 -y '{trials: [300, 1000], workers: [1, 10, 30, 100]}'
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full
