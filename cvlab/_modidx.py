@@ -2439,6 +2439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cvlab.studies.tune._difference': ('studies/tune.html#_difference', 'cvlab/studies/tune.py'),
                                     'cvlab.studies.tune._lock_of': ('studies/tune.html#_lock_of', 'cvlab/studies/tune.py'),
                                     'cvlab.studies.tune._outcome': ('studies/tune.html#_outcome', 'cvlab/studies/tune.py'),
+                                    'cvlab.studies.tune._parsed': ('studies/tune.html#_parsed', 'cvlab/studies/tune.py'),
                                     'cvlab.studies.tune._prune_of': ('studies/tune.html#_prune_of', 'cvlab/studies/tune.py'),
                                     'cvlab.studies.tune._quiet': ('studies/tune.html#_quiet', 'cvlab/studies/tune.py'),
                                     'cvlab.studies.tune._too_late': ('studies/tune.html#_too_late', 'cvlab/studies/tune.py'),

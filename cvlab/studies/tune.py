@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,8 +119,14 @@ class Trial(NamedTuple):
 def read_trial(study: Study, number: int) -> Trial | None:  # None: it has not ended
     "A trial of a study."
     file = study.trial(number) / "trial.json"
-    if not file.exists():
+    try:
+        return _parsed(file, file.stat().st_mtime_ns)
+    except FileNotFoundError:
         return None
+
+
+@lru_cache(100_000)  # each proposal looks at all trials, which do not change any more
+def _parsed(file: Path, changed: int) -> Trial:
     found = read_json(file)
     return Trial(**found | dict(steps={int(k): v for k, v in found["steps"].items()}))
 
