@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'FRESH', 'space_table', 'trials_table', 'winner_of', 'expected_best', 'plot_search', 'plot_slices',
-           'importance', 'plot_importance', 'plot_parallel', 'read_finals', 'train_finals', 'final_metric',
-           'final_effect', 'optimism', 'verdict', 'compared', 'verdict_of', 'comparison']
+           'importance', 'plot_importance', 'plot_contour', 'plot_parallel', 'read_finals', 'train_finals',
+           'final_metric', 'final_effect', 'optimism', 'verdict', 'compared', 'verdict_of', 'comparison']
 
 # %% ../../nbs/studies/07_winner.ipynb #a0f49185
 import math
@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from matplotlib.tri import Triangulation
 
 from ..core.io import LabError, json_hash, read_json, write_json
-from ..core.params import Params, flat
+from ..core.params import Dimension, Params, flat
 from ..core.style import BLUE, GREY, PALETTE, new_figure
 from ..data.loaders import subset_of
 from ..evaluation.compare import LOWER, effect
@@ -205,6 +206,33 @@ def plot_importance(shares: pd.DataFrame) -> Figure:  # of `importance`
     ax.hlines(t.parameter, t.low, t.high, color=GREY, lw=2)
     ax.set(xlim=(0, 1), xlabel="share of the variance of the score (line: 90 % interval)")
     ax.grid(axis="y", visible=False)
+    return fig
+
+# %% ../../nbs/studies/07_winner.ipynb #5c1acbee
+def _scaled(d: Dimension, values: pd.Series) -> np.ndarray:  # 0 to 1
+    return np.array([to_unit(d, v) for v in values])
+
+
+def plot_contour(
+    study: Study,
+    keys: tuple[str, str] | None = None,  # of ranges; None: the first two of the space
+) -> Figure:
+    "The score over two parameters; `LabError` if the space does not have two ranges."
+    space, metric = study.p.tune.space, study.p.tune.metric
+    ranges = [k for k, d in space.items() if d.choices is None]
+    if not {*(keys := keys or ranges[:2])} <= {*ranges} or len(keys) != 2:
+        raise LabError(f"tune.space: contours take two ranges; there are {', '.join(ranges)}")
+    t = trials_table(study).query("state == 'finished'").dropna(subset=[*keys])
+    places = np.column_stack([_scaled(space[k], t[k]) for k in keys])
+    fig, ax = new_figure(4.6, 3.4)
+    scales = ["log" if space[k].log else "linear" for k in keys]
+    ax.set(xscale=scales[0], yscale=scales[1])
+    if len(t) > 2 and np.linalg.matrix_rank(places - places.mean(0)) == 2:
+        triangles = Triangulation(*places.T).triangles
+        ax.tricontourf(Triangulation(t[keys[0]], t[keys[1]], triangles), t[metric], alpha=0.6)
+    dots = ax.scatter(t[keys[0]], t[keys[1]], c=t[metric], edgecolor="white", zorder=3)
+    fig.colorbar(dots, label=metric.replace("_", " "))
+    ax.set(xlabel=keys[0], ylabel=keys[1])
     return fig
 
 # %% ../../nbs/studies/07_winner.ipynb #a7371705
