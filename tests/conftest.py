@@ -1,11 +1,15 @@
-"Shared helpers: run pipeline notebooks in this process, and clones of the repository in temporary folders."
+"Shared helpers: commands and pipeline notebooks in this process, and clones of the repository in temporary folders."
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from unittest.mock import patch
 
 import matplotlib
 import pytest
@@ -40,10 +44,54 @@ def run_inline(stage, out, overrides=(), experiment="", seed=0):
     return names
 
 
+@pytest.fixture(scope="session", autouse=True)
+def preloaded():
+    "Kernels of all commands in this process are forked from one that has imported the libraries."
+    from cvlab.runs.warm import warm
+
+    with warm():
+        yield
+
+
+def in_process(words, cwd, **env):
+    "`cvlab ...` without a process of its own, which would import for seconds: exit status and both outputs."
+    from cvlab.cli.main import main
+
+    streams = [
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)
+    ]
+    code = 0
+    with (
+        contextlib.chdir(cwd),
+        patch.object(sys, "argv", ["cvlab", *map(str, words)]),
+        patch.dict(os.environ, env),
+        contextlib.redirect_stdout(streams[0]),
+        contextlib.redirect_stderr(streams[1]),
+    ):
+        try:
+            main()
+        except SystemExit as e:
+            if isinstance(e.code, str):
+                print(e.code, file=sys.stderr)
+            code = 1 if isinstance(e.code, str) else e.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+    return code, *(s.buffer.getvalue().decode() for s in streams)
+
+
+def cvlab(*words, cwd=TOP):
+    "The same, and nobody sees a traceback."
+    code, out, err = in_process(words, cwd)
+    assert "Traceback" not in out + err, err
+    return code, out, err
+
+
 def environ(clone):
     "The environment of a person who works in the clone with this environment's programs."
-    # `make test` may have started us
-    known = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    # `make test` may have started us; a clone's kernels import the clone
+    ours = ("MAKE", "MFLAGS", "CVLAB_WARM", "JUPYTER_DEFAULT_PROVISIONER_NAME")
+    known = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {
         **known,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",

@@ -203,8 +203,8 @@ def _asked_first():
 # %% ../../nbs/runs/04_warm.ipynb #38850ce2
 @contextmanager
 def warm(at_once: bool = False):  # import now, not on the first kernel request
-    "Kernels started inside the block have their libraries preloaded."
-    if sys.platform != "linux":
+    "Kernels started inside the block have their libraries preloaded, by one process for nested blocks."
+    if sys.platform != "linux" or os.path.exists(os.environ.get("CVLAB_WARM", "")):
         yield
         return
     folder = tempfile.mkdtemp(prefix="cvlab-")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, TOP, environ
+from conftest import BIN, TOP, cvlab, environ
 from test_pipeline import gone, holder
 
 from cvlab.data.fixtures import photos_folder, tiny_folder
@@ -23,13 +23,6 @@ QUICK = [
     "evaluate.samples=8",
     "train.threads=1",
 ]
-
-
-def cvlab(*words, cwd=TOP):
-    done = subprocess.run(
-        [BIN / "cvlab", *map(str, words)], cwd=cwd, env=environ(TOP), capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

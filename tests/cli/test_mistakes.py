@@ -3,18 +3,16 @@
 import contextlib
 import ctypes
 import importlib.util
-import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import traceback
 from unittest.mock import patch
 
 import pytest
-from conftest import TOP, clone_into, environ
+from conftest import TOP, clone_into, environ, in_process
 
 from cvlab.core.params import plain, read_yaml
 from cvlab.data.fixtures import tiny_folder
@@ -110,37 +108,14 @@ def blocked(package):
         sys.modules.update(known)
 
 
-def in_process(words, cwd, home):
-    "`cvlab ...` without a process of its own: exit status, standard output, standard error."
-    from cvlab.cli.main import main
-
-    streams = [
-        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)
-    ]
+def without_stages(words, cwd, home):
+    "The command in this process; it fails where a stage begins."
 
     def no_stage(stage, *a, **kw):
         raise AssertionError(f"stage {stage} was begun")
 
-    code = 0
-    with (
-        contextlib.chdir(cwd),
-        patch.object(sys, "argv", ["cvlab", *words]),
-        patch.dict(os.environ, HOME=str(home)),
-        as_anybody(),
-        patch("cvlab.runs.engine.run_stage", no_stage),
-        contextlib.redirect_stdout(streams[0]),
-        contextlib.redirect_stderr(streams[1]),
-    ):
-        try:
-            main()
-        except SystemExit as e:
-            if isinstance(e.code, str):
-                print(e.code, file=sys.stderr)
-            code = 1 if isinstance(e.code, str) else e.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-    return code, *(s.buffer.getvalue().decode() for s in streams)
+    with as_anybody(), patch("cvlab.runs.engine.run_stage", no_stage):
+        return in_process(words, cwd, HOME=str(home))
 
 
 def in_shell(say, cwd, home, lab):
@@ -162,7 +137,7 @@ def say_it(case, lab, home):
         say, cwd = say[8:], home
     if say.startswith("cvlab ") and ">" not in say:  # the shell's part of it, without a shell
         words = [str(home) + w[1:] if w.startswith("~/") else w for w in shlex.split(say)[1:]]
-        code, *answer = in_process(words, cwd, home)
+        code, *answer = without_stages(words, cwd, home)
     else:
         code, *answer = in_shell(say, cwd, home, lab)
     return code, *(s.replace(str(home), "~").replace(str(lab), ".") for s in answer)

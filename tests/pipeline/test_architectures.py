@@ -8,6 +8,10 @@ from cvlab.models.create import classifiers, create_model
 from cvlab.models.zoo import ARCHITECTURES, describe, try_out
 
 SMALLEST = {"inception_v3": 96}  # where 64 pixels do not suffice
+FAMILIES = """resnet18 vgg11 vit_tiny_patch16_224 convnext_atto densenet121 regnetx_004
+    swin_tiny_patch4_window7_224 efficientnet_b0 mobilenetv3_small_100""".split()
+# the others every night
+EACH = [n if n in FAMILIES else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES]
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +23,7 @@ def test_there_are_forty():
     assert len(ARCHITECTURES) >= 40
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_it_trains(name):
     size = SMALLEST.get(name, 64)
     model = try_out(name, n_classes=3, size=size)
@@ -34,20 +38,7 @@ def test_it_trains(name):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        "vgg11",
-        "vit_tiny_patch16_224",
-        "convnext_atto",
-        "densenet121",
-        "regnetx_004",
-        "swin_tiny_patch4_window7_224",
-        "efficientnet_b0",
-        "mobilenetv3_small_100",
-    ],
-)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_its_head_can_be_replaced(name):
     try_out(name, n_classes=3, head="deep")
 

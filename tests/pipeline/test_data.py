@@ -1,25 +1,16 @@
 "Any images in: what strangers send, the ways in, and which images are the lab's."
 
 import shutil
-import subprocess
 import zipfile
 
 import pandas as pd
 import pytest
-from conftest import BIN, TOP, clone_into, environ, run_inline, sh
+from conftest import BIN, clone_into, cvlab, run_inline, sh
 
 from cvlab.core.io import LabError, file_hash, read_json
 from cvlab.data.fixtures import HOSTILE, hostile_folder, tiny_folder
 
 QUICK = ["train.epochs=1", "data.size=32", "train.batch_size=8", "evaluate.samples=8"]
-
-
-def cvlab(*words, cwd=TOP):
-    done = subprocess.run(
-        [BIN / "cvlab", *map(str, words)], cwd=cwd, env=environ(TOP), capture_output=True, text=True
-    )
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done.returncode, done.stdout, done.stderr
 
 
 def contents(folder):

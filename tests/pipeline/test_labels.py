@@ -5,9 +5,8 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_inline
+from conftest import cvlab, run_inline
 from PIL import Image
-from test_data import cvlab
 
 from cvlab.data.fixtures import SMOKE, bright_folder, tiny_folder, tiny_image
 from cvlab.evidence.pages import check_card, write_card

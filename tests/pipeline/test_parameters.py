@@ -116,7 +116,7 @@ ELSEWHERE = {
     "experiments": "likewise",
     "crossval.experiments": "tests/pipeline/test_folds.py",
     # whether other threads give other bytes depends on the processor
-    "train.threads": "nbs/training/05_recipe.ipynb",
+    "train.threads": "below",
     **dict.fromkeys(
         [f"tune.{k}" for k in ("pruner", "trials", "seeds", "epochs", "metric", "minutes")],
         "nbs/studies/04_tune.ipynb",
@@ -204,6 +204,14 @@ def test_parameter_acts(key, lab, references):
     extra = [e.replace("WEIGHTS", weights) for e in COMPANY.get(key, [])]
     ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
     assert run(lab, key, stage, [*extra, f"{key}={value}"]) != ref, f"{key}={value} changes nothing"
+
+
+def test_a_training_uses_the_threads_that_it_is_given(lab):
+    import torch
+
+    for n in (1, 2):
+        run(lab, f"threads-{n}", "train", [f"train.threads={n}"])
+        assert torch.get_num_threads() == n
 
 
 def test_an_albumentations_chain_acts(lab, references, tmp_path):

@@ -9,9 +9,8 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TOP, run_inline
+from conftest import TOP, cvlab, run_inline
 from PIL import Image
-from test_data import cvlab
 
 from cvlab.cli.main import main
 from cvlab.data.fixtures import SMOKE, tiny_image

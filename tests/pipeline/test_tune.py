@@ -8,8 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import TOP, environ
-from test_data import cvlab
+from conftest import TOP, cvlab, environ
 
 from cvlab.cli import api
 from cvlab.core.io import LabError, read_json
