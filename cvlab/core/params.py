@@ -352,6 +352,12 @@ class Train(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         description="torch CPU threads; a parameter, because 1, 2 and 4 give different bytes"
     )
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
+        description="processes that share each batch, with `threads` each; on GPUs one per device"
+    )
+    sync_bn: bool = Field(
+        description="several processes: statistics of batch norm over the whole batch instead of each share"
+    )
     sampler: Literal["weighted", "over", "under"] | None = Field(
         description="balances the classes: weighted draws, oversampling or undersampling; "
         "null: no balancing"
@@ -751,6 +757,13 @@ def contradiction(p: Params) -> str:  # one line; "" if there is none
     t, a = p.train, p.augment
     if t.unfreeze_every and p.model.freeze == "none":
         return "train.unfreeze_every: with model.freeze: none there is nothing to unfreeze"
+    if t.processes > t.batch_size:
+        return (
+            f"train.processes={t.processes}: a batch of {t.batch_size} images has none for some of them; "
+            "raise train.batch_size, which counts the images of all processes together"
+        )
+    if t.sync_bn and t.processes == 1:
+        return "train.sync_bn: with train.processes: 1 there is nothing to synchronise"
     if t.cache_features and t.unfreeze_every:
         return "train.cache_features: layers that are unfrozen later (train.unfreeze_every) cannot be computed once"
     if t.cache_features and p.model.freeze == "none":
@@ -890,7 +903,8 @@ def _check_crossval(params: Params, known, source: _Source):
             raise LabError(f"{where}crossval.{key}: {_no_experiment(name, known)}")
 
 # %% ../../nbs/core/01_params.ipynb #63d755f9
-_FIXED = {"data.crop_margin", "train.threads", "train.monitor", "train.save_every"}
+_FIXED = {"data.crop_margin", "train.monitor", "train.save_every"}
+_FIXED |= {"train.threads", "train.processes"}
 
 
 def may_vary(key: str) -> bool:  # a dotted key

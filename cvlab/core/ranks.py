@@ -83,6 +83,11 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
+    def device_of(self, device) -> torch.device:  # device: of the training
+        "The device of this process: on GPUs each has its own."
+        kind = torch.device(device).type
+        return torch.device(kind, self.place) if kind == "cuda" else torch.device(kind)
+
     def call(self, device: str):  # cpu | cuda
         "Ask the others to connect (rank 0)."
         self.store.set(f"call {self.calls}", device)
@@ -95,12 +100,12 @@ class Ranks:
 
     def connect(self, device: str):  # cpu | cuda; all of them at the same time
         "Begin to exchange."
-        cuda = device == "cuda"
-        self.device = torch.device("cuda", self.place) if cuda else torch.device("cpu")
+        self.device, cuda = self.device_of(device), device == "cuda"
         if cuda:
             torch.cuda.set_device(self.device)
         own = {} if not self.folder else {k: _LOOPBACK for k in _INTERFACES}  # no port for others
-        with patch.dict(os.environ, own):
+        # torch's hook would put the rank before each line of an error, once for each group
+        with patch.dict(os.environ, own), patch("sys.excepthook"):
             dist.init_process_group(
                 "nccl" if cuda else "gloo",
                 store=dist.PrefixStore(f"group {self.calls}", self.store),
@@ -264,7 +269,8 @@ class _Launched(Ranks):
         self.store.add("calls", 1)
 
     def lost(self, e):
-        return ("a process on this or another machine is gone" if is_broken(e) else ""), False
+        why = "a process on this or another machine is gone; the same command with --resume goes on"
+        return (why if is_broken(e) else ""), False
 
     def end(self):
         "The launcher ends the others."
@@ -335,7 +341,8 @@ def in_processes(
             if not why:
                 raise
             if not (killed and left):
-                raise LabError(f"{why}; the same command with --resume goes on") from None
+                on = "; the same command with --resume goes on" if killed else ""
+                raise LabError(f"{why}{on}") from None
             say(f"{why}; the training goes on with new processes")
 
 # %% ../../nbs/core/10_ranks.ipynb #6ca0b083

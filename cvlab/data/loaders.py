@@ -320,6 +320,7 @@ class _Crops(_Draws):
 
     device, resident = torch.device("cpu"), False  # resident: all images are on the device
     store = buffer = None  # all images on the device; the bytes of one batch
+    part, whole = slice(None), 0  # of each batch that is made; images of the whole batch
     move = None  # see `Batches`
 
     def bytes(
@@ -386,15 +387,16 @@ class Batches(_Crops):
 
     def __iter__(self):
         for idx, places, gen in self.draws():
-            self.idx = idx  # indices of the current batch
-            xb = self.bytes(idx, places).permute(0, 3, 1, 2)
+            augmented, self.whole = self.train and self.augment, len(idx)
+            self.idx, at = idx[self.part], places[self.part]  # of the current batch
+            # the numbers that are drawn for an image depend on the others
+            xb = self.bytes(*((idx, places) if augmented else (self.idx, at))).permute(0, 3, 1, 2)
             if self.shown and self.shown < self.side:
                 xb = F.interpolate(xb.float(), self.shown, mode="bilinear", antialias=True)
-            augmented = self.train and self.augment
             if augmented:
-                xb = self.augment(xb / 255, gen)
+                xb = self.augment(xb / 255, gen)[self.part]
             xb = normalise_batch(xb, self.normalise, 1.0 if augmented else 255.0, self.layout)
-            yield xb, self.targets_of(idx, places).to(self.device, non_blocking=True)
+            yield xb, self.targets_of(self.idx, at).to(self.device, non_blocking=True)
 
 # %% ../../nbs/data/06_loaders.ipynb #aba1c293
 class Rows:

@@ -246,6 +246,8 @@ def without_places(
 # %% ../../nbs/runs/05_run.ipynb #e1b3045d
 # options that have no effect by themselves: option -> (the other option, its value)
 ONLY_WITH = {"magnitude": ("policy", "rand"), "beta": ("alpha", "effective")}
+# values of options that came later, with which all is as before
+_AS_BEFORE = {"processes": 1}
 
 
 def question(
@@ -254,6 +256,8 @@ def question(
     "What identifies a reading: no paths, no options that are off, not the default task."
 
     def on(d, k):
+        if _AS_BEFORE.get(k) == d[k]:
+            return False
         return d[k] and (k not in ONLY_WITH or d[ONLY_WITH[k][0]] == ONLY_WITH[k][1])
 
     return {

@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..core.io import LabError, printable
@@ -73,6 +74,11 @@ class Meter:
     def add(self, pred: Tensor, y: Tensor):
         "Count a batch."
         self.total, self.n = self.total + self.of(pred, y), self.n + len(y)
+
+    def combine(self, add):  # add: function that sums a float64 tensor over all processes
+        "Include what the other processes of a training have counted."
+        total, n = add(torch.tensor([float(self.total), self.n], dtype=torch.float64)).tolist()
+        self.total, self.n = total, int(n)
 
     def values(self) -> dict[str, float]:  # name -> mean over the images
         "The measured values; the first is the column of the history."

@@ -55,6 +55,15 @@ class Accuracy(Meter):
             0, y * k + guess, torch.ones_like(y, dtype=torch.float32)
         )
 
+    def combine(self, add):
+        super().combine(add)
+        if not self.by_class:
+            return
+        mine = self.confusion
+        k, n = add(torch.tensor([len(mine), 1.0] if mine is not None else [0.0, 0.0])).tolist()
+        k = int(k / n)
+        self.confusion = add((torch.zeros(k, k) if mine is None else mine).double())
+
     def values(self):
         return super().values() | (by_class(self.confusion) if self.by_class else {})
 

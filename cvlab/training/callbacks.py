@@ -5,23 +5,31 @@
 # %% auto #0
 __all__ = ['TRAIN_PACKAGES', 'ProgressiveResize', 'accuracy_on', 'sample_loader', 'Mix', 'Distil', 'EarlyStoppingCallback', 'Ema',
            'estimate_batch_norm', 'PreciseBatchNorm', 'SaveModel', 'code_hash', 'optimizer_state', 'read_state',
-           'restore_state', 'Checkpoint', 'LiveBar']
+           'restore_state', 'Checkpoint', 'LiveBar', 'synced_batch_norm', 'has_unused', 'wrapped', 'Distributed']
 
 # %% ../../nbs/training/02_callbacks.ipynb #c666e740
 import copy
 import hashlib
 import json
-from contextlib import contextmanager
+import warnings
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException
+from fastcore.basics import patch_to
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..core.io import LabError, check_regular, write_tensors
 from ..core.progress import bar
+from ..core.ranks import Ranks
+from ..core.repro import derive_seed
 from ..data.augment import mixer
 from ..models.create import save_model
 
@@ -79,6 +87,7 @@ def sample_loader(
     if not hasattr(dl, "order"):
         return None
     dl.train, dl.n, dl.bs = False, min(len(dl.images), n), bs or dl.bs
+    dl.part = slice(None)
     dl.buffer = dl.shown = None
     dl.order = lambda gen: torch.linspace(0, len(dl.images) - 1, dl.n).long()
     return dl
@@ -103,10 +112,8 @@ class Mix(Callback):
         x, y = self.mix(self.x, self.y)
         self.learn.xb, self.learn.yb = (x,), (y,)
 
-    def after_train(self):
-        self.history.more["mixed_accuracy"] = self.history.meters[True].values()["accuracy"]
-
     def after_validate(self):  # of the same weights that are validated
+        self.history.more["mixed_accuracy"] = self.history.meters[True].values()["accuracy"]
         if dl := sample_loader(self.dls.train, len(self.dls.valid.dataset)):
             self.history.more["clean_accuracy"] = accuracy_on(self.learn.model, dl)
 
@@ -377,6 +384,29 @@ def read_state(path: Path, key: dict) -> tuple[dict, dict[str, Tensor]]:  # JSON
     return info, tensors
 
 # %% ../../nbs/training/02_callbacks.ipynb #53e9bc94
+def _numbers(learn) -> dict:
+    "The state of a training as JSON, without its tensors."
+    scaler = learn.gradient_accumulation.scaler
+    return dict(
+        rows=learn.history.rows,
+        epoch_of_best=learn.keep_best.epoch_of_best,
+        rates=optimizer_state(learn.opt.opt)[1],
+        ema_steps=getattr(getattr(learn, "ema", None), "n", 0),
+        scaler=scaler and scaler.state_dict(),
+    )
+
+
+def _tensors(learn) -> dict[str, Tensor]:
+    "The tensors of the state of a training, by name."
+    parts = {
+        "model": learn.model.state_dict(),
+        "best": learn.keep_best.state or {},
+        "ema": learn.ema.average.module.state_dict() if hasattr(learn, "ema") else {},
+        "opt": optimizer_state(learn.opt.opt)[0],
+    }
+    return {f"{p}.{k}": v for p, d in parts.items() for k, v in d.items()}
+
+
 def restore_state(
     learn,
     info: dict,
@@ -418,24 +448,10 @@ class Checkpoint(Callback):
 
     def tensors(self) -> dict[str, Tensor]:
         "All tensors of the state, by name."
-        parts = {
-            "model": self.learn.model.state_dict(),
-            "best": self.keep_best.state or {},
-            "ema": self.ema.average.module.state_dict() if hasattr(self.learn, "ema") else {},
-            "opt": optimizer_state(self.opt.opt)[0],
-        }
-        return {f"{p}.{k}": v for p, d in parts.items() for k, v in d.items()}
+        return _tensors(self.learn)
 
     def after_epoch(self):
-        scaler = self.gradient_accumulation.scaler
-        info = dict(
-            key=self.key,
-            rows=self.history.rows,
-            epoch_of_best=self.keep_best.epoch_of_best,
-            rates=optimizer_state(self.opt.opt)[1],
-            ema_steps=getattr(getattr(self.learn, "ema", None), "n", 0),
-            scaler=scaler and scaler.state_dict(),
-        )
+        info = dict(key=self.key, **_numbers(self.learn))
         write_tensors(self.path, self.tensors(), {"state": json.dumps(info)})
 
     def resume(self) -> int:  # completed epochs
@@ -469,3 +485,229 @@ class LiveBar(Callback):
 
     def after_fit(self):
         self.bar.close()
+
+# %% ../../nbs/training/02_callbacks.ipynb #ff9e706e
+class _Sum(torch.autograd.Function):
+    "The sum over all processes; its gradient is one, too."
+
+    @staticmethod
+    def forward(ctx, t: Tensor, ranks: Ranks):
+        ctx.ranks = ranks
+        return ranks.add(t)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.ranks.add(grad), None
+
+
+def _moments(x: Tensor, dims: list[int], ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+    "Mean and variance of each channel over the images of all processes, and the number of values."
+    var, mean = torch.var_mean(x, dims, correction=0)
+    mine = torch.stack([mean, var, torch.full_like(mean, x.numel() / x.shape[1])])
+    zeros = torch.zeros_like(mine)
+    each = torch.stack([mine if r == ranks.rank else zeros for r in range(ranks.size)])
+    means, variances, ns = _Sum.apply(each, ranks).unbind(1)  # each (size, channels)
+    n = ns.sum(0)
+    mean = (ns * means).sum(0) / n
+    return mean, (ns * (variances + (means - mean) ** 2)).sum(0) / n, n.detach()
+
+# %% ../../nbs/training/02_callbacks.ipynb #4c4179c6
+def synced_batch_norm(
+    ranks: Ranks,
+    alone,  # torch's function, for layers that evaluate
+    x: Tensor,  # (bs, channels, ...): a share of the batch
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    "`torch.nn.functional.batch_norm` with the statistics of the whole batch."
+    if not training:
+        return alone(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    dims, shape = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+    mean, var, n = _moments(x.float(), dims, ranks)
+    if running_mean is not None:
+        running_mean.lerp_(mean.detach(), momentum)
+        running_var.lerp_(var.detach() * n / (n - 1).clamp(min=1), momentum)
+    scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
+    return (x.float() * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+# %% ../../nbs/training/02_callbacks.ipynb #f6b1e6d5
+def has_unused(model: nn.Module, xb: Tensor) -> bool:
+    "Is there a trainable parameter that the output does not depend on?"
+    modes = {m: m.training for m in model.modules()}
+    params = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    with torch.enable_grad():
+        grads = torch.autograd.grad(model(xb).float().sum(), params, allow_unused=True)
+    for m, mode in modes.items():
+        m.training = mode
+    return any(g is None for g in grads)
+
+
+def wrapped(model: nn.Module, xb: Tensor) -> DistributedDataParallel:
+    "The model with gradients that are averaged over all processes, which start from the weights of rank 0."
+    cuda = [xb.device] if xb.device.type == "cuda" else None
+    unused = has_unused(model, xb)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the new name is not in torch 2.11
+        return DistributedDataParallel(
+            model, device_ids=cuda, broadcast_buffers=False, find_unused_parameters=unused
+        )
+
+# %% ../../nbs/training/02_callbacks.ipynb #c1c33886
+class Distributed(Callback):
+    "Train on this process's share of each batch, with the gradient of the whole batch."
+
+    order = -15  # after Mix, which needs the whole batch; before the precision is set
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        sync_bn: bool = False,  # see `synced_batch_norm`
+    ):
+        self.ranks, self.sync_bn, self.stack = ranks, sync_bn, ExitStack()
+        self.part = slice(ranks.rank, None, ranks.size)
+
+    def begin(self):  # before `train`
+        "Start all processes from the state of rank 0, which may have resumed a training."
+        rows, learn = self.learn.history.rows, self.learn
+        numbers = json.dumps(_numbers(learn) if rows else {"rows": []}).encode()
+        tensors = _tensors(learn) if rows else learn.model.state_dict()
+        own = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+        info = json.loads(self.ranks.share(numbers))
+        tensors = load(self.ranks.share(save(own) if self.ranks.leads else b""))
+        if self.ranks.leads:
+            return
+        if info["rows"]:
+            restore_state(learn, info, tensors)
+        else:
+            learn.model.load_state_dict(tensors)
+
+    def before_fit(self):
+        self.next, self.terminate_on_na_n.agree = self.learn.start, self.first_bad_of_all
+        self.dls.valid.part = self.part
+        if not hasattr(self.learn, "mix"):
+            self.dls.train.part = self.part
+
+    def after_fit(self):
+        self.net = None
+        self.dls.train.part = self.dls.valid.part = slice(None)
+
+# %% ../../nbs/training/02_callbacks.ipynb #ce3e9464
+@patch_to(Distributed)
+def first_bad_of_all(self, mine: Tensor) -> Tensor:  # (2,): batch, loss; see `TerminateOnNaN`
+    "The first loss that was not finite in any process."
+    each = self.ranks.gather(mine)
+    bad = each[each[:, 0] >= 0]
+    if not len(bad):
+        return mine
+    first = bad[:, 0].min()
+    return torch.stack([first, bad[bad[:, 0] == first, 1].sum()])
+
+
+@patch_to(Distributed)
+def before_epoch(self):
+    self.next = self.epoch + 1
+    if self.ranks.any(False):
+        raise CancelFitException()
+    seed = derive_seed(self.seed_epoch.seed, self.epoch, self.ranks.rank + 1)
+    self.draws = torch.Generator().manual_seed(seed).get_state()
+    if self.ranks.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+@patch_to(Distributed)
+def after_cancel_fit(self):
+    together = self.terminate_on_na_n.reason or self.next >= self.n_epoch
+    if self.ranks.leads and not together:
+        self.ranks.any(True)
+
+# %% ../../nbs/training/02_callbacks.ipynb #fefb9791
+@patch_to(Distributed)
+def before_batch(self):
+    whole = self.dl.whole if self.dl.part == self.part else len(self.x)
+    if self.dl.part != self.part:
+        self.learn.xb = tuple(t[self.part] for t in self.xb)
+        self.learn.yb = tuple(t[self.part] for t in self.yb)
+    if self.training:
+        self.share = len(self.x) * self.ranks.size / whole
+        self.enter()
+    elif not len(self.x):
+        raise CancelBatchException()  # the last images of the validation set
+
+
+@patch_to(Distributed)
+def enter(self):
+    "Compute the forward pass with the wrapped model."
+    if self.iter == 0:
+        self.net = None
+        self.net = wrapped(self.learn.model, self.x[:2])
+    self.stack.callback(setattr, self.learn, "model", self.learn.model)
+    self.learn.model = self.net
+    self.stack.callback(self.exchange_draws)
+    self.exchange_draws()
+    if (self.iter + 1) % self.gradient_accumulation.accumulate and self.iter + 1 < self.n_iter:
+        self.stack.enter_context(self.net.no_sync())
+    if self.sync_bn:
+        synced = partial(synced_batch_norm, self.ranks, F.batch_norm)
+        self.stack.enter_context(patch.object(F, "batch_norm", synced))
+
+
+@patch_to(Distributed)
+def exchange_draws(self):
+    "Exchange the common random state for that of this process, or back."
+    now = torch.get_rng_state()
+    torch.set_rng_state(self.draws)
+    self.draws = now
+
+
+@patch_to(Distributed)
+def leave(self):  # also called by `LabLearner`, after an error
+    self.stack.close()
+
+
+Distributed.after_pred = Distributed.leave
+
+
+@patch_to(Distributed)
+def before_backward(self):  # before GradientAccumulation adds what is not a mean over images
+    if self.share != 1:
+        self.learn.loss_grad = self.loss_grad * self.share
+
+# %% ../../nbs/training/02_callbacks.ipynb #5c5e8afc
+def _norms(model: nn.Module) -> list[Tensor]:
+    "The running statistics of batch norm."
+    kind = nn.modules.batchnorm._BatchNorm
+    layers = [m for m in model.modules() if isinstance(m, kind) and m.running_mean is not None]
+    return [t for m in layers for t in (m.running_mean, m.running_var)]
+
+
+@patch_to(Distributed)
+def before_validate(self):
+    average = [self.ema.average.module] if hasattr(self.learn, "ema") else []
+    for t in (t for model in (self.learn.model, *average) for t in _norms(model)):
+        t.copy_(self.ranks.add(t) / self.ranks.size)
+
+
+@patch_to(Distributed)
+def combine(self, training: bool):
+    "Sum what `History` counted."
+    sums, meter = self.history.sums, self.history.meters[training]
+    sums[training] = self.ranks.add(sums[training].double())
+    meter.combine(self.ranks.add)
+
+
+@patch_to(Distributed)
+def after_train(self):
+    self.combine(True)
+
+
+@patch_to(Distributed)
+def after_validate(self):
+    self.combine(False)
+    self.terminate_on_na_n.look()

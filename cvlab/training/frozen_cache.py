@@ -275,9 +275,11 @@ class FrozenBatches(Batches):
 
     def __iter__(self):
         for idx, places, _ in self.draws():
+            self.whole, idx, places = len(idx), idx[self.part], places[self.part]
             self.idx = idx
             row = self.rows[idx]
-            view = torch.tensor([self.flips.index(tuple(f)) for f in places[:, 2:].tolist()])
+            flips = places[:, 2:].tolist()
+            view = torch.tensor([self.flips.index(tuple(f)) for f in flips], dtype=torch.long)
             here = (row, view) if isinstance(self.outputs, Tensor) else (row.numpy(), view.numpy())
             xb = torch.as_tensor(self.outputs[here]).to(self.device, non_blocking=True)
             yield (

@@ -54,8 +54,9 @@ class LabLearner(Learner):
         try:
             super().one_batch(i, b)
         finally:
-            if hasattr(self, "precision"):
-                self.precision.leave()
+            for name in ("precision", "distributed"):
+                if hasattr(self, name):
+                    getattr(self, name).leave()
 
     def _do_fit(self):
         for epoch in range(self.start, self.n_epoch):
@@ -205,6 +206,7 @@ class TerminateOnNaN(Callback):
     "Stop the training when the loss is NaN or infinite; `reason` gives the position."
 
     reason, every = None, None  # batches between two checks; None: 1 on a CPU, otherwise 50
+    agree = None  # function of `first_bad`: that of all processes, which have to stop together
 
     def before_train(self):
         self.begin()
@@ -223,11 +225,13 @@ class TerminateOnNaN(Callback):
         self.first_bad = torch.where(
             (self.first_bad[0] < 0) & ~torch.isfinite(loss), now, self.first_bad
         )
+        if self.agree and not self.training:
+            return  # some process may have no image; `cvlab.training.callbacks.Distributed` looks
         if (self.iter + 1) % self.pace == 0 or self.iter + 1 == self.n_iter:
             self.look()
 
     def look(self):
-        i, loss = self.first_bad.tolist()
+        i, loss = (self.agree(self.first_bad) if self.agree else self.first_bad).tolist()
         if i < 0:
             return
         where = f"step {int(i) + 1}" if self.training else "validation"
@@ -513,6 +517,8 @@ def effective_params(learn: Learner) -> dict:  # dotted key of params.yaml -> va
         else 0,
         "train.monitor": learn.keep_best.monitor,
         "train.threads": torch.get_num_threads(),
+        "train.processes": learn.distributed.ranks.size if hasattr(learn, "distributed") else 1,
+        "train.sync_bn": hasattr(learn, "distributed") and learn.distributed.sync_bn,
         "train.precision": _precision_of(learn),
         "train.start_size": learn.progressive_resize.start
         if hasattr(learn, "progressive_resize")
