@@ -56,6 +56,30 @@ def _at_root():  # yields the top of the repository
     finally:
         os.chdir(here)
 
+# %% ../../nbs/cli/00_api.ipynb #acab81f8
+@contextmanager
+def _leading_at_root():  # yields the top of the repository
+    "`_at_root`, for a command that trains; never returns in the processes that follow."
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        with _at_root() as root:
+            yield root
+        return
+    from cvlab.core.ranks import is_follower, leading
+
+    if is_follower():
+        from cvlab.training.distributed import serve
+
+        serve()
+        sys.exit(0)
+    with leading(), _at_root() as root:
+        yield root
+
+
+def _restarted(out: Path | None) -> bool:
+    "Has torchrun started this training again, after it was begun in `out`?"
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return again and out is not None and (out / "prepare" / "params.yaml").exists()
+
 # %% ../../nbs/cli/00_api.ipynb #ca24e02a
 def from_here(overrides: list[str] | None) -> list[str]:
     "Make the path in `preset=file.yaml` absolute, since it is read from the top of the repository."
@@ -297,11 +321,14 @@ def _opened(p):  # -> `cvlab.data.importers.Data`
 
 def _check_before(p, *others, data=None):  # data: of `_opened`; -> the split
     "Raise a `LabError` for anything that would fail later; `others`: parameters of more models on the same images."
+    from cvlab.core.ranks import check_processes
+    from cvlab.core.repro import pick_device, settings
     from cvlab.tasks.infer import TASKS
 
     kind = TASKS[p.task]
     for q in (p, *others):
         kind.check(q)
+        check_processes(q.train.processes, pick_device(settings().device))
     data = data or _opened(p)
     split = kind.split(data.samples, p.split.val, p.split.test, p.split.seed)
     task = kind.of(split)
@@ -825,7 +852,9 @@ def train(
         size=size,
         task=task,
     )
-    with _at_root() as root:
+    with _leading_at_root() as root:
+        if _restarted(out):
+            resume, budget = True, None
         own = _own_images(data, recipe, experiment, overrides)
         if resume and not out:
             raise LabError(_out_of_resume(experiment, seed))
@@ -864,6 +893,8 @@ def check_crossval(split, p, *others, student=None):
     for q in (p, *others):
         for subset in subsets:
             _check_batches(q, subset.label[subset.subset == "train"])
+    if student and student.train.processes > 1:
+        raise LabError("crossval.student: learns in one process; set train.processes to 1")
     if student and (student.augment.mixup or student.augment.cutmix):
         raise LabError(
             "crossval.student: the teacher predicts unmixed images; set augment.mixup and "
@@ -920,7 +951,7 @@ def crossval(
 ) -> Path:  # the root of the run; the metrics are in crossval/summary.csv
     "Cross-validate experiments on a folder of images; the same `out` continues a run."
     out, overrides = Path(out).resolve() if out else None, asked(data, overrides, preset)
-    with _at_root() as root:
+    with _leading_at_root() as root:
         out, p = out or _new_folder(root), resolve("params.yaml", "", overrides)
         from cvlab.runs.paths import RunPaths
         from cvlab.runs.stages import check_task
@@ -1009,7 +1040,7 @@ def tune(
     out, overrides = Path(out).resolve() if out else None, asked(data, overrides, preset)
     named = dict(method=method, trials=trials, workers=workers)
     overrides += [f"tune.{k}={v}" for k, v in named.items() if v is not None]
-    with _at_root() as root:
+    with _leading_at_root() as root:
         from cvlab.runs.paths import RunPaths
         from cvlab.studies.auto import budget_seconds
 

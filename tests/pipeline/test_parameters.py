@@ -117,6 +117,8 @@ ELSEWHERE = {
     "crossval.experiments": "tests/pipeline/test_folds.py",
     # whether other threads give other bytes depends on the processor
     "train.threads": "below",
+    "train.processes": "tests/pipeline/test_distributed.py",
+    "train.sync_bn": "nbs/training/07_distributed.ipynb",
     **dict.fromkeys(
         [f"tune.{k}" for k in ("pruner", "trials", "seeds", "epochs", "metric", "minutes")],
         "nbs/studies/04_tune.ipynb",
