@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['serve']
 
-# %% ../../nbs/training/07_distributed.ipynb #b00cc348
+# %% ../../nbs/training/07_distributed.ipynb #767ae999
 import sys
 
 from ..core.io import LabError
 from ..core.ranks import follow
 from .recipe import fit_as_told
 
-# %% ../../nbs/training/07_distributed.ipynb #d54d32d7
+# %% ../../nbs/training/07_distributed.ipynb #d45fbdc5
 def serve(args: list[str] = ()):  # folder, rank and size; none: as a launcher says
     "Train with rank 0 whenever it calls, until it ends."
     try:
