@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cvlab.bench.bench.check_nothing_to_do': ( 'bench/bench.html#check_nothing_to_do',
                                                                               'cvlab/bench/bench.py'),
                                    'cvlab.bench.bench.dvc_repro': ('bench/bench.html#dvc_repro', 'cvlab/bench/bench.py'),
+                                   'cvlab.bench.bench.epochs_in': ('bench/bench.html#epochs_in', 'cvlab/bench/bench.py'),
                                    'cvlab.bench.bench.forward_of': ('bench/bench.html#forward_of', 'cvlab/bench/bench.py'),
                                    'cvlab.bench.bench.forward_pass': ('bench/bench.html#forward_pass', 'cvlab/bench/bench.py'),
                                    'cvlab.bench.bench.frozen_phase': ('bench/bench.html#frozen_phase', 'cvlab/bench/bench.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BENCH_AUGMENT', 'START_SCRIPT', 'GROWING', 'ROWS', 'GROUPS', 'bench_images', 'quiet', 'lab_loaders', 'lab_loop',
-           'pure_loop', 'lab_from_files', 'times', 'step_of', 'gemm', 'giving_back', 'forward_pass', 'accuracies',
-           'paired_difference', 'growing', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of',
+           'pure_loop', 'epochs_in', 'lab_from_files', 'times', 'step_of', 'gemm', 'giving_back', 'forward_pass',
+           'accuracies', 'paired_difference', 'growing', 'frozen_phase', 'last_stage_step', 'predictor', 'forward_of',
            'lab_notebooks', 'dvc_repro', 'check_nothing_to_do', 'started', 'growth', 'steepness', 'reach_lab', 'Row',
            'rows_named', 'Bench', 'plot_bench']
 
@@ -30,6 +30,7 @@ from torch import nn
 
 from .frameworks import Clock
 from ..core.io import LabError, atomic_write, write_json
+from ..core.params import resolve
 from ..core.repro import keep_memory, repo_root, seed_everything, use_threads
 from ..core.timing import peak_memory, ratio, take_turns
 from ..data.augment import augmenter
@@ -39,10 +40,12 @@ from ..data.samples import find_samples
 from ..datasets.meadow import make_meadow
 from ..deploy.predictor import Predictor
 from ..models.create import create_model, rates
+from ..tasks.classify import Classification
 from ..training.callbacks import ProgressiveResize
 from ..training.frozen_cache import cache_features
 from ..training.learner import create_learner, precision_dtype, train
 from ..training.optim import optimizer
+from ..training.recipe import fit
 
 # %% ../../nbs/bench/01_bench.ipynb #b3915348
 def bench_images(
@@ -152,6 +155,28 @@ def pure_loop(*args, net="resnet18", precision="fp32", **kw):  # -> function
                 model(xb)
 
     return epoch
+
+# %% ../../nbs/bench/01_bench.ipynb #5ba273c8
+def epochs_in(
+    processes: int,
+    threads: int,  # of each process
+    files: pd.DataFrame,
+    size: int,
+    bs: int,  # of all processes together
+    cache: str | Path,
+    epochs: int = 2,
+    net: str = "resnet18",
+    precision: str = "fp32",
+):  # -> function
+    "Some epochs of the lab's training in several processes, with the exchange between them."
+    how = dict(size=size, crop_margin=0.0)
+    overrides = [f"data.{k}={v}" for k, v in how.items()] + [f"model.name={net}"]
+    how = dict(epochs=epochs, batch_size=bs, precision=precision, channels_last="true")
+    how |= dict(processes=processes, threads=threads, precise_bn="false")
+    overrides += [f"train.{k}={v}" for k, v in how.items()]
+    p = resolve(repo_root() / "params.yaml", "", overrides)
+    images, task = image_cache("/", files, size, cache), Classification.of(files)
+    return partial(fit, p, files, images, task, log=quiet)
 
 # %% ../../nbs/bench/01_bench.ipynb #b66e0c82
 def lab_from_files(
@@ -600,6 +625,7 @@ ROWS = {
         Row("mirrored", "the same, cvlab with mirrored images too", 20.0, True),
         Row("grow", "six epochs at full size / starting at half the size", 1.0, True),
         Row("last", "full step / last stage on cached activations", 4.0, True),
+        Row("processes", "epochs with two threads / in two processes with one each", 1.0, True),
         Row("step", "throughput of a training step / of a matrix product", 0.75, True),
         Row("kept", "step with freed memory returned / kept", 1.0, True),
         Row("compiled", "not used: a step / with torch.compile", 1.05, False),

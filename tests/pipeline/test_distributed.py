@@ -33,7 +33,7 @@ def cvlab(*words, before=(), **env):
 
 def run(*words, status=0, **kw):
     process = cvlab(*words, **kw)
-    text = process.communicate(timeout=300)[0]
+    text = process.communicate(timeout=900)[0]
     assert process.returncode == status, text
     return text
 
@@ -54,7 +54,7 @@ def followers(root):
     return {int(pid) for pid, args in lines if "cvlab.training.distributed" in args}
 
 
-def wait_for(found, seconds=120):
+def wait_for(found, seconds=600):
     until = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < until, "nothing happened"
@@ -96,7 +96,7 @@ def test_a_killed_process_is_replaced(lab):
     wait_for(state.exists)
     for pid in followers(lab) - before:
         os.kill(pid, signal.SIGKILL)
-    text = process.communicate(timeout=300)[0]
+    text = process.communicate(timeout=900)[0]
     assert process.returncode == 0, text
     assert "process 2 of the 2 that train was killed (SIGKILL)" in text
     assert results(lab, "replaced") == results(lab, "whole")
@@ -150,7 +150,7 @@ def test_torchrun_starts_a_killed_training_again(lab):
     ranks = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
     children = [int(a) for a, b in map(str.split, ranks.splitlines()) if int(b) == process.pid]
     os.kill(max(children), signal.SIGKILL)
-    text = process.communicate(timeout=300)[0]
+    text = process.communicate(timeout=900)[0]
     assert process.returncode == 0, text
     assert results(lab, "elastic") == results(lab, "whole")
 
