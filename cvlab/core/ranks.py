@@ -24,6 +24,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from fastcore.basics import patch_to
 from torch import Tensor
 
 from .io import LabError
@@ -64,7 +65,7 @@ def check_processes(n: int, device="cpu"):  # n: `train.processes`; device: of r
             f"{torch.cuda.device_count()}; lower train.processes, or set device to cpu in settings.ini"
         )
 
-# %% ../../nbs/core/10_ranks.ipynb #3dad89c6
+# %% ../../nbs/core/10_ranks.ipynb #d7b589d7
 class Ranks:
     "The processes that train one model, as one of them sees them."
 
@@ -96,43 +97,50 @@ class Ranks:
         "Wait until rank 0 calls (the others)."
         key = f"call {self.calls}"
         self.store.wait([key], timedelta(days=30))
+        self.store.set(f"here {self.calls} {self.rank}", "")
         return self.store.get(key).decode()
 
-    def connect(self, device: str):  # cpu | cuda; all of them at the same time
-        "Begin to exchange."
-        self.device, cuda = self.device_of(device), device == "cuda"
-        if cuda:
-            torch.cuda.set_device(self.device)
-        own = {} if not self.folder else {k: _LOOPBACK for k in _INTERFACES}  # no port for others
-        # torch's hook would put the rank before each line of an error, once for each group
-        with patch.dict(os.environ, own), patch("sys.excepthook"):
-            dist.init_process_group(
-                "nccl" if cuda else "gloo",
-                store=dist.PrefixStore(f"group {self.calls}", self.store),
-                rank=self.rank,
-                world_size=self.size,
-                timeout=timedelta(seconds=PATIENCE),
-            )
-        self.calls += 1
-
-    def leave(self):
-        "End the exchange."
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
+# %% ../../nbs/core/10_ranks.ipynb #5e133deb
 _INTERFACES = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
+
+@patch_to(Ranks)
+def connect(self, device: str):  # cpu | cuda; all of them at the same time
+    "Begin to exchange."
+    self.device, cuda = self.device_of(device), device == "cuda"
+    if cuda:
+        torch.cuda.set_device(self.device)
+    own = {} if not self.folder else {k: _LOOPBACK for k in _INTERFACES}  # no port for others
+    # torch's hook would put the rank before each line of an error, once for each group
+    with patch.dict(os.environ, own), patch("sys.excepthook"):
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=dist.PrefixStore(f"group {self.calls}", self.store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=PATIENCE),
+        )
+    self.calls += 1
+
+
+@patch_to(Ranks)
+def leave(self):
+    "End the exchange."
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
 # %% ../../nbs/core/10_ranks.ipynb #52e861d5
-def _add(self: Ranks, t: Tensor) -> Tensor:  # the sum over all ranks, on the device of `t`
+@patch_to(Ranks)
+def add(self, t: Tensor) -> Tensor:  # the sum over all ranks, on the device of `t`
     "Sum a tensor over the ranks."
     total = t.detach().to(self.device, copy=True)
     dist.all_reduce(total)
     return total.to(t.device)
 
 
-def _gather(self: Ranks, t: Tensor) -> Tensor:  # (size, ...)
+@patch_to(Ranks)
+def gather(self, t: Tensor) -> Tensor:  # (size, ...)
     "The tensors of all ranks."
     mine = t.detach().to(self.device).contiguous()
     each = [torch.empty_like(mine) for _ in range(self.size)]
@@ -140,7 +148,8 @@ def _gather(self: Ranks, t: Tensor) -> Tensor:  # (size, ...)
     return torch.stack(each).to(t.device)
 
 
-def _share(self: Ranks, data: bytes = b"") -> bytes:
+@patch_to(Ranks)
+def share(self, data: bytes = b"") -> bytes:
     "The bytes of rank 0."
     n = self.add(torch.tensor(len(data) if self.leads else 0))
     buffer = torch.zeros(int(n), dtype=torch.uint8, device=self.device)
@@ -150,14 +159,12 @@ def _share(self: Ranks, data: bytes = b"") -> bytes:
     return buffer.cpu().numpy().tobytes()
 
 
-def _any(self: Ranks, flag: bool) -> bool:
+@patch_to(Ranks)
+def any(self, flag: bool) -> bool:
     "Is the flag set in one of the ranks?"
     return bool(self.add(torch.tensor(float(flag))) > 0)
 
-
-Ranks.add, Ranks.gather, Ranks.share, Ranks.any = _add, _gather, _share, _any
-
-# %% ../../nbs/core/10_ranks.ipynb #02b49082
+# %% ../../nbs/core/10_ranks.ipynb #0e95a30b
 def _store_in(folder: Path, size: int) -> dist.Store:
     return dist.FileStore(str(folder / "store"), size)
 
@@ -189,14 +196,26 @@ class _Started(Ranks):
                     )
                 )
 
-    def end(self):
-        "End the others."
-        for p in self.processes:
-            p.stdin.close()
-            p.kill()
-        for p in self.processes:
-            p.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+# %% ../../nbs/core/10_ranks.ipynb #a5ee6cfc
+@patch_to(_Started)
+def call(self, device):
+    Ranks.call(self, device)
+    keys = [f"here {self.calls} {r}" for r in range(1, self.size)]
+    while not self.store.check(keys):
+        if self.first_ended(0):
+            raise RuntimeError("connection closed before it was made")
+        time.sleep(0.02)
+
+
+@patch_to(_Started)
+def end(self):
+    "End the others."
+    for p in self.processes:
+        p.stdin.close()
+        p.kill()
+    for p in self.processes:
+        p.wait()
+    shutil.rmtree(self.folder, ignore_errors=True)
 
 # %% ../../nbs/core/10_ranks.ipynb #7f86b847
 def is_broken(e: BaseException) -> bool:
@@ -207,7 +226,8 @@ def is_broken(e: BaseException) -> bool:
     )
 
 
-def _first_ended(self: _Started, seconds: float) -> tuple[int, int] | None:  # rank, exit status
+@patch_to(_Started)
+def first_ended(self, seconds: float) -> tuple[int, int] | None:  # rank, exit status
     "The process that ended by itself, if one ends within some seconds."
     until = time.monotonic() + seconds
     while True:
@@ -218,21 +238,21 @@ def _first_ended(self: _Started, seconds: float) -> tuple[int, int] | None:  # r
         time.sleep(0.05)
 
 
-def _lost(self: _Started, e: BaseException) -> tuple[str, bool]:  # in words; was it killed?
+@patch_to(_Started)
+def lost(self, e: BaseException) -> tuple[str, bool]:  # in words; was it killed?
     "Why a process is gone; an empty text if it is not."
     if not is_broken(e):
         return "", False
     if not (found := self.first_ended(3)):
-        return f"a process of the training did not answer for {PATIENCE:.0f} seconds", True
+        slow = re.search("timed? ?out", str(e), re.I)
+        why = f"did not answer for {PATIENCE:.0f} seconds" if slow else "cannot be reached"
+        return f"a process of the training {why}", True
     rank, status = found
     name = f"process {rank + 1} of the {self.size} that train"
     if status < 0:
         return f"{name} was killed ({Signals(-status).name})", True
     said = (self.folder / f"{rank}.log").read_text(errors="replace").strip().splitlines()
     return f"{name} ended: {said[-1].removeprefix('cvlab: ') if said else status}", False
-
-
-_Started.first_ended, _Started.lost = _first_ended, _lost
 
 # %% ../../nbs/core/10_ranks.ipynb #532342b7
 def _launcher_store(keep: bool = False) -> dist.Store:

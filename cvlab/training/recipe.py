@@ -268,8 +268,8 @@ class _Once:
             self.log(line)
 
     def aside(self, line: str):
-        "For the screen only: the log of a training does not tell whether it was interrupted."
-        print(line, file=sys.stderr, flush=True)
+        "For the screen and the notebook; the log of a training does not tell whether it was interrupted."
+        print(line, flush=True)
 
 
 def _file_of(images: np.ndarray, ranks: Ranks) -> str:
