@@ -79,6 +79,7 @@ class Ranks:
     ):
         self.rank, self.size, self.store, self.place = rank, size, store, place
         self.folder, self.calls, self.device = folder, 0, torch.device("cpu")
+        self.agreed = False  # did a training fail in all of them at the same step?
 
     @property
     def leads(self) -> bool:
@@ -121,7 +122,7 @@ def connect(self, device: str):  # cpu | cuda; all of them at the same time
             world_size=self.size,
             timeout=timedelta(seconds=PATIENCE),
         )
-    self.calls += 1
+    self.calls, self.agreed = self.calls + 1, False
 
 
 @patch_to(Ranks)
@@ -182,7 +183,7 @@ class _Started(Ranks):
         top = str(Path(__file__).parents[2]) if "__file__" in globals() else ""
         path = os.pathsep.join(filter(None, [top, os.environ.get("PYTHONPATH")]))
         env = os.environ | dict(PYTHONPATH=path, CVLAB_STAGE="unwatched")
-        self.processes = []
+        self.processes, self.command = [], command
         for r in range(1, size):
             with open(folder / f"{r}.log", "w") as log:
                 self.processes.append(
@@ -315,7 +316,8 @@ _here: Ranks | None = None  # of this process
 def _assembled(n: int, command: list[str]) -> Ranks:
     "The processes, started if they are not there yet (rank 0)."
     global _here
-    if _here and (_here.size != n or any(p.poll() is not None for p in _processes(_here))):
+    as_asked = _here and _here.size == n and getattr(_here, "command", command) == command
+    if _here and not (as_asked and all(p.poll() is None for p in _processes(_here))):
         _dissolve()
     if not _here:
         _here = _Launched() if launched() > 1 else _Started(n, command)
@@ -356,6 +358,9 @@ def in_processes(
             ranks.leave()
             return done
         except BaseException as e:
+            if ranks.agreed:
+                ranks.leave()
+                raise
             why, killed = ranks.lost(e)
             _dissolve()
             if not why:
@@ -375,7 +380,11 @@ def _end_with_leader():
 def _run_called(ranks: Ranks, run):
     while (device := ranks.wait()) != "end":
         ranks.connect(device)
-        run(ranks)
+        try:
+            run(ranks)
+        except LabError:
+            if not ranks.agreed:
+                raise
         ranks.leave()
     ranks.store.add("ended", 1)
 

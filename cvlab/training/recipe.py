@@ -248,7 +248,12 @@ def _fit(ranks, p, split, images, task, seed, device, log, cbs, cache, subsets, 
         )
     if ranks:
         learn.distributed.begin()
-    history = _train_by(p, learn)
+    try:
+        history = _train_by(p, learn)
+    except LabError:  # with a loss that is not finite, all processes end in the same way
+        if ranks:
+            ranks.agreed = bool(learn.terminate_on_na_n.reason)
+        raise
     return Fitted(learn, history, dict(zip(subsets, loaders)), model_info(p, task, seed), shortened)
 
 # %% ../../nbs/training/05_recipe.ipynb #ed61fa80
