@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'FORMATS', 'maps_of', 'pool_of', 'ImageModel', 'to_onnx', 'to_pt2', 'to_torchscript', 'parity',
-           'check_parity', 'about', 'export_run', 'compare_tables', 'try_export']
+           'check_parity', 'about', 'export_run', 'compare_tables', 'check_exported', 'try_export']
 
 # %% ../../nbs/deploy/02_export.ipynb #c15779c2
 import hashlib
@@ -23,17 +23,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..core.io import LabError, atomic_write, file_hash, write_json
+from ..core.io import LabError, atomic_write, file_hash, read_json, write_json
 from ..core.params import read_yaml
 from ..core.progress import waiting
 from ..data.loaders import STATS, image_cache, subset_of
 from ..data.samples import data_hash, split_hash
-from .exported import need_extra, open_session, sealed
+from .exported import exported_file, need_extra, open_session, sealed
 from .predictor import Predictor
+from ..evaluation.metrics import read_predictions
 from ..evaluation.predict import samples_for
 from ..models.create import create_model, ends_linear, last_layer
 from ..models.zoo import published
-from ..runs.paths import run_of
+from ..runs.ledger import reading
+from ..runs.paths import RunPaths, run_of
+from ..runs.run import ledger_path
 from ..tasks.infer import find_weights, load_together, logits_of, models_in, task_of
 
 # %% ../../nbs/deploy/02_export.ipynb #409053d3
@@ -318,6 +321,32 @@ def compare_tables(
         a, b = t[columns].to_numpy(), t[[f"{c}_file" for c in columns]].to_numpy()
         rows[subset] = parity(a, b)
     return pd.DataFrame(rows).T[["images", "largest", "changed"]]
+
+# %% ../../nbs/deploy/02_export.ipynb #6a94c545
+def check_exported(
+    path: str | Path,  # an exported file, or its folder
+    run: RunPaths,
+    cache: str | Path = ".cvlab/cache",
+) -> pd.DataFrame:  # as `compare_tables`
+    "Predict the images of a run's predictions.csv with an exported file, and compare."
+    file, weights = exported_file(path) or Path(path), find_weights(run.weights)
+    predictor, info = Predictor(file), read_json(weights / "best.json")
+    split, folder = samples_for(weights, "val", None, predictor.task, cache)
+    schema = predictor.task.schema
+    of_run = read_predictions(run.predictions, schema)
+    cached = image_cache(folder, split, predictor.info["side"], cache)
+    asked = {"exported": predictor.info["files"][file.name]}
+    why = "an exported file compared with its run"
+    log = ledger_path(run.root, split)
+    note = reading(
+        log, split, "cvlab verify", info.get("experiment", ""), info.get("seed", 0), asked, why
+    )
+    tables = []
+    for subset in of_run.subset.unique():
+        images, _, rows = subset_of(split, cached, subset, note if subset == "test" else None)
+        outputs = _outputs(file, images[np.arange(len(images))])
+        tables.append(predictor.task.table(rows, outputs))
+    return compare_tables(of_run, pd.concat(tables), schema.answers(of_run))
 
 # %% ../../nbs/deploy/02_export.ipynb #bb1f445e
 def try_export(

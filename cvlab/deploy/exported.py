@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'OF_TASK', 'SUFFIXES', 'need_extra', 'sealed', 'read_info', 'exported_file', 'read_model', 'open_session',
-           'Exported', 'answers_of']
+           'Exported', 'answers_of', 'tiny_model']
 
 # %% ../../nbs/deploy/00_exported.ipynb #dcecab90
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.io import LabError, json_hash, read_file, read_json
+from ..core.io import LabError, atomic_write, json_hash, read_file, read_json, write_json
 
 # %% ../../nbs/deploy/00_exported.ipynb #3bf6caa4
 def need_extra(
@@ -163,9 +163,10 @@ class Exported:
         self,
         path: str | Path,  # model.onnx, or its folder
         threads: int = 1,
+        read: tuple[bytes, dict] | None = None,  # of `read_model`; None: read it now
     ):
         self.path = exported_file(path) or Path(path)
-        data, self.info = read_model(self.path)
+        data, self.info = read or read_model(self.path)
         self.sha256 = self.info["files"][self.path.name]
         self.session = open_session(data, self.path, threads)
         self._check()
@@ -186,6 +187,8 @@ class Exported:
                 f"{'classes' if self.info['task'] == 'classification' else 'number'}; export again"
             )
         self.has_maps = bool(gives)
+        shapes = {o.name: o.shape for o in self.session.get_outputs()}
+        self.map_shape = shapes["maps"][2:] if self.has_maps else None  # height, width
 
     def __call__(
         self,
@@ -214,3 +217,44 @@ def answers_of(
     probs = e / e.sum(1, keepdims=True)
     order = np.argsort(-probs, 1, kind="stable")
     return [{info["classes"][i]: float(p[i]) for i in some} for p, some in zip(probs, order)]
+
+# %% ../../nbs/deploy/00_exported.ipynb #4a466120
+def tiny_model(
+    folder: str | Path,
+    classes: tuple = ("red", "green"),  # their weights are the rows of `gains`
+    gains=((0.1, 0, 0), (0, 0.1, 0), (0, 0, 0.1)),  # of red, green and blue, for each class
+    side: int = 16,  # pixels, a multiple of 4
+) -> Path:  # of model.onnx
+    "Write a model that names the colour of an image."
+    from onnx import TensorProto, helper, numpy_helper
+
+    def const(name, value):
+        return numpy_helper.from_array(np.array(value), name)
+
+    k, cell, node = len(classes), side // 4, helper.make_node
+    weights = np.float32(gains[:k]).T
+    nodes = [
+        node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        node("Reshape", ["floats", "shape"], ["cells"]),
+        node("ReduceMean", ["cells", "inside"], ["means"], keepdims=0),
+        node("MatMul", ["means", "w"], ["evidence"]),
+        node("Transpose", ["evidence"], ["maps"], perm=[0, 3, 1, 2]),
+        node("ReduceMean", ["maps", "places"], ["logits"], keepdims=0),
+    ]
+    given = [const("shape", [-1, 4, cell, 4, cell, 3]), const("inside", [2, 4])]
+    given += [const("places", [2, 3]), const("w", weights)]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", side, side, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", k])
+    maps = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", k, 4, 4])
+    graph = helper.make_graph(nodes, "colours", [images], [logits, maps], given)
+    sets = [helper.make_opsetid("", 20)]
+    data = helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString()
+    files = {"model.onnx": hashlib.sha256(data).hexdigest()}
+    info = dict(
+        task="classification", classes=list(classes), side=side, files=files, name="colours"
+    )
+    path = Path(folder) / "model.onnx"
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(data)
+    write_json(path.with_name("model.json"), sealed(info))
+    return path
