@@ -10,12 +10,13 @@ OUT ?= runs/local/own
 PRESET ?= imbalance
 NAME ?= own
 PORT ?= 8000
+ENGINE ?= docker
 MODEL ?= $(firstword $(wildcard runs/weights/default/seed-0) runs/local/served)
 UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes full-test docs docs-serve slides first-steps bench architectures exports serve clean lock install extra-docs
+.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -141,6 +142,9 @@ serve: install ## answer over HTTP at http://127.0.0.1:8000 with MODEL, a run or
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt -r requirements/serve.txt
 	@[ -e '$(MODEL)' ] || { cvlab data use meadow && cvlab train --data data --out $(MODEL) --fast; }
 	@cvlab serve $(MODEL) --port $(PORT) $(ARGS)
+
+image: ## the container image of the server, cvlab-serve, with ENGINE (docker or podman); ARGS="--build-arg BASE=..."
+	@$(ENGINE) build -f docker/serve.Dockerfile -t cvlab-serve $(ARGS) .
 
 architectures: install ## fifty models: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
 	@papermill --engine cvlab nbs/pipeline/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3

@@ -623,7 +623,8 @@ def run_server(
         uvicorn.Server(config).run(sockets=[sock])
     except KeyboardInterrupt:
         pass
-    _say(event="stop")
+    finally:
+        _say(event="stop")
 
 # %% ../../nbs/deploy/04_serve.ipynb #80df7639
 def main(words: list[str] | None = None):
