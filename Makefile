@@ -10,11 +10,13 @@ OUT ?= runs/local/own
 PRESET ?= imbalance
 NAME ?= own
 PORT ?= 8000
+ENGINE ?= docker
+MODEL ?= $(firstword $(wildcard runs/weights/default/seed-0) runs/local/served)
 UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures clean lock install extra-docs
+.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -136,6 +138,18 @@ bench: install ## time everything against the bare compute time and other packag
 	@papermill --engine cvlab nbs/pipeline/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
 	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000], growing: [1000, 10000, 100000]}'
 
+exports: install ## which of the fifty models can be exported to ONNX, and how exactly, into runs/exports; half an hour
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
+	@papermill --engine cvlab nbs/pipeline/exports.ipynb runs/exports/exports.ipynb -p out runs/exports -p names all -p size 0
+
+serve: install ## answer over HTTP at http://127.0.0.1:8000 with MODEL, a run or an exported file (default: a quick one of the meadow)
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt -r requirements/serve.txt
+	@[ -e '$(MODEL)' ] || { cvlab data use meadow && cvlab train --data data --out $(MODEL) --fast; }
+	@cvlab serve $(MODEL) --port $(PORT) $(ARGS)
+
+image: ## the container image of the server, cvlab-serve, with ENGINE (docker or podman); ARGS="--build-arg BASE=..."
+	@$(ENGINE) build -f docker/serve.Dockerfile -t cvlab-serve $(ARGS) .
+
 architectures: install ## fifty models: parameters, multiply-adds, licence of weights, milliseconds here, into runs/architectures
 	@papermill --engine cvlab nbs/pipeline/architectures.ipynb runs/architectures/architectures.ipynb -p out runs/architectures -p names all -p size 0 -p seconds 0.3
 
@@ -146,7 +160,8 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
-	for extra in dev:uv parquet:pyarrow heic:pillow-heif albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
+	for extra in dev:uv parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
+    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished',
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
-           'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'advise', 'summary', 'reproduce',
-           'track', 'need_tracker', 'register', 'prune', 'card_checks']
+           'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'compare_exported',
+           'served_file', 'advise', 'summary', 'reproduce', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -1107,6 +1107,52 @@ def measure(
         f"{score_table(task, m).round(3).to_string()}\n{subset} {', '.join(headline(task, m))}  "
         f"(95 % {task.interval}, n = {m['n']})"
     )
+
+# %% ../../nbs/cli/00_api.ipynb #f07fd163
+def compare_exported(
+    exported: str | Path,  # a file of `cvlab export`, or its folder
+    run: str | Path | None = None,  # the root of a run; None: the one of the repository
+) -> tuple[str, bool]:  # table, whether they agree
+    "Compare the predictions of an exported file with those of its run."
+    from cvlab.deploy.export import LIMIT, check_exported
+    from cvlab.deploy.exported import exported_file, read_info
+    from cvlab.runs.paths import RunPaths
+    from cvlab.runs.run import cache_folder
+
+    file = exported_file(exported) or Path(exported)
+    info = read_info(file.with_name("model.json"))
+    named = RunPaths(Path("runs"), info.get("experiment", ""), info.get("seed", 0))
+    found = _runs_at(Path(run)) if run else [named]
+    if len(found) > 1:
+        raise LabError(
+            f"{run}: {len(found)} trainings; name one, such as {found[0].stage('train')}"
+        )
+    table = check_exported(file, found[0], cache_folder())
+    worst = table.largest.max()
+    verdict = "the same within" if worst <= LIMIT else "different: more than"
+    return f"{table.to_string()}\n{found[0].name}: {verdict} {LIMIT:g}", worst <= LIMIT
+
+# %% ../../nbs/cli/00_api.ipynb #942fdf13
+def served_file(
+    model: str | Path,  # an exported file, its folder, or a run
+) -> Path:  # of model.onnx
+    "The exported file to serve; that of a run is in .cvlab/served."
+    from cvlab.core.io import file_hash
+    from cvlab.deploy.exported import exported_file
+    from cvlab.tasks.infer import find_weights, models_in
+
+    if file := exported_file(model):
+        return file
+    weights = find_weights(Path(model).resolve(), folds=True)
+    key = file_hash(weights / f"{models_in(weights)[0]}.safetensors")[:12]
+    root = to_root()
+    folder = root / ".cvlab" / "served" / key
+    if not (folder / "model.json").exists():
+        from cvlab.deploy.export import export_run
+        from cvlab.runs.run import cache_folder
+
+        export_run(weights, folder, cache=cache_folder())
+    return folder / "model.onnx"
 
 # %% ../../nbs/cli/00_api.ipynb #60df560e
 def advise(

