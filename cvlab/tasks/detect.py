@@ -6,13 +6,13 @@
 __all__ = ['SURE', 'DETECTORS', 'coco_eval', 'coco_scores', 'Parts', 'Seen', 'FoundMeter', 'Boxes', 'Detections', 'in_words',
            'window_of', 'rarest', 'create_detector', 'Detection']
 
-# %% ../../nbs/tasks/05_detect.ipynb #07130e80
+# %% ../../nbs/tasks/05_detect.ipynb #7d99b75a
 import re
 from dataclasses import dataclass, field
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..core.io import LabError, printable
@@ -20,13 +20,15 @@ from ..data.augment import augmenter
 from ..data.box_batches import BoxBatches, box_targets, in_image
 from ..data.samples import CORNERS, boxes_of, split_samples
 from ..models.bodies import Detector, create_body
-from ..models.create import check_key
 from ..models.faster_rcnn import FasterRCNN
 from ..models.one_stage import OneStage
 from .base import SHOWN, Meter, Prediction, Task, check_outputs
 from .tables import Schema, as_numbers
 
-# %% ../../nbs/tasks/05_detect.ipynb #e3115ae7
+if TYPE_CHECKING:  # names in annotations only
+    import pandas as pd
+
+# %% ../../nbs/tasks/05_detect.ipynb #d02c568b
 def coco_eval(
     truth: list[tuple],  # image, class, left, top, right, bottom; numbers from 0
     found: np.ndarray,  # float64 (n, 7): image, left, top, right, bottom, score, class
@@ -89,7 +91,7 @@ def coco_scores(
 
 _RECALLS = np.linspace(0, 1, 101)[:, None]
 
-# %% ../../nbs/tasks/05_detect.ipynb #1f27dc06
+# %% ../../nbs/tasks/05_detect.ipynb #89ac5c28
 class Parts(nn.Module):
     "The sum of the losses that a detector has computed."
 
@@ -142,7 +144,7 @@ class FoundMeter(Meter):
         scores = coco_scores(coco_eval(self.truth, rows, self.n, self.classes))
         return {k: scores[k] for k in ("ap", "ap50", "precision", "recall")} | self.losses
 
-# %% ../../nbs/tasks/05_detect.ipynb #f727185d
+# %% ../../nbs/tasks/05_detect.ipynb #980e87bb
 class Boxes(Schema):
     "Rows of detections: class, score and box."
 
@@ -169,7 +171,7 @@ class Boxes(Schema):
         if (bad := (v[:, 3:] < v[:, 1:3]).any(1)).any():
             return f"a box of image {preds.id.iloc[int(bad.argmax())]!r} ends before it begins ({bad.sum()} of {len(v)} rows)"
 
-# %% ../../nbs/tasks/05_detect.ipynb #20bcb828
+# %% ../../nbs/tasks/05_detect.ipynb #b85b6c93
 SURE = 0.3  # detections with a lower score are not shown
 
 
@@ -198,7 +200,7 @@ def in_words(names: list[str]) -> str:  # such as "2 cat, 1 dog"
     counts = {c: names.count(c) for c in sorted(set(names))}
     return ", ".join(f"{n} {c}" for c, n in counts.items()) or "nothing"
 
-# %% ../../nbs/tasks/05_detect.ipynb #fd5c98b4
+# %% ../../nbs/tasks/05_detect.ipynb #99d281f3
 def window_of(
     aspect: float,  # width over height
     size: int,  # longer side, pixels
@@ -227,7 +229,7 @@ def _joined(strata: "pd.Series", groups: "pd.Series", least: int) -> "pd.Series"
         n = groups.groupby(strata).nunique().sort_values(kind="stable")
     return strata
 
-# %% ../../nbs/tasks/05_detect.ipynb #d2312cb0
+# %% ../../nbs/tasks/05_detect.ipynb #f02a95d6
 DETECTORS = {"faster_rcnn": FasterRCNN, "one_stage": OneStage}
 
 
@@ -320,7 +322,7 @@ class _Images(Task):
             augment=augmenter(**colours), mosaic=p.detect.mosaic, mosaic_epochs=until
         )
 
-# %% ../../nbs/tasks/05_detect.ipynb #dbea05da
+# %% ../../nbs/tasks/05_detect.ipynb #da43dafc
 class Detection(_Images):
     "Find objects and name them."
 
@@ -389,7 +391,7 @@ class Detection(_Images):
     def meter(self, monitor=""):
         return FoundMeter(self.classes)
 
-# %% ../../nbs/tasks/05_detect.ipynb #8465ff1d
+# %% ../../nbs/tasks/05_detect.ipynb #6c286d4d
 def _table(self, rows, outputs):
     "The detections of one subset, in pixels of the images."
     import pandas as pd

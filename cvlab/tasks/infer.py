@@ -15,7 +15,7 @@ from torch import nn
 
 from ..core.io import LabError, read_json
 from ..core.progress import progress
-from ..data.loaders import STATS, Batches
+from ..data.loaders import STATS
 from cvlab.models.create import (
     ARCHITECTURE,
     check_architecture,
@@ -25,10 +25,11 @@ from cvlab.models.create import (
 )
 from .base import Task
 from .classify import Classification
+from .detect import Detection
 from .regress import Regression
 
 # %% ../../nbs/tasks/06_infer.ipynb #f5847d38
-TASKS: dict[str, type[Task]] = {t.name: t for t in (Classification, Regression)}
+TASKS: dict[str, type[Task]] = {t.name: t for t in (Classification, Regression, Detection)}
 
 
 def task_of(
@@ -70,7 +71,7 @@ def logits_of(
 ) -> np.ndarray:  # float32 (n, n_outputs)
     "Outputs for the centre crop of each image, or the mean of several views; deterministic."
     model = model.to(device).eval()
-    batches = Batches(images, np.zeros(len(images)), bs, info["size"], info["normalise"], device)
+    batches = task_type(info).viewed(images, bs, info, device)
 
     def look(top, left, mirrored):
         h, w = images.shape[1] - batches.side, images.shape[2] - batches.side
