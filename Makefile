@@ -142,7 +142,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
-	for extra in dev:uv parquet:pyarrow heic:pillow-heif albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
+	for extra in 'dev:uv pycocotools' video:av parquet:pyarrow heic:pillow-heif albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
