@@ -108,7 +108,9 @@ def stage_folders(
 
     off = {"leakage"} if p and p.leakage.extent == "off" else set()
     return {
-        s: RunPaths(out, experiment, seed).stage(s) for s in stages_for("train") if s not in off
+        s: RunPaths(out, experiment, seed).stage(s)
+        for s in stages_for("train", p.task if p else "")
+        if s not in off
     }
 
 # %% ../../nbs/cli/00_api.ipynb #caa29da4
@@ -123,9 +125,9 @@ def finished(notebook: Path) -> bool:
 # %% ../../nbs/cli/00_api.ipynb #3a89388f
 def differs(folder: Path, stage: str, p) -> str:  # "" or such as "optim.lr was 0.1 and is 0.2"
     "The first difference between the parameters that a stage recorded and `p`."
-    from cvlab.runs.stages import STAGES
+    from cvlab.runs.stages import sections_of
 
-    sections = STAGES[stage].sections
+    sections = sections_of(stage, p.task)
     was = flat(plain(read_yaml(folder / "params.yaml")).get("requested", {}))
     now = flat(p.model_dump(include={*sections}))
     return next((f"{k} was {was.get(k)} and is {v}" for k, v in now.items() if was.get(k) != v), "")
@@ -236,7 +238,7 @@ def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> we
     "Create loss, augmentation and model of each recipe; return the layers that start from random weights."
     from cvlab.data.augment import album
     from cvlab.data.loaders import STATS
-    from cvlab.models.create import create_model, ends_linear, normalisation
+    from cvlab.models.create import ends_linear, normalisation
 
     train, heads = split[split.subset == "train"], {}
     for q in recipes:
@@ -244,15 +246,14 @@ def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> we
         if q.augment.albumentations:
             album(q.augment.albumentations)
         task.loss(q.loss, task.targets(train))
-        m = q.model
-        model = create_model(m.name, task.n_outputs, m.weights, m.dropout, m.head, q.data.size)
+        m, model = q.model, task.network(q)
         if (anew := getattr(model, "anew", ())) and m.head_init == "random":
             heads[", ".join(anew)] = Path(m.weights).name
         if q.train.batch_size == 1:
             from cvlab.training.recipe import check_one_by_one  # imports fastai
 
             check_one_by_one(q, model)
-        normalisation(m.name, m.weights, m.normalise, STATS)
+        normalisation(task.backbone(q), m.weights, m.normalise, STATS)
         if m.head_init == "probe" and not ends_linear(model):
             raise LabError(
                 f"model.head_init: {m.name} does not end in one linear layer; set it to random"
@@ -278,7 +279,7 @@ def _notes(p, data, task, heads: dict[str, str], n_train: int):  # yields lines
         )
 
 # %% ../../nbs/cli/00_api.ipynb #d8ef390b
-def _opened(p):  # -> `cvlab.data.importers.Data`
+def _opened(p, chosen=False):  # chosen: a recipe may change p; -> `cvlab.data.importers.Data`
     "Read the images; `LabError` if there are none, too few, or the task has no such parameters."
     if not Path(p.data.path).exists():
         raise LabError(
@@ -286,13 +287,16 @@ def _opened(p):  # -> `cvlab.data.importers.Data`
             "a CSV or an archive with --data, or draw the embedded data with `cvlab data use meadow`"
         )
     from cvlab.data.folders import Reading
-    from cvlab.data.importers import open_data
+    from cvlab.data.importers import check_data
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import TASKS
 
     task = TASKS[p.task]
-    task.check(p)  # what is asked for, before what the images are
-    return open_data(p.data.path, cache_folder(), task.check_samples, Reading.of(p.data))
+    if not (chosen and p.task == "detect"):
+        task.check(p)  # what is asked for, before what the images are
+    data = task.read(p.data.path, cache_folder(), Reading.of(p.data))
+    check_data(p.data.path, data, task.check_samples)
+    return data
 
 
 def _check_before(p, *others, data=None):  # data: of `_opened`; -> the split
@@ -322,11 +326,13 @@ def _run_stages(
 
     with warm(at_once=bool(todo)):
         from cvlab.runs.engine import run_stage  # a slow import
+        from cvlab.runs.stages import variant_of
 
+        task = resolve("params.yaml", experiment, overrides).task
         for stage, folder in todo.items():
             print(f"{stage} ...", file=sys.stderr)
             try:
-                run_stage(stage, folder, experiment, seed, overrides)
+                run_stage(stage, folder, experiment, seed, overrides, variant_of(stage, task)[0])
             except SystemExit as e:  # raised by the engine
                 if not isinstance(e.code, str):
                     raise
@@ -352,6 +358,8 @@ def verdict(
 ) -> str:
     "One sentence: is the model better than the best baseline?"
     model, bars = lines["model"], {k: m[metric] for k, m in lines.items() if k != "model"}
+    if not bars:
+        return f"No baseline is defined. What may help: {_may_help(params or {})}."
     best = max(bars, key=bars.get)
     if model[f"{metric}_low"] > bars[best]:
         return f"The model's interval lies above the best baseline, the {best}."
@@ -365,6 +373,8 @@ def _what_next(run) -> list[str]:  # one line per finding
     "Findings from the learning curves of a `TrainedRun`, with suggestions."
     from cvlab.explain.diagnose import findings
 
+    if run.task.name == "detect":
+        return []
     params = plain(read_yaml(run.paths.params))["effective"]
     found = findings(run.task, run.history, run.predictions, params)
     return [
@@ -455,7 +465,8 @@ def predictions(
     "The predictions for all images of the validation and the test set."
     from cvlab.evaluation.metrics import read_predictions
 
-    return read_predictions(self.paths.predictions, self.task.schema)
+    file = self.paths.detections if self.task.name == "detect" else self.paths.predictions
+    return read_predictions(file, self.task.schema)
 
 
 @patch(as_prop=True)
@@ -693,9 +704,14 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
     from cvlab.tasks.infer import TASKS
 
     p = resolve("params.yaml", "", overrides)
+    device = pick_device(settings().device)
+    if p.task == "detect":
+        from cvlab.studies.detect_recipe import detect_recipe
+
+        return detect_recipe((data or _opened(p)).samples, overrides, budget, device)
     TASKS[p.task].check(p)
     data, cache = data or _opened(p), cache_folder()
-    folder, device = images_root(p.data.path, cache), pick_device(settings().device)
+    folder = images_root(p.data.path, cache)
     return make_recipe(
         data.samples, TASKS[p.task], folder, cache, overrides, budget, target, device
     )
@@ -720,7 +736,7 @@ def _with_recipe(
     if not resume:
         from cvlab.core.io import write_text
 
-        data = _opened(resolve("params.yaml", "", overrides))
+        data = _opened(resolve("params.yaml", "", overrides), chosen=True)
         recipe = _make_recipe(overrides, budget, data)
         read = partial(_with_preset, recipe.preset, overrides)
         check(read) if check else _check_before(read(), data=data)
@@ -1061,17 +1077,16 @@ def measure(
         raise LabError(f"--tta {tta}: flip or ten")
     if subset not in ("val", "test"):
         raise LabError(f"--subset {subset}: val or test")
-    from cvlab.evaluation.predict import subset_predictions
-    from cvlab.evaluation.scores import headline, score, score_table
+    from cvlab.evaluation.detections import measured_subset
+    from cvlab.evaluation.scores import headline, score_table
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import find_weights, models_in, task_of
 
     run, data = Path(run).resolve(), data and Path(data).resolve()
     to_root()  # the image paths of a run are relative to it
     weights = find_weights(run, folds=True)
-    preds = subset_predictions(weights, subset, data, cache_folder(), tta=tta)
+    m = measured_subset(weights, subset, data, cache_folder(), tta=tta)
     task = task_of(read_json(weights / f"{models_in(weights)[0]}.json"))
-    m = score(task, preds, subset)
     return (
         f"{score_table(task, m).round(3).to_string()}\n{subset} {', '.join(headline(task, m))}  "
         f"(95 % {task.interval}, n = {m['n']})"

@@ -290,13 +290,21 @@ def data_check(
     "Check which images can be used for training; exit with status 1 if any is refused."
     path = path.resolve()
     to_root()
+    from cvlab.data.archives import unpacked
+    from cvlab.data.boxes import has_boxes
     from cvlab.data.folders import Reading
-    from cvlab.data.importers import check_data, read_data, report
+    from cvlab.data.importers import check_data, report
     from cvlab.runs.run import cache_folder
+    from cvlab.tasks.infer import TASKS
 
-    data = read_data(path, cache_folder(), Reading.of(resolve("params.yaml", "", reading).data))
-    print(report(data, len(data.verdicts) if full else 20))
-    check_data(path, data)
+    how = Reading.of(resolve("params.yaml", "", reading).data)
+    folder = unpacked(path, cache_folder())
+    boxed = Path(folder).is_dir() and has_boxes(folder, how)
+    task = TASKS["detect" if boxed else "classification"]
+    data = task.read(path, cache_folder(), how)
+    strata = task.strata(data.samples) if boxed and len(data.samples) else None
+    print(report(data, len(data.verdicts) if full else 20, strata, task.groups))
+    check_data(path, data, task.check_samples)
     if (data.verdicts.verdict == "refused").any():
         raise typer.Exit(1)
 
