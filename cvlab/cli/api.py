@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished',
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
-           'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'advise', 'summary', 'reproduce',
-           'track', 'need_tracker', 'register', 'prune', 'card_checks']
+           'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'detect', 'advise', 'summary',
+           'reproduce', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -1091,6 +1091,36 @@ def measure(
         f"{score_table(task, m).round(3).to_string()}\n{subset} {', '.join(headline(task, m))}  "
         f"(95 % {task.interval}, n = {m['n']})"
     )
+
+# %% ../../nbs/cli/00_api.ipynb #bec37f46
+def detect(
+    predictor: "Predictor",  # of a detector
+    paths: list[str | Path],  # images or folders; with `out` one video, GIF or folder
+    out: str | Path | None = None,  # .gif, .mp4 or a folder
+) -> str:  # the table as CSV, or a line about what was written
+    "Find objects in images or in a video."
+    from cvlab.core.escape import as_cell
+    from cvlab.data.samples import images_in
+    from cvlab.deploy.video import annotate_video, box_table
+
+    if out is None:
+        if not (files := images_in(paths)):
+            raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
+        table = box_table(predictor, files)
+        if (table.error != "").sum() == len(files):
+            raise LabError(f"{len(files)} image(s) named, none can be read: {table.error.iloc[0]}")
+        for column in ("path", "label", "error"):
+            table[column] = table[column].map(as_cell)
+        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip("\n")
+    if len(paths) != 1:
+        raise LabError(f"--out {out}: name one video, GIF or folder of images, not {len(paths)}")
+    table = annotate_video(predictor, paths[0], out)
+    beside = (
+        Path(out) / "detections.csv"
+        if not Path(out).suffix
+        else Path(out).with_suffix(".detections.csv")
+    )
+    return f"{out}: {len(table)} detections in {table.frame.nunique()} frames, listed in {beside}"
 
 # %% ../../nbs/cli/00_api.ipynb #60df560e
 def advise(

@@ -630,14 +630,29 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Weights, paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")]
+    run: Weights,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, or folders of images; for a detector with --out a video, too."
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Of a detector: the video to write (.gif or .mp4), or a folder of images."
+        ),
+    ] = None,
 ):
-    "Predict images; print CSV with path, label, probability, error."
+    "Predict images; print CSV with path, label, probability, error; of a detector a line per object."
     from cvlab.core.progress import progress
     from cvlab.data.samples import images_in
     from cvlab.deploy.predictor import Predictor, row_of
 
     predictor, out, read = Predictor(run), csv.writer(sys.stdout, lineterminator="\n"), 0
+    if to or predictor.task.name == "detect":
+        print(api.detect(predictor, paths, to))
+        return
     if not (files := images_in(paths)):
         raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])

@@ -6,7 +6,7 @@
 __all__ = ['SURE', 'DETECTORS', 'coco_eval', 'coco_scores', 'Parts', 'Seen', 'FoundMeter', 'Boxes', 'Detections', 'in_words',
            'window_of', 'rarest', 'create_detector', 'Detection']
 
-# %% ../../nbs/tasks/05_detect.ipynb #7d99b75a
+# %% ../../nbs/tasks/05_detect.ipynb #48152532
 import re
 from dataclasses import dataclass, field
 from html import escape
@@ -20,6 +20,7 @@ from ..data.augment import augmenter
 from ..data.box_batches import BoxBatches, box_targets, in_image
 from ..data.samples import CORNERS, boxes_of, split_samples
 from ..models.bodies import Detector, create_body
+from ..models.create import BUILDERS
 from ..models.faster_rcnn import FasterRCNN
 from ..models.one_stage import OneStage
 from .base import SHOWN, Meter, Prediction, Task, check_outputs
@@ -28,7 +29,7 @@ from .tables import Schema, as_numbers
 if TYPE_CHECKING:  # names in annotations only
     import pandas as pd
 
-# %% ../../nbs/tasks/05_detect.ipynb #d02c568b
+# %% ../../nbs/tasks/05_detect.ipynb #9047bcc7
 def coco_eval(
     truth: list[tuple],  # image, class, left, top, right, bottom; numbers from 0
     found: np.ndarray,  # float64 (n, 7): image, left, top, right, bottom, score, class
@@ -91,7 +92,7 @@ def coco_scores(
 
 _RECALLS = np.linspace(0, 1, 101)[:, None]
 
-# %% ../../nbs/tasks/05_detect.ipynb #89ac5c28
+# %% ../../nbs/tasks/05_detect.ipynb #6d4bf748
 class Parts(nn.Module):
     "The sum of the losses that a detector has computed."
 
@@ -144,7 +145,7 @@ class FoundMeter(Meter):
         scores = coco_scores(coco_eval(self.truth, rows, self.n, self.classes))
         return {k: scores[k] for k in ("ap", "ap50", "precision", "recall")} | self.losses
 
-# %% ../../nbs/tasks/05_detect.ipynb #980e87bb
+# %% ../../nbs/tasks/05_detect.ipynb #efedb2bd
 class Boxes(Schema):
     "Rows of detections: class, score and box."
 
@@ -171,7 +172,7 @@ class Boxes(Schema):
         if (bad := (v[:, 3:] < v[:, 1:3]).any(1)).any():
             return f"a box of image {preds.id.iloc[int(bad.argmax())]!r} ends before it begins ({bad.sum()} of {len(v)} rows)"
 
-# %% ../../nbs/tasks/05_detect.ipynb #b85b6c93
+# %% ../../nbs/tasks/05_detect.ipynb #6fe59e76
 SURE = 0.3  # detections with a lower score are not shown
 
 
@@ -200,7 +201,7 @@ def in_words(names: list[str]) -> str:  # such as "2 cat, 1 dog"
     counts = {c: names.count(c) for c in sorted(set(names))}
     return ", ".join(f"{n} {c}" for c, n in counts.items()) or "nothing"
 
-# %% ../../nbs/tasks/05_detect.ipynb #99d281f3
+# %% ../../nbs/tasks/05_detect.ipynb #6be38974
 def window_of(
     aspect: float,  # width over height
     size: int,  # longer side, pixels
@@ -229,7 +230,7 @@ def _joined(strata: "pd.Series", groups: "pd.Series", least: int) -> "pd.Series"
         n = groups.groupby(strata).nunique().sort_values(kind="stable")
     return strata
 
-# %% ../../nbs/tasks/05_detect.ipynb #f02a95d6
+# %% ../../nbs/tasks/05_detect.ipynb #35743f15
 DETECTORS = {"faster_rcnn": FasterRCNN, "one_stage": OneStage}
 
 
@@ -246,6 +247,25 @@ def create_detector(
     if name not in DETECTORS:
         raise LabError(f"model.name={name}: a detector is one of {', '.join(DETECTORS)}")
     return DETECTORS[name](create_body(body, strides, weights, size), n_classes, strides, width)
+
+
+def _of_info(info: dict, n: int) -> Detector:  # see cvlab.models.create.BUILDERS
+    d = info["detector"]
+    good = (
+        isinstance(d, dict)
+        and {*d} == {"body", "strides", "width"}
+        and isinstance(d["body"], str)
+        and isinstance(d["strides"], list)
+        and d["strides"] == [s for s in (4, 8, 16, 32) if s in d["strides"]] != []
+        and type(d["width"]) is int
+        and 8 <= d["width"] <= 512
+    )
+    if not good:
+        raise LabError(f"detector: should hold body, strides and width, not {str(d)[:60]!r}")
+    return create_detector(info["name"], n, d["body"], d["strides"], d["width"], size=info["size"])
+
+
+BUILDERS["detector"] = _of_info
 
 
 class _Images(Task):
@@ -322,7 +342,7 @@ class _Images(Task):
             augment=augmenter(**colours), mosaic=p.detect.mosaic, mosaic_epochs=until
         )
 
-# %% ../../nbs/tasks/05_detect.ipynb #da43dafc
+# %% ../../nbs/tasks/05_detect.ipynb #a14d7e5b
 class Detection(_Images):
     "Find objects and name them."
 
@@ -391,7 +411,7 @@ class Detection(_Images):
     def meter(self, monitor=""):
         return FoundMeter(self.classes)
 
-# %% ../../nbs/tasks/05_detect.ipynb #6c286d4d
+# %% ../../nbs/tasks/05_detect.ipynb #d755d936
 def _table(self, rows, outputs):
     "The detections of one subset, in pixels of the images."
     import pandas as pd
