@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['SEEN', 'box_targets', 'in_image', 'box_mover', 'move_boxes', 'mosaic', 'mosaics', 'BoxBatches']
 
-# %% ../../nbs/data/11_box_batches.ipynb #f40ca7e7
+# %% ../../nbs/data/11_box_batches.ipynb #6e14f883
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from .loaders import Batches, normalise_batch, placement
 from .samples import boxes_of
 
-# %% ../../nbs/data/11_box_batches.ipynb #7cf142b1
+# %% ../../nbs/data/11_box_batches.ipynb #f5570271
 def box_targets(
     rows,  # a data frame: width, height, boxes
     classes: list[str],
@@ -52,7 +50,7 @@ def in_image(
     back = back / (np.array([new_w, new_h] * 2) / [*size, *size])
     return back.clip(0, [*size, *size])
 
-# %% ../../nbs/data/11_box_batches.ipynb #c8f971be
+# %% ../../nbs/data/11_box_batches.ipynb #7fb2b5ba
 def box_mover(
     window: tuple[int, int],  # height and width, pixels
     hflip=0.0,
@@ -63,6 +61,8 @@ def box_mover(
     random_crop=0.0,
 ):  # function of (image, {boxes, labels}); None if nothing is switched on
     "The transforms of an image and its boxes."
+    from torchvision.transforms import v2  # a slow import, needed only for training
+
     h, w = window
     steps = [v2.RandomHorizontalFlip(hflip)] * bool(hflip) + [v2.RandomVerticalFlip(vflip)] * bool(
         vflip
@@ -93,6 +93,8 @@ def _padded(each: list[Tensor]) -> Tensor:  # (n, 5) each -> (bs, most, 5)
 
 
 def _moved(mover, x: Tensor, y: Tensor):  # uint8 (3, h, w), (m, 5) -> the same
+    from torchvision import tv_tensors
+
     y = y[y[:, 4] >= 0]
     size = tuple(x.shape[1:])
     boxes = tv_tensors.BoundingBoxes(y[:, :4].clone(), format="XYXY", canvas_size=size)
@@ -115,7 +117,7 @@ def move_boxes(
         each = [_moved(mover, x, y) for x, y in zip(xb.cpu(), yb)]
     return torch.stack([x for x, _ in each]).to(xb.device), _padded([y for _, y in each])
 
-# %% ../../nbs/data/11_box_batches.ipynb #75655efe
+# %% ../../nbs/data/11_box_batches.ipynb #acc24491
 SEEN = 0.4  # least visible share of a box in a mosaic
 
 
@@ -164,7 +166,7 @@ def mosaics(
         xb[i], each[i] = mosaic(dl.pixels(four), dl.targets[four], at[i].tolist())
     return xb, _padded(each)
 
-# %% ../../nbs/data/11_box_batches.ipynb #e0418b05
+# %% ../../nbs/data/11_box_batches.ipynb #1301d5fc
 class BoxBatches(Batches):
     "Batches of whole images with boxes; arguments as for `cvlab.data.loaders.Batches`, whose crops and samplers it lacks."
 

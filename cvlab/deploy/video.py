@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Frame', 'NO_VIDEO', 'box_table', 'frames_of', 'annotated', 'check_output', 'annotate_video']
 
-# %% ../../nbs/deploy/10_video.ipynb #8f0ac4f2
+# %% ../../nbs/deploy/10_video.ipynb #2124f04e
 import os
 from collections import namedtuple
 from pathlib import Path
@@ -22,7 +22,7 @@ from .predictor import Predictor
 if TYPE_CHECKING:  # names in annotations only
     import pandas as pd
 
-# %% ../../nbs/deploy/10_video.ipynb #c04aeafc
+# %% ../../nbs/deploy/10_video.ipynb #003f2971
 def box_table(
     predictor: Predictor,  # of a detector
     files: list[str | Path],
@@ -41,7 +41,7 @@ def box_table(
         rows += [(str(path), *row) for row in found]
     return pd.DataFrame(rows, columns=["path", "label", "score", *CORNERS, "error"])
 
-# %% ../../nbs/deploy/10_video.ipynb #d04b848c
+# %% ../../nbs/deploy/10_video.ipynb #380a5387
 Frame = namedtuple("Frame", "image seconds")  # RGB, upright; time of the frame
 NO_VIDEO = "videos other than GIF take the extra `video`: pip install --require-hashes -r requirements/video.txt"
 
@@ -90,13 +90,18 @@ def _film(path: Path):
 
 
 def _n_frames(path: Path) -> int | None:  # None: unknown
-    if path.is_dir():
-        return len(images_in([path]))
-    if path.suffix.lower() == ".gif":
-        with open_image(path) as im:
-            return getattr(im, "n_frames", 1)
-    with _av().open(str(path)) as film:
-        return (film.streams.video[0].frames if film.streams.video else 0) or None
+    try:
+        if path.is_dir():
+            return len(images_in([path]))
+        if path.suffix.lower() == ".gif":
+            with open_image(path) as im:
+                return getattr(im, "n_frames", 1)
+        with _av().open(str(path), options={"protocol_whitelist": "file"}) as film:
+            return (film.streams.video[0].frames if film.streams.video else 0) or None
+    except LabError:
+        raise
+    except Exception:  # `frames_of` says what is wrong
+        return None
 
 
 def frames_of(
@@ -123,7 +128,7 @@ def frames_of(
     if not n:
         raise LabError(f"{source}: no frame in it")
 
-# %% ../../nbs/deploy/10_video.ipynb #29f3dcc4
+# %% ../../nbs/deploy/10_video.ipynb #f94bce14
 _COLOURS = "#0173b2 #de8f05 #029e73 #d55e00 #cc78bc #ca9161 #fbafe4 #949494 #ece133 #56b4e9".split()
 
 
@@ -146,7 +151,7 @@ def annotated(
         draw.text((box[0], box[1] + down), text, fill="white", font=font, anchor="lb")
     return out
 
-# %% ../../nbs/deploy/10_video.ipynb #105ba5b0
+# %% ../../nbs/deploy/10_video.ipynb #ca73acc2
 class _Gif:
     def __init__(self, path, size):
         self.path, self.frames, self.times = path, [], []
@@ -212,7 +217,7 @@ class _Folder:
 
 _WRITERS = {".gif": _Gif, ".mp4": _Film, "": _Folder}
 
-# %% ../../nbs/deploy/10_video.ipynb #800b1c79
+# %% ../../nbs/deploy/10_video.ipynb #1bfd14c4
 def check_output(out: str | Path):
     "Raise a `LabError` if a name says no form that can be written, before long work."
     if (end := Path(out).suffix.lower()) not in _WRITERS:

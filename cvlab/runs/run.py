@@ -124,7 +124,7 @@ def smoke_root(
     task: str = "classification",
 ) -> tuple[Path, tuple[str, ...]]:  # (root of the runs, overrides)
     "Create a temporary lab: tiny data, its split, and overrides for small runs."
-    if STAGES[stage].again:
+    if STAGES[stage].again and task != "detect":
         return repo_root() / "runs", ()
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
     overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root / 'data'}")
@@ -134,8 +134,15 @@ def smoke_root(
         overrides = (*overrides, *SMOKE_BOXES, "task=detect")
     else:
         write_split(RunPaths(root).split, split_samples(find_samples(tiny_folder(root / "data"))))
-    if any("runs/weights" in r for r in STAGES[stage].reads):
+    if any("runs/weights" in r or "runs/train" in r for r in STAGES[stage].reads):
         run_stage("train", RunPaths(root).stage("train"), overrides=overrides)
+    if stage == "compare":
+        run_stage(
+            "evaluate",
+            RunPaths(root).stage("evaluate"),
+            overrides=overrides,
+            notebook="detect_evaluate",
+        )
     return root, overrides
 
 # %% ../../nbs/runs/05_run.ipynb #a274be92

@@ -6,7 +6,7 @@
 __all__ = ['SURE', 'DETECTORS', 'coco_eval', 'coco_scores', 'Parts', 'Seen', 'FoundMeter', 'Boxes', 'Detections', 'in_words',
            'window_of', 'rarest', 'create_detector', 'Detection']
 
-# %% ../../nbs/tasks/05_detect.ipynb #48152532
+# %% ../../nbs/tasks/05_detect.ipynb #3eba6eeb
 import re
 from dataclasses import dataclass, field
 from html import escape
@@ -19,17 +19,16 @@ from ..core.io import LabError, printable
 from ..data.augment import augmenter
 from ..data.box_batches import BoxBatches, box_targets, in_image
 from ..data.samples import CORNERS, boxes_of, split_samples
-from ..models.bodies import Detector, create_body
 from ..models.create import BUILDERS
-from ..models.faster_rcnn import FasterRCNN
-from ..models.one_stage import OneStage
 from .base import SHOWN, Meter, Prediction, Task, check_outputs
 from .tables import Schema, as_numbers
 
 if TYPE_CHECKING:  # names in annotations only
     import pandas as pd
 
-# %% ../../nbs/tasks/05_detect.ipynb #9047bcc7
+    from cvlab.models.bodies import Detector
+
+# %% ../../nbs/tasks/05_detect.ipynb #e9ca996e
 def coco_eval(
     truth: list[tuple],  # image, class, left, top, right, bottom; numbers from 0
     found: np.ndarray,  # float64 (n, 7): image, left, top, right, bottom, score, class
@@ -92,7 +91,7 @@ def coco_scores(
 
 _RECALLS = np.linspace(0, 1, 101)[:, None]
 
-# %% ../../nbs/tasks/05_detect.ipynb #6d4bf748
+# %% ../../nbs/tasks/05_detect.ipynb #69c71243
 class Parts(nn.Module):
     "The sum of the losses that a detector has computed."
 
@@ -145,7 +144,7 @@ class FoundMeter(Meter):
         scores = coco_scores(coco_eval(self.truth, rows, self.n, self.classes))
         return {k: scores[k] for k in ("ap", "ap50", "precision", "recall")} | self.losses
 
-# %% ../../nbs/tasks/05_detect.ipynb #efedb2bd
+# %% ../../nbs/tasks/05_detect.ipynb #da381d15
 class Boxes(Schema):
     "Rows of detections: class, score and box."
 
@@ -172,7 +171,7 @@ class Boxes(Schema):
         if (bad := (v[:, 3:] < v[:, 1:3]).any(1)).any():
             return f"a box of image {preds.id.iloc[int(bad.argmax())]!r} ends before it begins ({bad.sum()} of {len(v)} rows)"
 
-# %% ../../nbs/tasks/05_detect.ipynb #6fe59e76
+# %% ../../nbs/tasks/05_detect.ipynb #698daf38
 SURE = 0.3  # detections with a lower score are not shown
 
 
@@ -201,7 +200,7 @@ def in_words(names: list[str]) -> str:  # such as "2 cat, 1 dog"
     counts = {c: names.count(c) for c in sorted(set(names))}
     return ", ".join(f"{n} {c}" for c, n in counts.items()) or "nothing"
 
-# %% ../../nbs/tasks/05_detect.ipynb #6be38974
+# %% ../../nbs/tasks/05_detect.ipynb #edb3673c
 def window_of(
     aspect: float,  # width over height
     size: int,  # longer side, pixels
@@ -230,26 +229,31 @@ def _joined(strata: "pd.Series", groups: "pd.Series", least: int) -> "pd.Series"
         n = groups.groupby(strata).nunique().sort_values(kind="stable")
     return strata
 
-# %% ../../nbs/tasks/05_detect.ipynb #35743f15
-DETECTORS = {"faster_rcnn": FasterRCNN, "one_stage": OneStage}
+# %% ../../nbs/tasks/05_detect.ipynb #ac443da4
+DETECTORS = "faster_rcnn", "one_stage"
 
 
 def create_detector(
-    name: str,  # a key of DETECTORS
+    name: str,  # one of DETECTORS
     n_classes: int,
     body: str,  # see `create_body`
     strides: list[int],
     width: int,  # channels of the pyramid
     weights=None,  # of the body
     size: int = 224,
-) -> Detector:
+) -> "Detector":
     "A detector; `LabError` for an unknown name or a body without such maps."
     if name not in DETECTORS:
         raise LabError(f"model.name={name}: a detector is one of {', '.join(DETECTORS)}")
-    return DETECTORS[name](create_body(body, strides, weights, size), n_classes, strides, width)
+    from cvlab.models.bodies import create_body  # torchvision is a slow import
+    from cvlab.models.faster_rcnn import FasterRCNN
+    from cvlab.models.one_stage import OneStage
+
+    kind = dict(zip(DETECTORS, (FasterRCNN, OneStage)))[name]
+    return kind(create_body(body, strides, weights, size), n_classes, strides, width)
 
 
-def _of_info(info: dict, n: int) -> Detector:  # see cvlab.models.create.BUILDERS
+def _of_info(info: dict, n: int) -> "Detector":  # see cvlab.models.create.BUILDERS
     d = info["detector"]
     good = (
         isinstance(d, dict)
@@ -342,7 +346,7 @@ class _Images(Task):
             augment=augmenter(**colours), mosaic=p.detect.mosaic, mosaic_epochs=until
         )
 
-# %% ../../nbs/tasks/05_detect.ipynb #a14d7e5b
+# %% ../../nbs/tasks/05_detect.ipynb #4be221c2
 class Detection(_Images):
     "Find objects and name them."
 
@@ -411,7 +415,7 @@ class Detection(_Images):
     def meter(self, monitor=""):
         return FoundMeter(self.classes)
 
-# %% ../../nbs/tasks/05_detect.ipynb #d755d936
+# %% ../../nbs/tasks/05_detect.ipynb #a79dcaa8
 def _table(self, rows, outputs):
     "The detections of one subset, in pixels of the images."
     import pandas as pd
