@@ -1966,6 +1966,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'cvlab/explain/detections.py'),
                                           'cvlab.explain.detections.as_answers': ( 'explain/detections.html#as_answers',
                                                                                    'cvlab/explain/detections.py'),
+                                          'cvlab.explain.detections.plot_box_confusion': ( 'explain/detections.html#plot_box_confusion',
+                                                                                           'cvlab/explain/detections.py'),
                                           'cvlab.explain.detections.plot_detector_history': ( 'explain/detections.html#plot_detector_history',
                                                                                               'cvlab/explain/detections.py'),
                                           'cvlab.explain.detections.plot_errors': ( 'explain/detections.html#plot_errors',

@@ -320,6 +320,7 @@ def _run_stages(
     experiment: str,
     seed: int,
     overrides: list[str],
+    task: str = "classification",
 ):
     "Execute notebooks of the pipeline in order; an error in one is raised as `LabError`."
     from cvlab.runs.warm import warm
@@ -328,7 +329,6 @@ def _run_stages(
         from cvlab.runs.engine import run_stage  # a slow import
         from cvlab.runs.stages import variant_of
 
-        task = resolve("params.yaml", experiment, overrides).task
         for stage, folder in todo.items():
             print(f"{stage} ...", file=sys.stderr)
             try:
@@ -796,7 +796,7 @@ def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: che
         _check_before(p)
     folders = stage_folders(out, experiment, seed, p)
     todo = plan(out, experiment, seed, p, resume)
-    _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
+    _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides, p.task)
     from cvlab.evidence.pages import write_card
     from cvlab.tasks.infer import TASKS
 

@@ -270,7 +270,7 @@ def _detect_entry(
         lines.append("    matrix: {exp: [one_stage, faster_rcnn], seed: [0, 1]}")
     lines += [
         f"    cmd: python -m cvlab.runs.engine nbs/pipeline/{notebook}.ipynb {folder}/{name}.ipynb{run} -p out {folder}"
-        " -y '{overrides: [\"preset=detect_meadow\"]}'",
+        ' -y \'{"overrides":["preset=detect_meadow"]}\'',
         "    deps:",
         *(f'    - "{d}"' for d in deps),
         "    outs:",
