@@ -16,7 +16,7 @@ UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help repro verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
+.PHONY: help repro repro-detect verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -25,6 +25,10 @@ help: ## this list
 
 repro: install ## train and evaluate what is out of date, then compare with the last commit
 	@cvlab repro
+
+repro-detect: install ## the second pipeline: two detectors on the boxes of the meadow, compared; about ten minutes on two cores
+	@[ -d data ] || cvlab data use meadow
+	@dvc repro $(ARGS) nbs/pipeline/detect/dvc.yaml
 
 verify: install ## recompute numbers and figures from stored files, compare hashes; no data, weights, GPU or internet needed
 	@cvlab verify
@@ -160,7 +164,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
-	for extra in dev:uv parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
+	for extra in 'dev:uv pycocotools' video:av parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
     'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished',
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
-           'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'compare_exported',
+           'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'detect', 'compare_exported',
            'served_file', 'advise', 'summary', 'reproduce', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
@@ -132,7 +132,9 @@ def stage_folders(
 
     off = {"leakage"} if p and p.leakage.extent == "off" else set()
     return {
-        s: RunPaths(out, experiment, seed).stage(s) for s in stages_for("train") if s not in off
+        s: RunPaths(out, experiment, seed).stage(s)
+        for s in stages_for("train", p.task if p else "")
+        if s not in off
     }
 
 # %% ../../nbs/cli/00_api.ipynb #caa29da4
@@ -147,9 +149,9 @@ def finished(notebook: Path) -> bool:
 # %% ../../nbs/cli/00_api.ipynb #3a89388f
 def differs(folder: Path, stage: str, p) -> str:  # "" or such as "optim.lr was 0.1 and is 0.2"
     "The first difference between the parameters that a stage recorded and `p`."
-    from cvlab.runs.stages import STAGES
+    from cvlab.runs.stages import sections_of
 
-    sections = STAGES[stage].sections
+    sections = sections_of(stage, p.task)
     was = flat(plain(read_yaml(folder / "params.yaml")).get("requested", {}))
     now = flat(p.model_dump(include={*sections}))
     return next((f"{k} was {was.get(k)} and is {v}" for k, v in now.items() if was.get(k) != v), "")
@@ -260,7 +262,7 @@ def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> we
     "Create loss, augmentation and model of each recipe; return the layers that start from random weights."
     from cvlab.data.augment import album
     from cvlab.data.loaders import STATS
-    from cvlab.models.create import create_model, ends_linear, normalisation
+    from cvlab.models.create import ends_linear, normalisation
 
     train, heads = split[split.subset == "train"], {}
     for q in recipes:
@@ -268,15 +270,14 @@ def _new_heads(recipes, task, split) -> dict[str, str]:  # names of layers -> we
         if q.augment.albumentations:
             album(q.augment.albumentations)
         task.loss(q.loss, task.targets(train))
-        m = q.model
-        model = create_model(m.name, task.n_outputs, m.weights, m.dropout, m.head, q.data.size)
+        m, model = q.model, task.network(q)
         if (anew := getattr(model, "anew", ())) and m.head_init == "random":
             heads[", ".join(anew)] = Path(m.weights).name
         if q.train.batch_size == 1:
             from cvlab.training.recipe import check_one_by_one  # imports fastai
 
             check_one_by_one(q, model)
-        normalisation(m.name, m.weights, m.normalise, STATS)
+        normalisation(task.backbone(q), m.weights, m.normalise, STATS)
         if m.head_init == "probe" and not ends_linear(model):
             raise LabError(
                 f"model.head_init: {m.name} does not end in one linear layer; set it to random"
@@ -302,7 +303,7 @@ def _notes(p, data, task, heads: dict[str, str], n_train: int):  # yields lines
         )
 
 # %% ../../nbs/cli/00_api.ipynb #d8ef390b
-def _opened(p):  # -> `cvlab.data.importers.Data`
+def _opened(p, chosen=False):  # chosen: a recipe may change p; -> `cvlab.data.importers.Data`
     "Read the images; `LabError` if there are none, too few, or the task has no such parameters."
     if not Path(p.data.path).exists():
         raise LabError(
@@ -310,13 +311,16 @@ def _opened(p):  # -> `cvlab.data.importers.Data`
             "a CSV or an archive with --data, or draw the embedded data with `cvlab data use meadow`"
         )
     from cvlab.data.folders import Reading
-    from cvlab.data.importers import open_data
+    from cvlab.data.importers import check_data
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import TASKS
 
     task = TASKS[p.task]
-    task.check(p)  # what is asked for, before what the images are
-    return open_data(p.data.path, cache_folder(), task.check_samples, Reading.of(p.data))
+    if not (chosen and p.task == "detect"):
+        task.check(p)  # what is asked for, before what the images are
+    data = task.read(p.data.path, cache_folder(), Reading.of(p.data))
+    check_data(p.data.path, data, task.check_samples)
+    return data
 
 
 def _check_before(p, *others, data=None):  # data: of `_opened`; -> the split
@@ -343,17 +347,19 @@ def _run_stages(
     experiment: str,
     seed: int,
     overrides: list[str],
+    task: str = "classification",
 ):
     "Execute notebooks of the pipeline in order; an error in one is raised as `LabError`."
     from cvlab.runs.warm import warm
 
     with warm(at_once=bool(todo)):
         from cvlab.runs.engine import run_stage  # a slow import
+        from cvlab.runs.stages import variant_of
 
         for stage, folder in todo.items():
             print(f"{stage} ...", file=sys.stderr)
             try:
-                run_stage(stage, folder, experiment, seed, overrides)
+                run_stage(stage, folder, experiment, seed, overrides, variant_of(stage, task)[0])
             except SystemExit as e:  # raised by the engine
                 if not isinstance(e.code, str):
                     raise
@@ -379,6 +385,8 @@ def verdict(
 ) -> str:
     "One sentence: is the model better than the best baseline?"
     model, bars = lines["model"], {k: m[metric] for k, m in lines.items() if k != "model"}
+    if not bars:
+        return f"No baseline is defined. What may help: {_may_help(params or {})}."
     best = max(bars, key=bars.get)
     if model[f"{metric}_low"] > bars[best]:
         return f"The model's interval lies above the best baseline, the {best}."
@@ -392,6 +400,8 @@ def _what_next(run) -> list[str]:  # one line per finding
     "Findings from the learning curves of a `TrainedRun`, with suggestions."
     from cvlab.explain.diagnose import findings
 
+    if run.task.name == "detect":
+        return []
     params = plain(read_yaml(run.paths.params))["effective"]
     found = findings(run.task, run.history, run.predictions, params)
     return [
@@ -482,7 +492,8 @@ def predictions(
     "The predictions for all images of the validation and the test set."
     from cvlab.evaluation.metrics import read_predictions
 
-    return read_predictions(self.paths.predictions, self.task.schema)
+    file = self.paths.detections if self.task.name == "detect" else self.paths.predictions
+    return read_predictions(file, self.task.schema)
 
 
 @patch(as_prop=True)
@@ -720,9 +731,14 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
     from cvlab.tasks.infer import TASKS
 
     p = resolve("params.yaml", "", overrides)
+    device = pick_device(settings().device)
+    if p.task == "detect":
+        from cvlab.studies.detect_recipe import detect_recipe
+
+        return detect_recipe((data or _opened(p)).samples, overrides, budget, device)
     TASKS[p.task].check(p)
     data, cache = data or _opened(p), cache_folder()
-    folder, device = images_root(p.data.path, cache), pick_device(settings().device)
+    folder = images_root(p.data.path, cache)
     return make_recipe(
         data.samples, TASKS[p.task], folder, cache, overrides, budget, target, device
     )
@@ -747,7 +763,7 @@ def _with_recipe(
     if not resume:
         from cvlab.core.io import write_text
 
-        data = _opened(resolve("params.yaml", "", overrides))
+        data = _opened(resolve("params.yaml", "", overrides), chosen=True)
         recipe = _make_recipe(overrides, budget, data)
         read = partial(_with_preset, recipe.preset, overrides)
         check(read) if check else _check_before(read(), data=data)
@@ -807,7 +823,7 @@ def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: che
         _check_before(p)
     folders = stage_folders(out, experiment, seed, p)
     todo = plan(out, experiment, seed, p, resume)
-    _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides)
+    _run_stages({s: folders[s] for s in todo}, experiment, seed, overrides, p.task)
     from cvlab.evidence.pages import write_card
     from cvlab.tasks.infer import TASKS
 
@@ -1092,21 +1108,50 @@ def measure(
         raise LabError(f"--tta {tta}: flip or ten")
     if subset not in ("val", "test"):
         raise LabError(f"--subset {subset}: val or test")
-    from cvlab.evaluation.predict import subset_predictions
-    from cvlab.evaluation.scores import headline, score, score_table
+    from cvlab.evaluation.detections import measured_subset
+    from cvlab.evaluation.scores import headline, score_table
     from cvlab.runs.run import cache_folder
     from cvlab.tasks.infer import find_weights, models_in, task_of
 
     run, data = Path(run).resolve(), data and Path(data).resolve()
     to_root()  # the image paths of a run are relative to it
     weights = find_weights(run, folds=True)
-    preds = subset_predictions(weights, subset, data, cache_folder(), tta=tta)
+    m = measured_subset(weights, subset, data, cache_folder(), tta=tta)
     task = task_of(read_json(weights / f"{models_in(weights)[0]}.json"))
-    m = score(task, preds, subset)
     return (
         f"{score_table(task, m).round(3).to_string()}\n{subset} {', '.join(headline(task, m))}  "
         f"(95 % {task.interval}, n = {m['n']})"
     )
+
+# %% ../../nbs/cli/00_api.ipynb #bec37f46
+def detect(
+    predictor: "Predictor",  # of a detector
+    paths: list[str | Path],  # images or folders; with `out` one video, GIF or folder
+    out: str | Path | None = None,  # .gif, .mp4 or a folder
+) -> str:  # the table as CSV, or a line about what was written
+    "Find objects in images or in a video."
+    from cvlab.core.escape import as_cell
+    from cvlab.data.samples import images_in
+    from cvlab.deploy.video import annotate_video, box_table
+
+    if out is None:
+        if not (files := images_in(paths)):
+            raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
+        table = box_table(predictor, files)
+        if (table.error != "").sum() == len(files):
+            raise LabError(f"{len(files)} image(s) named, none can be read: {table.error.iloc[0]}")
+        for column in ("path", "label", "error"):
+            table[column] = table[column].map(as_cell)
+        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip("\n")
+    if len(paths) != 1:
+        raise LabError(f"--out {out}: name one video, GIF or folder of images, not {len(paths)}")
+    table = annotate_video(predictor, paths[0], out)
+    beside = (
+        Path(out) / "detections.csv"
+        if not Path(out).suffix
+        else Path(out).with_suffix(".detections.csv")
+    )
+    return f"{out}: {len(table)} detections in {table.frame.nunique()} frames, listed in {beside}"
 
 # %% ../../nbs/cli/00_api.ipynb #f07fd163
 def compare_exported(

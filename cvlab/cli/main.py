@@ -290,13 +290,21 @@ def data_check(
     "Check which images can be used for training; exit with status 1 if any is refused."
     path = path.resolve()
     to_root()
+    from cvlab.data.archives import unpacked
+    from cvlab.data.boxes import has_boxes
     from cvlab.data.folders import Reading
-    from cvlab.data.importers import check_data, read_data, report
+    from cvlab.data.importers import check_data, report
     from cvlab.runs.run import cache_folder
+    from cvlab.tasks.infer import TASKS
 
-    data = read_data(path, cache_folder(), Reading.of(resolve("params.yaml", "", reading).data))
-    print(report(data, len(data.verdicts) if full else 20))
-    check_data(path, data)
+    how = Reading.of(resolve("params.yaml", "", reading).data)
+    folder = unpacked(path, cache_folder())
+    boxed = Path(folder).is_dir() and has_boxes(folder, how)
+    task = TASKS["detect" if boxed else "classification"]
+    data = task.read(path, cache_folder(), how)
+    strata = task.strata(data.samples) if boxed and len(data.samples) else None
+    print(report(data, len(data.verdicts) if full else 20, strata, task.groups))
+    check_data(path, data, task.check_samples)
     if (data.verdicts.verdict == "refused").any():
         raise typer.Exit(1)
 
@@ -637,14 +645,29 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Weights, paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")]
+    run: Weights,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, or folders of images; for a detector with --out a video, too."
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Of a detector: the video to write (.gif or .mp4), or a folder of images."
+        ),
+    ] = None,
 ):
-    "Predict images; print CSV with path, label, probability, error."
+    "Predict images; print CSV with path, label, probability, error; of a detector a line per object."
     from cvlab.core.progress import progress
     from cvlab.data.samples import images_in
     from cvlab.deploy.predictor import Predictor, row_of
 
     predictor, out, read = Predictor(run), csv.writer(sys.stdout, lineterminator="\n"), 0
+    if to or predictor.task.name == "detect":
+        print(api.detect(predictor, paths, to))
+        return
     if not (files := images_in(paths)):
         raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'DECODING', 'PER_PIXEL', 'LARGE', 'opens', 'is_image', 'Budget', 'open_image', 'problem_of', 'read_csv',
-           'tensor_shapes', 'read_tensors']
+           'read_xml', 'tensor_shapes', 'read_tensors']
 
 # %% ../../nbs/core/07_boundary.ipynb #8682a741
 import ctypes
@@ -171,6 +171,27 @@ def read_csv(
 
 
 _AS_TEXT = dict(dtype=str, keep_default_na=False, encoding="utf-8-sig")
+
+# %% ../../nbs/core/07_boundary.ipynb #ae2ad4a8
+def read_xml(
+    path: str | Path,
+    most: int = 2**24,  # bytes
+):  # the root, an xml.etree.ElementTree.Element
+    "Parse an XML file without entities of its own; `LabError` if it is not one."
+    from xml.etree.ElementTree import ParseError, XMLParser
+
+    parser = XMLParser()
+    try:
+        data = read_file(path, most)
+        if b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+            raise ValueError("it declares a document type or entities, or is not UTF-8")
+        parser.feed(data)
+        return parser.close()
+    except FileNotFoundError:
+        raise LabError(f"{path}: no such file") from None
+    except (ParseError, ValueError, LookupError, OSError, RecursionError) as e:
+        reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
+        raise LabError(f"{path}: XML that cannot be read ({reason[:120]})") from None
 
 # %% ../../nbs/core/07_boundary.ipynb #cf3ece4d
 def tensor_shapes(path: str | Path) -> dict[str, tuple[str, list[int]]]:  # name: type, shape

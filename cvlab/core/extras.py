@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 # %% ../../nbs/core/05_extras.ipynb #47a8af61
 # import names of the packages of the extra `lab`; pyproject.toml lists their distributions
 LAB = set(
-    "IPython bs4 captum cmaes dvc faiss fastai fastcore fastprogress ipywidgets jupyter_client matplotlib nbclient "
+    "IPython bs4 captum cmaes dvc faiss fastai fastcore fastprogress hotcoco ipywidgets jupyter_client matplotlib nbclient "
     "nbconvert nbdev nbformat optuna papermill psutil ruamel scipy seaborn sklearn statsmodels "
     "threadpoolctl traitlets typer".split()
 )

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MOST_VALUES', 'Fraction', 'BelowOne', 'Positive', 'NotNegative', 'Count', 'CountOrOff', 'Seed', 'Text', 'RENAMED',
            'SHARED', 'REPLACED', 'parse_yaml', 'read_yaml', 'line_of', 'plain', 'Section', 'Data', 'Split', 'Augment',
-           'Model', 'Loss', 'Optim', 'Schedule', 'warmup_epochs', 'Train', 'CrossVal', 'Dimension', 'Tune', 'LRFind',
-           'Baseline', 'Evaluate', 'Interpret', 'Leakage', 'Params', 'merge', 'parse_override', 'known_keys', 'nearest',
-           'check', 'contradiction', 'presets', 'has_key', 'without', 'may_vary', 'resolve', 'flat', 'as_cell',
-           'params_rows', 'params_schema', 'schema_of', 'allowed', 'choices', 'params_table']
+           'Model', 'Loss', 'Optim', 'Schedule', 'warmup_epochs', 'Train', 'Detect', 'CrossVal', 'Dimension', 'Tune',
+           'LRFind', 'Baseline', 'Evaluate', 'Interpret', 'Leakage', 'Params', 'merge', 'parse_override', 'known_keys',
+           'nearest', 'check', 'contradiction', 'presets', 'has_key', 'without', 'may_vary', 'resolve', 'flat',
+           'as_cell', 'params_rows', 'params_schema', 'schema_of', 'allowed', 'choices', 'params_table']
 
 # %% ../../nbs/core/01_params.ipynb #012ea6f8
 import difflib
@@ -243,7 +243,8 @@ class Model(Section):
     "The model."
 
     name: Text = Field(
-        description="small_cnn, xray_cnn, or any model of timm (such as resnet18) or torchvision"
+        description="small_cnn, xray_cnn, or any model of timm (such as resnet18) or torchvision; with "
+        "task=detect faster_rcnn or one_stage"
     )
     weights: Text | None = Field(
         description="a safetensors file, pretrained (published by timm), or null: random"
@@ -363,7 +364,7 @@ class Train(Section):
         "null: no balancing"
     )
     monitor: Literal[
-        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae"
+        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae", "val_ap"
     ] = Field(description="metric that selects the epoch whose weights are kept")
     patience: CountOrOff = Field(
         description="early stopping: epochs without improvement, after the warm-up; 0 is off"
@@ -391,6 +392,24 @@ class Train(Section):
         description="compute the frozen layers' output once and train the rest on it; only "
         "flips are possible"
     )
+
+# %% ../../nbs/core/01_params.ipynb #74acf230
+class Detect(Section):
+    "Detectors, with task=detect."
+
+    body: Text = Field(
+        description="the classifier whose layers a detector stands on: small_cnn, or a convolutional network of timm"
+    )
+    strides: Annotated[list[Literal[4, 8, 16, 32]], Field(min_length=1)] = Field(
+        description="pixels per cell of the feature maps, ascending; small objects need small strides"
+    )
+    width: Annotated[int, Field(ge=8, le=512)] = Field(
+        description="channels of the feature pyramid and the heads"
+    )
+    mosaic: Fraction = Field(
+        description="probability that a training image becomes a mosaic of four"
+    )
+    plain_epochs: CountOrOff = Field(description="last epochs, without mosaics")
 
 # %% ../../nbs/core/01_params.ipynb #743ae536
 class CrossVal(Section):
@@ -485,7 +504,7 @@ class Tune(Section):
     seeds: Count = Field(description="trainings per trial, whose mean counts")
     epochs: CountOrOff = Field(description="epochs of a trial; 0: train.epochs")
     metric: Literal[
-        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae"
+        "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae", "val_ap"
     ] = Field(description="what trials are judged by, in the epoch whose weights are kept")
     minutes: NotNegative = Field(
         description="no trial starts that would end after these minutes; 0 is off"
@@ -583,8 +602,8 @@ class Leakage(Section):
 class Params(Section):
     "All parameters of the lab."
 
-    task: Literal["classification", "regression"] = Field(
-        description="what the model answers: one of several classes, or a number"
+    task: Literal["classification", "regression", "detect"] = Field(
+        description="what the model answers: one of several classes, a number, or boxes around objects"
     )
     data: Data
     split: Split
@@ -594,6 +613,7 @@ class Params(Section):
     optim: Optim
     schedule: Schedule
     train: Train
+    detect: Detect
     crossval: CrossVal
     tune: Tune
     lr_find: LRFind

@@ -280,7 +280,7 @@ def report(
         )
     lines += doubts(s.assign(label=data.samples.label if strata is None else strata))
     lines += [f"note: {n}" for n in data.notes]
-    for verdict in ("refused", "converted", "ignored"):
+    for verdict in ("refused", "clipped", "converted", "kept", "ignored"):
         some = data.verdicts[data.verdicts.verdict == verdict]
         if len(some):
             lines += [f"{verdict}: {len(some)}", *_files_in(some, most)]

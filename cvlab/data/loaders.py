@@ -32,10 +32,10 @@ if TYPE_CHECKING:  # names in annotations only
 # %% ../../nbs/data/06_loaders.ipynb #29230f18
 def decode(
     path: str | Path,  # an image in one of `cvlab.core.boundary.FORMATS`
-    size: int,  # pixels
+    size: int | tuple[int, int],  # see `fitted`
     id: str = "",  # of the split: start of the file's sha256; "" accepts any file
-) -> np.ndarray:  # uint8 (size, size, 3)
-    "Read one image as a centred square."
+) -> np.ndarray:  # uint8 (height, width, 3)
+    "Read one image at a size."
     try:
         data = read_file(path)
         if not hashlib.sha256(data).hexdigest().startswith(id.partition("-")[0]):
@@ -110,12 +110,12 @@ def read_cache(
 def image_cache(
     folder: str | Path,  # that the samples' paths are relative to
     samples: "pd.DataFrame",  # id, path
-    size: int,  # pixels
+    size: int | tuple[int, int],  # see `fitted`
     cache: str | Path,  # folder of the caches
-) -> np.ndarray:  # uint8 (n, size, size, 3), a read-only memory map
+) -> np.ndarray:  # uint8 (n, height, width, 3), a read-only memory map
     "All images of the table as bytes, decoded at most once; damaged blocks are decoded again."
     path = Path(cache) / f"{json_hash(['decode-4', size, samples.id.tolist()])[:24]}.npy"
-    shape = (len(samples), size, size, 3)
+    shape = (len(samples), *((size, size) if isinstance(size, int) else size), 3)
     old, damaged = read_cache(path, shape)
     if old is not None and not damaged:
         return old

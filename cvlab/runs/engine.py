@@ -238,13 +238,14 @@ def run_stage(
     experiment: str = "",
     seed: int = 0,
     overrides=(),
+    notebook: str = "",  # another one than the stage's own, see `cvlab.runs.stages.variant_of`
 ) -> Path:  # the executed notebook
     "Execute a pipeline notebook; an expected error ends the process with one line."
     import papermill
 
     target = Path(out) / f"{stage}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = repo_root() / "nbs" / "pipeline" / f"{stage}.ipynb"
+    source = repo_root() / "nbs" / "pipeline" / f"{notebook or stage}.ipynb"
     papermill.execute_notebook(
         source,
         target,

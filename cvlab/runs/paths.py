@@ -44,6 +44,7 @@ class RunPaths:
     state = _file("train", "last.safetensors")  # of an interrupted training
     environment = _file("train", "environment.json")
     predictions = _file("evaluate", "predictions.csv")
+    detections = _file("evaluate", "detections.csv")
     metrics = _file("evaluate", "metrics.json")
     slices = _file("evaluate", "slices.csv")
     out_of_fold = _file("crossval", "oof.csv")

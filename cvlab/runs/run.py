@@ -22,7 +22,8 @@ from ruamel.yaml import YAML
 from ..core.io import LabError, Lock, atomic_write, write_text
 from ..core.params import Params, params_rows, plain, read_yaml, resolve
 from ..core.repro import environment, folder_digest, repo_root, settings, write_if_changed
-from ..data.fixtures import SMOKE, tiny_folder
+from ..data.boxes import read_boxes
+from ..data.fixtures import SMOKE, SMOKE_BOXES, tiny_boxes, tiny_folder
 from ..data.importers import images_root
 from cvlab.data.samples import (
     data_hash,
@@ -35,7 +36,8 @@ from cvlab.data.samples import (
 from .engine import run_stage
 from .ledger import reading
 from .paths import RunPaths, root_of
-from .stages import STAGES, check_task
+from .stages import STAGES, check_task, sections_of, variant_of
+from ..tasks.detect import Detection
 
 # %% ../../nbs/runs/05_run.ipynb #2b853c05
 def _params_table(rows: list[tuple[str, str, str]]) -> str:  # (name, value, meaning) -> HTML
@@ -64,7 +66,7 @@ class Run:
     ):
         self.stage, self.experiment, self.seed = stage, experiment, seed
         self.folder, self.root, self.overrides = folder, root, overrides
-        self.paths, sections = RunPaths(root, experiment, seed), STAGES[stage].sections
+        self.paths, sections = RunPaths(root, experiment, seed), sections_of(stage, params.task)
         self.params = SimpleNamespace(**{s: getattr(params, s) for s in sections})
         self.requested = params.model_dump(include={*sections} - {"experiments"})
         self.rows = params_rows(params, base, sections)
@@ -117,15 +119,30 @@ def write_params(run: Run, **more):
     )
 
 # %% ../../nbs/runs/05_run.ipynb #0049f0df
-def smoke_root(stage: str) -> tuple[Path, tuple[str, ...]]:  # (root of the runs, overrides)
+def smoke_root(
+    stage: str,
+    task: str = "classification",
+) -> tuple[Path, tuple[str, ...]]:  # (root of the runs, overrides)
     "Create a temporary lab: tiny data, its split, and overrides for small runs."
-    if STAGES[stage].again:
+    if STAGES[stage].again and task != "detect":
         return repo_root() / "runs", ()
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
-    write_split(RunPaths(root).split, split_samples(find_samples(tiny_folder(root / "data"))))
     overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root / 'data'}")
-    if any("runs/weights" in r for r in STAGES[stage].reads):
+    if task == "detect":
+        samples = read_boxes(tiny_boxes(root / "data", n=40), root / "cache").samples
+        write_split(RunPaths(root).split, Detection.split(samples))
+        overrides = (*overrides, *SMOKE_BOXES, "task=detect")
+    else:
+        write_split(RunPaths(root).split, split_samples(find_samples(tiny_folder(root / "data"))))
+    if any("runs/weights" in r or "runs/train" in r for r in STAGES[stage].reads):
         run_stage("train", RunPaths(root).stage("train"), overrides=overrides)
+    if stage == "compare":
+        run_stage(
+            "evaluate",
+            RunPaths(root).stage("evaluate"),
+            overrides=overrides,
+            notebook="detect_evaluate",
+        )
     return root, overrides
 
 # %% ../../nbs/runs/05_run.ipynb #a274be92
@@ -138,7 +155,8 @@ def open_run(
 ) -> Run:
     "Resolve the parameters, lock and empty the folder, and write the request to params.yaml."
     top = repo_root()
-    root, smoke = (root_of(stage, out), ()) if out else smoke_root(stage)
+    task = "detect" if "task=detect" in overrides else "classification"
+    root, smoke = (root_of(stage, out), ()) if out else smoke_root(stage, task)
     folder = top / out if out else Path(tempfile.mkdtemp(prefix=f"cvlab-{stage}-"))
     params = resolve(top / "params.yaml", experiment, [*smoke, *overrides])
     check_task(stage, params)
@@ -153,7 +171,7 @@ def open_run(
         (*smoke, *overrides),
     )
     if not (folder / "last.safetensors").exists():  # the state of an interrupted training
-        for old in (f for o in STAGES[stage].outs for f in folder.glob(o)):
+        for old in (f for o in variant_of(stage, params.task)[1] for f in folder.glob(o)):
             old.unlink()
     write_params(run)
     # same table format, whichever library imported pandas

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from ..core.io import LabError, printable
 from ..core.params import Params
+from ..data.augment import augmenter
+from ..data.loaders import Batches
 from ..data.samples import split_samples
+from ..models.create import create_model
 from .tables import Schema
 
 if TYPE_CHECKING:  # names in annotations only
@@ -91,6 +94,18 @@ class _Images:
     groups = "classes"  # what `strata` are, in words
 
     @classmethod
+    def read(
+        cls,
+        source,  # folder, table or archive
+        cache,  # folder for what archives hold
+        how,  # a `cvlab.data.folders.Reading`
+    ):  # a `cvlab.data.importers.Data`
+        "The samples of a source, and a verdict for every other file."
+        from cvlab.data.importers import read_data
+
+        return read_data(source, cache, how)
+
+    @classmethod
     def check_samples(cls, source, samples: "pd.DataFrame"):
         "Raise a `LabError` if the labels cannot be learned."
 
@@ -115,6 +130,25 @@ class _Images:
         "The targets of these images."
         raise NotImplementedError
 
+    def window(self, side: int) -> int | tuple[int, int]:
+        "The size of cached images: side of a square, or height and width of a window."
+        return side
+
+    def batches(self, images, rows: "pd.DataFrame", bs: int, **options):  # a `Batches`
+        "The loader of some images; options as for `cvlab.data.loaders.Batches`."
+        return Batches(images, self.targets(rows), bs, **options, move=self.move)
+
+    @classmethod
+    def viewed(cls, images, bs: int, info: dict, device):  # info: of <which>.json; a `Batches`
+        "The loader of images for a trained model, without targets."
+        return Batches(images, np.zeros(len(images)), bs, info["size"], info["normalise"], device)
+
+    def changes(self, p: Params) -> dict:
+        "Options of the loader of the training set: flips and other augmentation, and the sampler."
+        a = p.augment.model_dump(exclude={"mixup", "cutmix"})
+        flips = {k: a.pop(k) for k in ("hflip", "vflip")}
+        return dict(**flips, augment=augmenter(**a), sampler=p.train.sampler)
+
     def move(
         self,
         targets: Tensor,  # of the images of a batch
@@ -132,6 +166,7 @@ class _Training:
     n_outputs = 1  # of the model
     monitors = ("val_loss",)  # columns of the history that may select the epoch
     off: dict[str, dict] = {}  # options that make no sense: section -> key -> value that is off
+    sees_targets = False  # whether the model gets the targets, too, and returns its losses
 
     @classmethod
     def check(cls, p: Params):
@@ -149,6 +184,19 @@ class _Training:
                 f"train.monitor={p.train.monitor}: not with task={cls.name}; "
                 f"choose one of {', '.join(cls.monitors)}"
             )
+
+    def backbone(self, p: Params) -> str:
+        "The name of the classifier that `model.weights` are of."
+        return p.model.name
+
+    def network(self, p: Params) -> nn.Module:
+        "The model with its initial weights."
+        m = p.model
+        return create_model(m.name, self.n_outputs, m.weights, m.dropout, m.head, p.data.size)
+
+    def architecture(self, p: Params) -> dict:
+        "What `cvlab.models.create.load_model` needs beside name, head and size, as JSON."
+        return {}
 
     def loss(
         self,

@@ -495,6 +495,7 @@ LOADER = {
     "model.normalise": "normalise",
     "augment.hflip": "hflip",
     "augment.vflip": "vflip",
+    "detect.mosaic": "mosaic",
 }
 
 # %% ../../nbs/training/01_learner.ipynb #c385b11e

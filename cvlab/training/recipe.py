@@ -22,9 +22,8 @@ from ..core.io import LabError
 from ..core.params import Params, warmup_epochs
 from ..core.ranks import Ranks, in_processes
 from ..core.repro import seed_everything, use_threads
-from ..data.augment import augmenter
 from ..data.loaders import STATS, Batches, Rows, subset_of
-from ..models.create import create_model, freeze, n_parameters, normalisation, replace_last
+from ..models.create import freeze, n_parameters, normalisation, replace_last
 from ..tasks.base import Task
 from ..tasks.infer import TASKS, features_of
 from ..tasks.probe import probe_layer
@@ -36,6 +35,7 @@ from cvlab.training.callbacks import (
     Mix,
     PreciseBatchNorm,
     ProgressiveResize,
+    SeeTargets,
 )
 from .frozen_cache import cache_features, frozen_features
 from .learner import create_learner, single_valued, train
@@ -52,30 +52,17 @@ def _batches_of(
 ) -> Batches:
     "Create the loader of one subset of the split."
     ims, _, rows = subset_of(split, images, subset)
-    targets = task.targets(rows)
-    normalise = normalisation(p.model.name, p.model.weights, p.model.normalise, STATS)
+    normalise = normalisation(task.backbone(p), p.model.weights, p.model.normalise, STATS)
     options = dict(
         size=p.data.size,
         normalise=normalise,
         device=device,
         channels_last=p.train.channels_last,
-        move=task.move,
     )
     if subset != "train":
-        return Batches(ims, targets, 2 * p.train.batch_size, **options)
-    a = p.augment.model_dump(exclude={"mixup", "cutmix"})
-    flips = {k: a.pop(k) for k in ("hflip", "vflip")}
-    return Batches(
-        ims,
-        targets,
-        p.train.batch_size,
-        **options,
-        train=True,
-        seed=seed,
-        **flips,
-        augment=augmenter(**a),
-        sampler=p.train.sampler,
-    )
+        return task.batches(ims, rows, 2 * p.train.batch_size, **options)
+    changes = task.changes(p)
+    return task.batches(ims, rows, p.train.batch_size, **options, train=True, seed=seed, **changes)
 
 # %% ../../nbs/training/05_recipe.ipynb #644b38b1
 def model_info(p: Params, task: Task, seed: int = 0) -> dict:
@@ -86,19 +73,19 @@ def model_info(p: Params, task: Task, seed: int = 0) -> dict:
         task=task.name,
         outputs=task.n_outputs,
         **task.state,
+        **task.architecture(p),
         size=p.data.size,
         side=p.data.side,
         seed=seed,
-        normalise=normalisation(p.model.name, p.model.weights, p.model.normalise, STATS),
+        normalise=normalisation(task.backbone(p), p.model.weights, p.model.normalise, STATS),
     )
 
 
-def create_network(p: Params, n_outputs: int, seed: int = 0) -> nn.Module:
+def create_network(p: Params, task: Task, seed: int = 0) -> nn.Module:
     "Create the model with its initial weights, which depend only on the seed."
     seed_everything(seed)
     use_threads(p.train.threads)
-    m = p.model
-    return create_model(m.name, n_outputs, m.weights, m.dropout, m.head, p.data.size)
+    return task.network(p)
 
 # %% ../../nbs/training/05_recipe.ipynb #83b89d2d
 def _start_at_probe(
@@ -136,11 +123,13 @@ def check_one_by_one(p: Params, model: nn.Module):
         )
 
 # %% ../../nbs/training/05_recipe.ipynb #b9fdc73c
-def _callbacks_of(p: Params, n_outputs: int, ranks: Ranks | None = None) -> list:
+def _callbacks_of(p: Params, task: Task, ranks: Ranks | None = None) -> list:
     "Callbacks enabled by the parameters; none of them writes a file."
     t, a, cbs = p.train, p.augment, []
     if ranks:
         cbs.append(Distributed(ranks, t.sync_bn))
+    if task.sees_targets:
+        cbs.append(SeeTargets())
     if t.patience and (not ranks or ranks.leads):
         cbs.append(EarlyStoppingCallback(t.patience, warmup_epochs(p.schedule, t.epochs)))
     if t.ema:
@@ -148,7 +137,7 @@ def _callbacks_of(p: Params, n_outputs: int, ranks: Ranks | None = None) -> list
     if t.precise_bn:
         cbs.append(PreciseBatchNorm())
     if a.mixup or a.cutmix:
-        cbs.append(Mix(a.mixup, a.cutmix, n_outputs))
+        cbs.append(Mix(a.mixup, a.cutmix, task.n_outputs))
     if t.start_size:
         cbs.append(ProgressiveResize(t.start_size))
     return cbs
@@ -218,13 +207,13 @@ def _fit(ranks, p, split, images, task, seed, device, log, cbs, cache, subsets, 
     "`fit` in one process; `ranks`: the processes that train together, or None."
     device = device if ranks is None else ranks.device_of(device)
     loaders = [_batches_of(p, split, images, s, task, seed, device) for s in subsets]
-    model, shortened = create_network(p, task.n_outputs, seed), None
+    model, shortened = create_network(p, task, seed), None
     check_one_by_one(p, model)
     if p.model.head_init == "probe" and (
         ranks is None or ranks.leads
     ):  # the others get its weights
         _start_at_probe(model, task, loaders[0], split, images, cache)
-    cbs = [*cbs, *_callbacks_of(p, task.n_outputs, ranks)]
+    cbs = [*cbs, *_callbacks_of(p, task, ranks)]
     if p.train.cache_features:
         loaders, shortened = cache_features(
             model, p.model.freeze, loaders, cache, p.train.precision, together=shared
@@ -355,6 +344,8 @@ def fit(
     "Train a model from the parameters; `LabError` if it cannot start, or no epoch was completed."
     if p.train.processes > 1 and any(isinstance(cb, Distil) for cb in cbs):
         raise LabError("crossval.student: learns in one process; set train.processes to 1")
+    if p.train.processes > 1 and task.sees_targets:
+        raise LabError("train.processes: a detector trains in one process; set it to 1")
     log = _Once(log)
     data = dict(p=p, split=split, images=images, task=task, seed=seed, cache=cache)
     data |= dict(subsets=subsets, shared=shared)

@@ -7,8 +7,10 @@ from conftest import TOP, cvlab, run_inline
 from cvlab.cli.api import check_crossval, load
 from cvlab.core.io import LabError, read_json
 from cvlab.core.params import presets, resolve
-from cvlab.data.fixtures import bright_folder, tiny_folder
+from cvlab.data.boxes import read_boxes
+from cvlab.data.fixtures import bright_folder, tiny_boxes, tiny_folder
 from cvlab.explain.browse import Browser, run_table
+from cvlab.tasks.detect import Detection
 
 SMALL = [
     "data.size=64",
@@ -56,14 +58,20 @@ def test_a_preset_trains(name, tmp_path):
     "Small, without published weights, but with every option that the preset switches on."
     from cvlab.data.samples import find_samples, split_samples, write_split
 
-    folder = tiny_folder(tmp_path / "data")
-    write_split(tmp_path / "prepare" / "split.csv", split_samples(find_samples(folder)))
+    if boxed := name.startswith("detect"):
+        folder = tiny_boxes(tmp_path / "data", n=40)
+        split = Detection.split(read_boxes(folder, tmp_path / "cache").samples)
+    else:
+        folder = tiny_folder(tmp_path / "data")
+        split = split_samples(find_samples(folder))
+    write_split(tmp_path / "prepare" / "split.csv", split)
     own = [
         f"preset={name}",
         f"data.path={folder}",
         *SMALL,
         # as EfficientNet-B3, in a tenth of the time
         *(["train.batch_size=4", "model.name=efficientnet_lite0"] if name == "unequal" else []),
+        *(["detect.body=small_cnn"] if boxed else []),
     ]
     run_inline("train", tmp_path / "train" / "seed-0", own)
     p = resolve(TOP / "params.yaml", "", own)

@@ -16,7 +16,7 @@ import cvlab
 from cvlab.core.params import Params, params_schema, read_yaml
 from cvlab.core.repro import UNHASHED
 from cvlab.docs.site import PACKAGES
-from cvlab.runs.stages import STAGES, dvc_yaml
+from cvlab.runs.stages import DETECT, STAGES, detect_yaml, dvc_yaml, sections_of
 from cvlab.training.callbacks import TRAIN_PACKAGES
 
 NOTEBOOKS = sorted((TOP / "nbs").glob("*/[0-9][0-9]_*.ipynb"))
@@ -112,6 +112,7 @@ def test_training_is_followed_by_its_hash():
 def test_dvc_yaml_is_what_the_register_says():
     "`cvlab schema` writes it; a stage that is not in it would never run."
     assert (TOP / "dvc.yaml").read_text(encoding="utf-8") == dvc_yaml(TOP)
+    assert (TOP / DETECT / "dvc.yaml").read_text(encoding="utf-8") == detect_yaml(TOP)
     assert {p.stem for p in (TOP / "nbs" / "pipeline").glob("*.ipynb")} >= set(STAGES)
 
 
@@ -153,6 +154,7 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
         "runs/architectures/",
         "runs/exports/",
         "runs/trackers/",
+        "runs/detect/",  # of the second pipeline, with a dvc.lock of its own
     )
     left = [
         f
@@ -166,7 +168,9 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
 
 
 def test_every_section_reaches_a_stage():
-    assert set(Params.model_fields) == {s for stage in STAGES.values() for s in stage.sections}
+    tasks = "classification", "detect"
+    seen = {s for name in STAGES for task in tasks for s in sections_of(name, task)}
+    assert set(Params.model_fields) == seen
 
 
 def test_schema_for_editors_is_current():

@@ -1,0 +1,74 @@
+"Detection from the command line, as a person uses it."
+
+import pandas as pd
+import pytest
+from conftest import TOP
+
+from cvlab.cli.api import detect, measure, train
+from cvlab.core.io import LabError, read_json
+from cvlab.data.fixtures import tiny_boxes
+from cvlab.deploy.predictor import Predictor
+
+SMALL = [
+    "data.size=64",
+    "model.dropout=0.0",
+    "detect.body=small_cnn",
+    "detect.strides=[4, 8]",
+    "detect.width=16",
+    "train.batch_size=8",
+    "train.epochs=3",
+    "train.monitor=val_ap",
+]
+ARTIFACTS = """detections.csv metrics.json results.png training_curves.png confusion_matrix.png errors.png
+val_batch0_labels.png val_batch0_pred.png worst.png evaluate.ipynb""".split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_stage", "faster_rcnn"])
+def test_a_detector_from_boxes_to_video(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(TOP)
+    folder = tiny_boxes(tmp_path / "data", "yolo", n=48)
+    over = [*SMALL, f"model.name={name}"]
+    run = train(folder, tmp_path / "run", task="detect", recipe="params", overrides=over)
+    assert 0 <= run.metrics.loc["test", "ap"] <= 1 and "AP50" in run.report()
+    assert {f.name for f in run.stage("evaluate").iterdir()} >= set(ARTIFACTS)
+    assert {f.name for f in run.stage("train").iterdir()} >= {"results.csv", "train.log"}
+    assert (run.stage("weights") / "last.safetensors").exists()
+    assert "objects" in measure(tmp_path / "run", "val")
+    monkeypatch.chdir(TOP)
+    predictor = Predictor(tmp_path / "run")
+    assert detect(predictor, [folder / "images"]).startswith("path,label,score,x0")
+    line = detect(predictor, [folder / "images"], tmp_path / "found.gif")
+    assert "found.detections.csv" in line
+    assert set(pd.read_csv(tmp_path / "found.detections.csv").label) <= {"disc", "square"}
+    again = train(folder, tmp_path / "again", task="detect", recipe="params", overrides=over)
+    assert again.history.equals(run.history)
+    files = [r.stage("evaluate") / "detections.csv" for r in (run, again)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert read_json(run.paths.metrics) == read_json(again.paths.metrics)
+
+
+@pytest.mark.parametrize(
+    "over, says",
+    [
+        (["model.name=resnet18"], "with task=detect one of faster_rcnn, one_stage"),
+        (["model.name=one_stage", "augment.mixup=0.2"], "augment.mixup=0.2: not with task=detect"),
+        (["model.name=one_stage", "detect.body=alexnet"], "gives no maps"),
+    ],
+)
+def test_one_clear_line_before_long_work(over, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(TOP)
+    folder = tiny_boxes(tmp_path / "data", n=16)
+    with pytest.raises(LabError, match=says):
+        over = [*SMALL, *over]
+        train(folder, tmp_path / "run", task="detect", recipe="params", overrides=over)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_boxes_is_no_data_for_detection(tmp_path, monkeypatch):
+    monkeypatch.chdir(TOP)
+    folder = tiny_boxes(tmp_path / "data", n=16)
+    with pytest.raises(LabError, match="no labels of boxes here"):
+        train(
+            folder / "JPEGImages", tmp_path / "run", task="detect", recipe="params", overrides=SMALL
+        )
