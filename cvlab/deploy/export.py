@@ -268,6 +268,8 @@ def export_run(
     weights, out = find_weights(run, folds=True), Path(out)
     model, info = load_together([weights])
     task = task_of(info)
+    if task.sees_targets:
+        raise LabError(f"{run}: a detector; only classifiers and regressions are exported")
     which, images, split = _images(weights, info, task, cache)
     expected = logits_of(model, images, info)
     graph, found, parities = ImageModel(model, info).eval(), {}, {}
