@@ -70,5 +70,9 @@ def test_a_folder_without_boxes_is_no_data_for_detection(tmp_path, monkeypatch):
     folder = tiny_boxes(tmp_path / "data", n=16)
     with pytest.raises(LabError, match="no labels of boxes here"):
         train(
-            folder / "JPEGImages", tmp_path / "run", task="detect", recipe="params", overrides=SMALL
+            folder / "JPEGImages",
+            tmp_path / "run",
+            task="detect",
+            recipe="params",
+            overrides=[*SMALL, "model.name=one_stage"],
         )
