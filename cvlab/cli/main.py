@@ -6,8 +6,9 @@
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
            'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
            'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
-           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'serve',
-           'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
+           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress',
+           'serve', 'monitor', 'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote',
+           'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -740,6 +741,21 @@ def export(
             f"{p['changed']} of the answers differ"
         )
 
+# %% ../../nbs/cli/01_main.ipynb #3b3ed18b
+@app.command()
+def compress(
+    run: Weights,
+    out: Annotated[Path, typer.Option(help="Folder for fp32/, int8/ and compress.csv.")],
+    images: Annotated[int, typer.Option(help="Training images for the calibration.")] = 200,
+):
+    "Export a model with 8-bit numbers, beside the one with 32; compared on the validation images."
+    run, out = run.resolve(), out.resolve()
+    to_root()
+    from cvlab.deploy.compress import compress_run
+    from cvlab.runs.run import cache_folder
+
+    print(compress_run(run, out, cache_folder(), images).T.round(4).to_string())
+
 # %% ../../nbs/cli/01_main.ipynb #0964054d
 @app.command()
 def serve(
@@ -775,6 +791,29 @@ def serve(
     own = {"workers": workers} if workers else {}
     o = Options(keys=keys, rate=rate, log=log, max_bytes=max_bytes, **own)
     run_server(api.served_file(model.resolve()), host, port, o)
+
+# %% ../../nbs/cli/01_main.ipynb #68b06def
+@app.command()
+def monitor(
+    log: Annotated[Path, typer.Argument(help="The file of `cvlab serve --log`.")],
+    reference: Annotated[
+        Path, typer.Option(help="A log to compare with, such as that of the validation images.")
+    ],
+    window: Annotated[int, typer.Option(help="The latest predictions of the log.")] = 200,
+    webhook: Annotated[
+        str, typer.Option(help="Address that gets the findings as JSON if there is drift.")
+    ] = "",
+):
+    "Test whether images or answers have changed. Exits with status 3 if so."
+    from cvlab.deploy.monitor import read_log, report_of, tell
+
+    lines, facts = report_of(read_log(reference), read_log(log)[-window:])
+    print(*lines, sep="\n")
+    if not facts["drift"]:
+        return
+    if webhook:
+        tell(webhook, facts)
+    raise typer.Exit(3)
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
 runs_app = typer.Typer(
