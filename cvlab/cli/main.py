@@ -6,8 +6,9 @@
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
            'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
            'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
-           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'serve',
-           'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list']
+           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress',
+           'serve', 'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote',
+           'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -739,6 +740,21 @@ def export(
             f"{out / name}: differs from the run by {p['largest']:.1e} on {p['images']} {p['subset']} images; "
             f"{p['changed']} of the answers differ"
         )
+
+# %% ../../nbs/cli/01_main.ipynb #3b3ed18b
+@app.command()
+def compress(
+    run: Weights,
+    out: Annotated[Path, typer.Option(help="Folder for fp32/, int8/ and compress.csv.")],
+    images: Annotated[int, typer.Option(help="Training images for the calibration.")] = 200,
+):
+    "Export a model with 8-bit numbers, beside the one with 32; compared on the validation images."
+    run, out = run.resolve(), out.resolve()
+    to_root()
+    from cvlab.deploy.compress import compress_run
+    from cvlab.runs.run import cache_folder
+
+    print(compress_run(run, out, cache_folder(), images).T.round(4).to_string())
 
 # %% ../../nbs/cli/01_main.ipynb #0964054d
 @app.command()
