@@ -7,7 +7,7 @@ __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', '
            'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
            'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
            'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress',
-           'serve', 'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote',
+           'serve', 'monitor', 'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote',
            'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
@@ -791,6 +791,29 @@ def serve(
     own = {"workers": workers} if workers else {}
     o = Options(keys=keys, rate=rate, log=log, max_bytes=max_bytes, **own)
     run_server(api.served_file(model.resolve()), host, port, o)
+
+# %% ../../nbs/cli/01_main.ipynb #68b06def
+@app.command()
+def monitor(
+    log: Annotated[Path, typer.Argument(help="The file of `cvlab serve --log`.")],
+    reference: Annotated[
+        Path, typer.Option(help="A log to compare with, such as that of the validation images.")
+    ],
+    window: Annotated[int, typer.Option(help="The latest predictions of the log.")] = 200,
+    webhook: Annotated[
+        str, typer.Option(help="Address that gets the findings as JSON if there is drift.")
+    ] = "",
+):
+    "Test whether images or answers have changed. Exits with status 3 if so."
+    from cvlab.deploy.monitor import read_log, report_of, tell
+
+    lines, facts = report_of(read_log(reference), read_log(log)[-window:])
+    print(*lines, sep="\n")
+    if not facts["drift"]:
+        return
+    if webhook:
+        tell(webhook, facts)
+    raise typer.Exit(3)
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
 runs_app = typer.Typer(
