@@ -191,9 +191,10 @@ class Job:
             pass
 
 
-BUSY = Refused(503, "the server is busy; try again in a second")
-LATE = Refused(503, "no answer in time; try again later")
-BREAKS = Refused(422, "the image cannot be processed")
+# raised anew each time: an exception that is raised twice keeps the frames, and the images, of both
+BUSY = 503, "the server is busy; try again in a second"
+LATE = 503, "no answer in time; try again later"
+BREAKS = 422, "the image cannot be processed"
 
 # %% ../../nbs/deploy/03_pool.ipynb #8bbb0bca
 class Pool:
@@ -237,7 +238,7 @@ class Pool:
         )
         with self.changed:
             if self.closing or len(self.waiting) >= self.room:
-                raise BUSY
+                raise Refused(*BUSY)
             self.waiting.append(job)
             self.changed.notify()
         return await job.done
@@ -257,7 +258,7 @@ def _take(self, i):  # -> jobs; None: nothing to do any more, or another model i
         while True:
             now = time.monotonic()
             while self.waiting and self.waiting[0].deadline < now:
-                self.waiting.popleft().finish(LATE)
+                self.waiting.popleft().finish(Refused(*LATE))
             if self.waiting or self.closing or self.ready[i] != self.sha256:
                 break
             self.changed.wait(1)
@@ -290,7 +291,7 @@ def _again(self, jobs):
         for job in reversed(jobs):
             job.tries += 1
             if job.tries > 1:
-                job.finish(BREAKS)
+                job.finish(Refused(*BREAKS))
             else:
                 self.waiting.appendleft(job)
         self.changed.notify_all()
