@@ -5,7 +5,10 @@ from conftest import run_inline
 
 from cvlab.core.io import file_hash
 from cvlab.core.params import known_keys
-from cvlab.data.fixtures import SMOKE, tiny_folder
+from cvlab.data.boxes import read_boxes
+from cvlab.data.fixtures import SMOKE, tiny_boxes, tiny_folder
+from cvlab.data.samples import write_split
+from cvlab.tasks.detect import Detection
 
 # a stage in which the parameter must show, and another value for it
 FLIPS = {
@@ -120,6 +123,9 @@ ELSEWHERE = {
     "train.processes": "tests/pipeline/test_distributed.py",
     "train.sync_bn": "nbs/training/07_distributed.ipynb",
     **dict.fromkeys(
+        [f"detect.{k}" for k in ("body", "strides", "width", "mosaic", "plain_epochs")], "below"
+    ),
+    **dict.fromkeys(
         [f"tune.{k}" for k in ("pruner", "trials", "seeds", "epochs", "metric", "minutes")],
         "nbs/studies/04_tune.ipynb",
     ),
@@ -206,6 +212,41 @@ def test_parameter_acts(key, lab, references):
     extra = [e.replace("WEIGHTS", weights) for e in COMPANY.get(key, [])]
     ref = run(lab, f"{key}-ref", stage, extra) if extra else references[stage]
     assert run(lab, key, stage, [*extra, f"{key}={value}"]) != ref, f"{key}={value} changes nothing"
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    "Images with boxes, and the histories of a detector that is trained on them."
+    root, seen = tmp_path_factory.mktemp("boxes"), {}
+    folder = tiny_boxes(root / "data")
+    base = ["task=detect", "model.name=one_stage", f"data.path={folder}"]
+    base += ["data.size=32", "train.epochs=2", "train.batch_size=8", "train.precise_bn=false"]
+    base += ["detect.body=small_cnn", "detect.strides=[4, 8]", "detect.width=16"]
+    split = Detection.split(read_boxes(folder, root / "cache").samples)
+    write_split(root / "prepare" / "split.csv", split)
+
+    def history(*overrides):
+        if overrides not in seen:
+            out = root / "train" / f"seed-{len(seen)}"
+            run_inline("train", out, [*base, "detect.plain_epochs=0", *overrides])
+            seen[overrides] = (out / "results.csv").read_text()
+        return seen[overrides]
+
+    return history
+
+
+@pytest.mark.parametrize(
+    "option, beside",
+    [
+        ("detect.body=mobilenetv3_small_050", ["detect.mosaic=0.0"]),
+        ("detect.strides=[4]", ["detect.mosaic=0.0"]),
+        ("detect.width=8", ["detect.mosaic=0.0"]),
+        ("detect.mosaic=1.0", ["detect.mosaic=0.0"]),
+        ("detect.plain_epochs=2", ["detect.mosaic=1.0"]),
+    ],
+)
+def test_an_option_of_detection_acts(option, beside, boxes):
+    assert boxes(*beside, option) != boxes(*beside)
 
 
 def test_a_training_uses_the_threads_that_it_is_given(lab):
