@@ -139,7 +139,7 @@ def test_every_import_belongs_to_an_installation():
         for name, of in importlib.metadata.packages_distributions().items()
     }
     small, lab = names_in("predict.txt"), names_in("lab.txt")
-    others = {"albumentations", "pyarrow", "lightning", "pillow_heif"}
+    others = {"albumentations", "pyarrow", "lightning", "pillow_heif", "av"}
     others |= {"onnx", "onnxruntime"}  # extra export
     others |= {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}  # serve
     others |= {"mlflow", "wandb", "tensorboard", "dvclive", "comet_ml"}  # trackers
