@@ -47,7 +47,6 @@ from cvlab.evidence.claims import (
 )
 from ..runs.ledger import questions, read_ledger
 from ..runs.paths import PER_SEED, RunPaths, run_of, runs_in
-from ..runs.run import ledger_path, without_places
 from ..runs.stages import STAGES
 from ..tasks.tables import classes_of
 
@@ -374,6 +373,8 @@ def _commit_words(git: dict) -> str:  # from environment.json
 
 def _ledger_words(root: Path, split: pd.DataFrame) -> str:
     "Text on how often this test set was evaluated."
+    from cvlab.runs.run import ledger_path  # imports torch
+
     uses = questions(read_ledger(ledger_path(root, split)), split_hash(split))
     if uses.empty:
         return "No use of this test set is recorded in a ledger."
@@ -440,6 +441,8 @@ def _baselines_of(root: Path) -> dict[str, dict]:  # name -> metrics
 
 def _model_facts(f: SimpleNamespace, seed: int) -> dict:  # f: from `_run_files`
     "What a card states about the training."
+    from cvlab.runs.run import without_places  # imports torch
+
     p, env = without_places(f.params["effective"]), f.environment
     versions = dict(python=env["python"], **env["packages"])
     return dict(
