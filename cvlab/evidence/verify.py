@@ -213,8 +213,9 @@ def _dvc_status(
 
     try:
         with Repo(str(root)) as repo:
-            found = repo.status(targets=["dvc.yaml", "data.dvc"])  # without the second pipeline
-            return {_stage_name(a): entries for a, entries in found.items()}
+            found = repo.status().items()
+            # without the second pipeline, of detection
+            return {_stage_name(a): e for a, e in found if "pipeline/detect/" not in a}
     except DvcException as e:
         raise LabError(
             f"dvc: {' '.join(str(e).split())}; `git diff dvc.yaml dvc.lock` shows the changes"
