@@ -251,6 +251,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cvlab.core.boundary.Budget.hold': ('core/boundary.html#budget.hold', 'cvlab/core/boundary.py'),
                                      'cvlab.core.boundary._opened': ('core/boundary.html#_opened', 'cvlab/core/boundary.py'),
                                      'cvlab.core.boundary._return_memory': ('core/boundary.html#_return_memory', 'cvlab/core/boundary.py'),
+                                     'cvlab.core.boundary.image_size': ('core/boundary.html#image_size', 'cvlab/core/boundary.py'),
                                      'cvlab.core.boundary.is_image': ('core/boundary.html#is_image', 'cvlab/core/boundary.py'),
                                      'cvlab.core.boundary.open_image': ('core/boundary.html#open_image', 'cvlab/core/boundary.py'),
                                      'cvlab.core.boundary.opens': ('core/boundary.html#opens', 'cvlab/core/boundary.py'),

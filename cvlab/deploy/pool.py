@@ -7,7 +7,6 @@ __all__ = ['BUSY', 'LATE', 'BREAKS', 'Refused', 'read_square', 'put', 'get', 'pr
 
 # %% ../../nbs/deploy/03_pool.ipynb #7d6a015b
 import asyncio
-import io
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..core.boundary import open_image
+from ..core.boundary import image_size, open_image
 from ..core.io import LabError
 from ..data.samples import squared, why_not
 from .exported import Exported
@@ -46,8 +45,7 @@ def read_square(
     "Decode an image as a square; raises `Refused`."
     try:
         with open_image(data, side) as im:
-            with Image.open(io.BytesIO(data), formats=[im.format]) as header:
-                width, height = header.size  # `im` may be a smaller draft
+            width, height = image_size(data)  # `im` may be a smaller draft
             if width * height > most:
                 raise Refused(413, f"{width}x{height} pixels; at most {most:,} are decoded")
             if getattr(im, "is_animated", False):

@@ -153,7 +153,10 @@ def locked(root: str | Path = ".") -> dict:  # stage -> its entry: cmd, deps, ou
     path = Path(root) / "dvc.lock"
     if not path.exists():
         raise LabError(f"{path}: no such file; `git checkout dvc.lock` restores it")
-    doc = plain(read_yaml(path))
+    try:
+        doc = plain(read_yaml(path))
+    except LabError as e:  # cut off within a line, or with the marks of a merge
+        raise LabError(f"{e}; `git checkout dvc.lock` restores it") from None
     stages = doc.get("stages") if isinstance(doc, dict) else None
 
     def whole(e):
