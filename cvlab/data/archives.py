@@ -20,6 +20,7 @@ from ..core.boundary import open_image
 from ..core.io import LabError, atomic_folder, file_hash, json_hash
 from ..core.progress import progress
 from .folders import SUBSETS, SUFFIXES, not_data
+from .tables import PATHS, SETS
 
 # %% ../../nbs/data/02_archives.ipynb #a134761c
 def reason(e: Exception) -> str:
@@ -185,7 +186,13 @@ def _columns_of(table: Path, schema) -> tuple[str, str, list[str]]:  # image, la
     ]
     for what, found in (("images", images), ("labels", labels)):
         if not found:
-            raise LabError(f"{table}: no column of {what} among {', '.join(schema.names)}")
+            paths = [c for c in schema.names if what == "images" and c.casefold() in PATHS]
+            csv = (
+                f"; a table of paths has to be a CSV beside the images ({paths[0]})"
+                if paths
+                else ""
+            )
+            raise LabError(f"{table}: no column of {what} among {', '.join(schema.names)}{csv}")
         if len(found) > 1:
             raise LabError(
                 f"{table}: {', '.join(found)} are all columns of {what}; keep one of them"
@@ -196,22 +203,28 @@ def _columns_of(table: Path, schema) -> tuple[str, str, list[str]]:  # image, la
     return images[0], labels[0], (features.get(labels[0]) or {}).get("names", [])
 
 # %% ../../nbs/data/02_archives.ipynb #08989bb0
-def _rows_in(table: Path, subset: str):  # yields bytes or None, and a dict: label, subset, group
-    "The images of a table with their labels, subsets and groups."
+def _text(value) -> str:  # "" for what no cell of a table holds
+    "A value as it is written to samples.csv."
+    return "" if value is None or isinstance(value, (bytes, dict, list)) else str(value)
+
+
+def _rows_in(table: Path, subset: str):  # yields bytes or None, and a dict: label, subset, others
+    "The images of a table with the other columns as text; `subset` is that of the table's name."
     for batch in batches(table):
         image, label, names = _columns_of(table, batch.schema)
+        others = [
+            c for c in batch.schema.names if c not in (image, label) and c.casefold() not in PATHS
+        ]
+        own = any(c.casefold() in SETS[:3] for c in others)
         for row in batch.to_pylist():
             data, value = row[image], row[label]
             if names:
                 value = names[value] if value is not None and 0 <= value < len(names) else ""
-            row_info = {c: str(row.get(c) or "") for c in ("subset", "group")}
             yield (
                 data["bytes"] if isinstance(data, dict) else data,
-                dict(
-                    label="" if value is None else str(value),
-                    subset=row_info["subset"] or subset,
-                    group=row_info["group"],
-                ),
+                dict(label=_text(value))
+                | ({} if own else dict(subset=subset))
+                | {c: _text(row[c]) for c in others},
             )
 
 # %% ../../nbs/data/02_archives.ipynb #19387fb6
@@ -231,7 +244,8 @@ def _unpack_tables(
 ) -> Path:  # a folder with samples.csv
     "Write the images of tables as files, atomically and once."
     relative = [t.relative_to(source) if t != source else Path(t.name) for t in tables]
-    target = into / json_hash([[r.as_posix(), file_hash(t)] for r, t in zip(relative, tables)])[:16]
+    key = [[r.as_posix(), file_hash(t)] for r, t in zip(relative, tables)]
+    target = into / json_hash(["tables-2", *key])[:16]
     if target.exists():
         return target
     arrow()
@@ -246,7 +260,7 @@ def _unpack_tables(
                     if data is not None:
                         (tmp / path).write_bytes(data)
                     lines.append(dict(path=path, **row_info))
-            pd.DataFrame(lines, columns=["path", "label", "subset", "group"]).to_csv(
+            pd.DataFrame(lines or [dict(path="", label="")][:0]).to_csv(
                 tmp / "samples.csv", index=False
             )
     # whatever the file contains

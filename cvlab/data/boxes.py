@@ -22,7 +22,6 @@ from ..core.progress import in_threads, waiting
 from .archives import unpacked
 from .folders import AS_FOUND, Reading, Walls, below, listed, located, shown, subset_named
 from .importers import Data, contradictions, look
-from .loaders import image_cache
 from .samples import boxes_of, boxes_text, find_root, name_samples, tie
 from .similarity import near_copies, shrink
 
@@ -397,6 +396,8 @@ def alike(
     folder: Path, samples: pd.DataFrame, cache: str | Path
 ) -> pd.Series:  # a name for each image; the same for images that look alike
     "Groups of images that look alike: near hashes, and nearly the same grey values."
+    from cvlab.data.loaders import image_cache  # imports torch
+
     images = image_cache(folder, samples, 64, cache)
     pairs, n = near_copies(images), len(samples)
     grey = shrink(images, 16).mean(-1).reshape(n, -1)

@@ -22,7 +22,6 @@ from ruamel.yaml import YAML
 from ..core.io import LabError, Lock, atomic_write, write_text
 from ..core.params import Params, params_rows, plain, read_yaml, resolve
 from ..core.repro import environment, folder_digest, repo_root, settings, write_if_changed
-from ..data.boxes import read_boxes
 from ..data.fixtures import SMOKE, SMOKE_BOXES, tiny_boxes, tiny_folder
 from ..data.importers import images_root
 from cvlab.data.samples import (
@@ -37,7 +36,6 @@ from .engine import run_stage
 from .ledger import reading
 from .paths import RunPaths, root_of
 from .stages import STAGES, check_task, sections_of, variant_of
-from ..tasks.detect import Detection
 
 # %% ../../nbs/runs/05_run.ipynb #2b853c05
 def _params_table(rows: list[tuple[str, str, str]]) -> str:  # (name, value, meaning) -> HTML
@@ -129,6 +127,9 @@ def smoke_root(
     root = Path(tempfile.mkdtemp(prefix="cvlab-"))
     overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root / 'data'}")
     if task == "detect":
+        from cvlab.data.boxes import read_boxes
+        from cvlab.tasks.detect import Detection  # imports torch
+
         samples = read_boxes(tiny_boxes(root / "data", n=40), root / "cache").samples
         write_split(RunPaths(root).split, Detection.split(samples))
         overrides = (*overrides, *SMOKE_BOXES, "task=detect")

@@ -8,6 +8,7 @@ __all__ = ['FEWEST', 'TRIED', 'CLEARLY', 'SHORT', 'budget_seconds', 'Choice', 'a
            'Recipe', 'make_recipe']
 
 # %% ../../nbs/studies/02_auto.ipynb #3394b224
+import gc
 import math
 import re
 import tempfile
@@ -22,6 +23,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ..core.boundary import return_memory
 from ..core.io import LabError, read_json
 from ..core.params import Params, flat, parse_override, resolve
 from ..data.loaders import STATS, image_cache
@@ -349,6 +351,8 @@ def make_recipe(
     found = choices(s, overrides, n_train, missing, device, base)
     c = choose(found, limit, free="train.epochs" not in given)
     c = tried_statistics(c, train_rows(c.params), folder, cache, device)
+    gc.collect()  # the models that were tried; this process stays alive while its stages train
+    return_memory()
     if "leakage.extent" not in given:
         c = with_extent(c, s.n)
     what = f"{s.n} images" + (
