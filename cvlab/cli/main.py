@@ -663,19 +663,26 @@ def predict(
     "Predict images; print CSV with path, label, probability, error; of a detector a line per object."
     from cvlab.core.progress import progress
     from cvlab.data.samples import images_in
-    from cvlab.deploy.predictor import Predictor, row_of
+    from cvlab.deploy.exported import Exported, answer_row, exported_file
 
-    predictor, out, read = Predictor(run), csv.writer(sys.stdout, lineterminator="\n"), 0
-    if to or predictor.task.name == "detect":
-        print(api.detect(predictor, paths, to))
-        return
+    out, read = csv.writer(sys.stdout, lineterminator="\n"), 0
+    if not to and (file := exported_file(run)) and file.suffix == ".onnx":
+        row_of = functools.partial(answer_row, Exported(file, os.cpu_count() or 1))  # without torch
+    else:
+        from cvlab.deploy import predictor
+
+        model = predictor.Predictor(run)
+        if to or model.task.name == "detect":
+            print(api.detect(model, paths, to))
+            return
+        row_of = functools.partial(predictor.row_of, model)
     if not (files := images_in(paths)):
         raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
     out.writerow(["path", "label", "probability", "error"])
     # rows on a terminal show how far it is
     shown = files if sys.stdout.isatty() else progress(files, "predicting")
     for path in shown:
-        label, probability, error = row_of(predictor, path)
+        label, probability, error = row_of(path)
         read += not error
         shown = f"{probability:.6f}" if probability == probability else ""
         out.writerow([as_cell(path), as_cell(label), shown, as_cell(error)])

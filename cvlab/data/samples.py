@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Source', 'CORNERS', 'SIZES', 'find_root', 'read_source', 'images_in', 'bits_of', 'to_rgb', 'why_not', 'squared',
-           'placement', 'whole', 'fitted', 'decode_bytes', 'tie', 'name_samples', 'find_samples', 'check_classes',
-           'split_samples', 'most_common', 'draw', 'boxes_text', 'boxes_of', 'boxes_table', 'split_hash', 'data_hash',
-           'write_split', 'read_split']
+           'placement', 'whole', 'fitted', 'decode_bytes', 'decode', 'tie', 'name_samples', 'find_samples',
+           'check_classes', 'split_samples', 'most_common', 'draw', 'boxes_text', 'boxes_of', 'boxes_table',
+           'split_hash', 'data_hash', 'write_split', 'read_split']
 
 # %% ../../nbs/data/03_samples.ipynb #385478ca
 import hashlib
@@ -254,6 +254,25 @@ def decode_bytes(
     "Decode an image in memory at a size; raises the decoder's exceptions."
     with open_image(data, size if isinstance(size, int) else max(size)) as im:
         return fitted(im, size)
+
+# %% ../../nbs/data/03_samples.ipynb #29230f18
+def decode(
+    path: str | Path,  # an image in one of `cvlab.core.boundary.FORMATS`
+    size: int | tuple[int, int],  # see `fitted`
+    id: str = "",  # of the split: start of the file's sha256; "" accepts any file
+) -> np.ndarray:  # uint8 (height, width, 3)
+    "Read one image at a size."
+    try:
+        data = read_file(path)
+        if not hashlib.sha256(data).hexdigest().startswith(id.partition("-")[0]):
+            raise LabError(
+                f"{path}: not the file that the split was made of; run the prepare stage again"
+            )
+        return decode_bytes(data, size)
+    except LabError:
+        raise
+    except Exception as e:  # a malformed file can make a decoder raise any exception
+        raise LabError(f"{path}: {why_not(e, path)}") from None
 
 # %% ../../nbs/data/03_samples.ipynb #f134346f
 def tie(hashes: "pd.Series", given: "pd.Series") -> "pd.Series":  # a name for each group

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'OF_TASK', 'SUFFIXES', 'need_extra', 'sealed', 'read_info', 'exported_file', 'read_model', 'open_session',
-           'Exported', 'answers_of', 'tiny_model']
+           'Exported', 'answers_of', 'tiny_model', 'answer_row']
 
 # %% ../../nbs/deploy/00_exported.ipynb #dcecab90
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.io import LabError, atomic_write, json_hash, read_file, read_json, write_json
+from ..data.samples import decode
 
 # %% ../../nbs/deploy/00_exported.ipynb #3bf6caa4
 def need_extra(
@@ -258,3 +259,16 @@ def tiny_model(
         tmp.write_bytes(data)
     write_json(path.with_name("model.json"), sealed(info))
     return path
+
+# %% ../../nbs/deploy/00_exported.ipynb #8ebc7320
+def answer_row(model: Exported, path: str | Path) -> tuple[str, float, str]:
+    "Label, its probability (nan: a number is no class) and error for one image."
+    try:
+        outputs, _ = model(decode(path, model.info["side"])[None])
+    except LabError as e:
+        return "", float("nan"), str(e)
+    try:
+        label, value = next(iter(answers_of(model.info, outputs)[0].items()))
+    except LabError as e:
+        return "", float("nan"), f"{path}: {e}"
+    return (label, value, "") if "classes" in model.info else (f"{value:.6g}", float("nan"), "")

@@ -20,8 +20,7 @@ from PIL import ExifTags, Image
 from ..core.boundary import FORMATS, open_image
 from ..core.io import LabError
 from ..core.repro import pick_device
-from ..data.loaders import decode
-from ..data.samples import decode_bytes, fitted, why_not
+from ..data.samples import decode, decode_bytes, fitted, why_not
 from .exported import Exported, exported_file, read_model
 from ..tasks.base import Prediction
 from ..tasks.infer import find_weights, load_together, logits_of, task_of

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ..core.io import LabError, read_json
 from ..core.progress import progress
-from ..data.loaders import Batches, decode
+from ..data.loaders import Batches
+from ..data.samples import decode
 from .plot_heatmaps import plot_heatmaps
 from ..models.create import classifiers, create_model
 from ..tasks.base import Task

@@ -15,8 +15,7 @@ from cvlab.core.boundary import read_csv, tensor_shapes
 from cvlab.core.io import LabError, read_json, write_tensors
 from cvlab.core.params import known_keys, parse_override, parse_yaml, plain, resolve
 from cvlab.data.importers import look
-from cvlab.data.loaders import decode
-from cvlab.data.samples import read_source
+from cvlab.data.samples import decode, read_source
 from cvlab.tasks.infer import check_info
 
 CORPUS = Path(__file__).parent / "corpus"

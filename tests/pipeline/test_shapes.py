@@ -349,7 +349,7 @@ def test_heic_is_read_with_the_extra(tmp_path):
 
 
 def test_twelve_bits_are_not_dark(tmp_path):
-    from cvlab.data.loaders import decode
+    from cvlab.data.samples import decode
 
     twelve_bits(tmp_path)
     assert 40 < decode(tmp_path / "cat" / "0.tif", 24).mean() < 80  # 900 of 4095
