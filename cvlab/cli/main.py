@@ -415,7 +415,8 @@ def verify(
         lines = v.retrain(retrain)
     else:
         with waiting("checking what is published"):
-            lab, lines = v.Lab(), [*v.verify(), *api.card_checks()]
+            lab = v.Lab()
+            lines = [*v.verify(lab), *api.card_checks()]
         lines += v.check_data(lab) if data or everything else []
         lines += v.check_weights(lab) if weights or everything else []
         lines += v.check_training(lab) if everything else []

@@ -1042,7 +1042,7 @@ def load_claims(
     classes: list[str] | None = None,  # needed for families over classes
 ) -> dict[str, Claim]:  # by id
     "Read, expand, and check all claims."
-    doc, claims = read_yaml(path) or [], {}
+    doc, claims = params_of(path) or [], {}
     if not isinstance(doc, list):
         raise LabError(f"{path}: write it as a list of claims, each beginning with `- id:`")
     for i, entry in enumerate(doc):

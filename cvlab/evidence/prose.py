@@ -140,10 +140,17 @@ def numbers_in_code(
     return out
 
 # %% ../../nbs/evidence/00_prose.ipynb #dffec5a2
+@cache
+def _quoted(path: str, stamp: tuple) -> list:  # stamp: time and size of the file
+    "The entries of quoted.yaml."
+    return plain(read_yaml(path)) or []
+
+
 def quotes(root: str | Path) -> dict[str, str]:  # words of a page -> why they have no claim
     "The declared quotations; `LabError` for an entry without words or reason."
     path = Path(root) / "nbs/pages/quoted.yaml"
-    entries = (plain(read_yaml(path)) or []) if path.exists() else []
+    s = path.stat() if path.exists() else None
+    entries = _quoted(str(path), (s.st_mtime_ns, s.st_size)) if s else []
     for i, e in enumerate(entries):
         if not (
             isinstance(e, dict)

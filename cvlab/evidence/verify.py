@@ -8,22 +8,27 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'OF_WEIGHTS'
            'check_prepare', 'redrawn', 'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval',
            'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'aside', 'files_of', 'twins', 'Line',
            'guarded', 'check_stage', 'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages',
-           'check_page', 'page_text', 'declared', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output',
-           'retrain', 'again_lines', 'check_weights', 'check_training', 'limits']
+           'check_page', 'page_text', 'declared', 'divided', 'verify', 'check_data', 'numbers_of', 'leaves',
+           'compare_output', 'retrain', 'again_lines', 'check_weights', 'check_training', 'limits']
 
 # %% ../../nbs/evidence/04_verify.ipynb #2ab5457b
 import ast
 import base64
+import gc
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +159,7 @@ def locked(root: str | Path = ".") -> dict:  # stage -> its entry: cmd, deps, ou
     if not path.exists():
         raise LabError(f"{path}: no such file; `git checkout dvc.lock` restores it")
     try:
-        doc = plain(read_yaml(path))
+        doc = plain(params_of(path))  # parsed once
     except LabError as e:  # cut off within a line, or with the marks of a merge
         raise LabError(f"{e}; `git checkout dvc.lock` restores it") from None
     stages = doc.get("stages") if isinstance(doc, dict) else None
@@ -286,14 +291,17 @@ def lock_problems(
     return found
 
 # %% ../../nbs/evidence/04_verify.ipynb #64fa580a
-def stale_stages(root: str | Path = ".") -> list[str]:
+def stale_stages(
+    root: str | Path = ".",
+    lock: dict | None = None,  # of `locked`, if it was read
+) -> list[str]:
     "Stages that are in dvc.lock but no longer in dvc.yaml; DVC keeps them."
     p, known = resolve(Path(root) / "params.yaml"), set()
     for s, stage in read_yaml(Path(root) / "dvc.yaml")["stages"].items():
         known |= (
             {f"{s}@{e}-{n}" for e in p.experiments for n in p.seeds} if "matrix" in stage else {s}
         )
-    return [s for s in locked(root) if s not in known]
+    return [s for s in lock or locked(root) if s not in known]
 
 
 def forget_stages(names: list[str], root: str | Path = "."):
@@ -1012,10 +1020,15 @@ def check_stage(
 ) -> list[Line]:
     "Run the checks of a stage: one line with its state, or one line per problem."
     entry, folder = stage_of(kind(stage)), lab.folder(stage)
-    again, rest = entry.recomputed, entry.rest
     check = CHECKS.get(entry.name, lambda *a: [])
     for f in (check, _provenance_problems, _notebook_problems, _ledger_problems, twins):
         problems = problems + guarded(f, lab, stage, folder)
+    return _state_of(lab, stage, problems)
+
+
+def _state_of(lab: Lab, stage: str, problems: list[str]) -> list[Line]:
+    "The lines of a stage: of its problems, or of its state."
+    again, rest = stage_of(kind(stage)).recomputed, stage_of(kind(stage)).rest
     if problems:
         return [
             Line(stage, "drift", p.replace(f"{lab.root}/", "")) for p in dict.fromkeys(problems)
@@ -1161,11 +1174,6 @@ def _measured_twins(recipe: Path, files: list[Path]) -> list[str]:
     ]
 
 
-def _check_measured(lab: Lab) -> list[Line]:
-    "One line per data set and recipe below runs/measured."
-    return [measured_line(f, lab) for f in sorted(lab.path("runs/measured").glob("*/*"))]
-
-
 def measured_line(recipe: Path, lab: Lab) -> Line:
     "Check the runs of one recipe, or one leakage report."
     files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
@@ -1248,34 +1256,53 @@ def declared(lab: Lab) -> list[Line]:
     )
     return [*lines, Line("nbs", "unverifiable", what)]
 
-# %% ../../nbs/evidence/04_verify.ipynb #88df61b6
-def _stage_lines(
-    lab: Lab,
-    found: dict[str, list[str]],  # from `lock_problems`
-    again: dict,  # stage that runs again -> Future of its problems
-) -> list[Line]:
-    "The lines of the stages of dvc.lock, those that run again last, and of dvc.lock itself."
-    stale = stale_stages(lab.root)
-    lines = [
-        Line(s, "drift", "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it")
-        for s in stale
-    ]
-    for s in lab.lock:
-        if s not in {*again, *stale}:
-            lines += check_stage(lab, s, found.get(s, []))
-    for s, problems in again.items():
-        lines += check_stage(lab, s, found.get(s, []) + problems.result())
-    lines += [Line(s, "drift", p) for s in found if s not in lab.lock for p in found[s]]
-    lines += [
-        Line(b, "drift", f"dvc.lock: the same weights as {a}; one of the two was not trained")
-        for a, b in same_weights(lab.lock)
-    ]
-    return lines
+# %% ../../nbs/evidence/04_verify.ipynb #41b7ff12
+_tasks = {}  # in the second process: what is checked -> function, arguments
 
 
-def _other_lines(lab: Lab) -> list[Line]:
-    "The lines of the measurements, the pages, and all other files below runs/."
-    lines = _check_measured(lab) + [line for p in pages(lab) for line in check_page(lab, p)]
+def _begin(tasks: dict):  # first of all in the second process
+    "Take over the checks, with one thread, and a stream whose lock no other thread holds."
+    from threadpoolctl import threadpool_limits
+
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    threadpool_limits(1)  # OpenMP's threads do not outlive a fork
+    _tasks.update(tasks)
+
+
+def _do(what: str):
+    f, *args = _tasks[what]
+    return f(*args)
+
+
+def _answer(what: str, future: Future) -> list[Line]:
+    "What the second process found; one line if it has died."
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return [Line(what, "drift", "its check ended without a word; run `cvlab verify` again")]
+
+# %% ../../nbs/evidence/04_verify.ipynb #d5125e27
+@contextmanager
+def divided(tasks: dict):  # what is checked -> function, arguments
+    "Start a second process, which takes tasks from the end; yields a function that does the others, for all answers."
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        yield lambda: {what: f(*args) for what, (f, *args) in tasks.items()}
+        return
+    gc.freeze()  # what has been imported stays shared, and is not searched for garbage again
+    pool = ProcessPoolExecutor(1, get_context("fork"), _begin, (tasks,))
+    try:
+        futures = {what: pool.submit(_do, what) for what in reversed(tasks)}
+        yield lambda: {
+            what: f(*args) if futures[what].cancel() else _answer(what, futures[what])
+            for what, (f, *args) in tasks.items()
+        }
+    finally:
+        pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
+
+# %% ../../nbs/evidence/04_verify.ipynb #d5756bb2
+def _rest(lab: Lab) -> list[Line]:
+    "The lines of all other files below runs/, and of the second pipeline."
     outs = [o for s in lab.lock for o in lab.outs(s)]
     rest = (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))
     if (second := lab.path("nbs/pipeline/detect/dvc.yaml")).exists():
@@ -1283,22 +1310,74 @@ def _other_lines(lab: Lab) -> list[Line]:
             "the second pipeline is not checked here; `dvc status` with this file compares hashes"
         )
         rest = [*rest, (second.relative_to(lab.root).as_posix(), "unverifiable", says)]
-    return lines + declared(lab) + [Line(*x) for x in rest]
+    return [Line(*x) for x in rest]
 
-# %% ../../nbs/evidence/04_verify.ipynb #6af61f62
-def verify(root: str | Path = ".") -> list[Line]:  # the problems first
+
+def _measured(recipe: Path, lab: Lab) -> list[Line]:
+    return [measured_line(recipe, lab)]
+
+
+def _all_checks(lab: Lab) -> dict:  # what is checked -> function, arguments; see `divided`
+    "Every check of a process: those that read the same files side by side, the longest last."
+    stale = stale_stages(lab.root, lab.lock)
+    # folds are recomputed from classes, for several seconds each
+    recipes = sorted(lab.path("runs/measured").glob("*/*"))
+    recipes.sort(key=lambda f: (f / "oof_classes.csv").exists())
+    return {
+        **{s: (check_stage, lab, s, []) for s in lab.lock if s not in stale},
+        **{p.relative_to(lab.root).as_posix(): (check_page, lab, p) for p in pages(lab)},
+        "nbs": (declared, lab),
+        "runs": (_rest, lab),
+        **{f.relative_to(lab.root).as_posix(): (_measured, f, lab) for f in recipes},
+    }
+
+# %% ../../nbs/evidence/04_verify.ipynb #a799ab99
+def _stage_lines(
+    lab: Lab,
+    found: dict[str, list[str]],  # from `lock_problems`
+    again: dict,  # stage that runs again -> Future of its problems
+    checked: dict[str, list[Line]],  # stage -> the lines of `check_stage`
+) -> list[Line]:
+    "The lines of the stages of dvc.lock, those that run again last, and of dvc.lock itself."
+
+    def joined(s, problems):
+        odd = [line.why for line in checked[s] if line.state == "drift"]
+        return _state_of(lab, s, problems + odd)
+
+    stale = stale_stages(lab.root, lab.lock)
+    lines = [
+        Line(s, "drift", "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it")
+        for s in stale
+    ]
+    for s in lab.lock:
+        if s not in {*again, *stale}:
+            lines += joined(s, found.get(s, []))
+    for s, problems in again.items():
+        lines += joined(s, found.get(s, []) + problems.result())
+    lines += [Line(s, "drift", p) for s in found if s not in lab.lock for p in found[s]]
+    lines += [
+        Line(b, "drift", f"dvc.lock: the same weights as {a}; one of the two was not trained")
+        for a, b in same_weights(lab.lock)
+    ]
+    return lines
+
+# %% ../../nbs/evidence/04_verify.ipynb #bcf87e6d
+def verify(root: str | Path | Lab = ".") -> list[Line]:  # the problems first
     "Check everything that needs no data, weights, GPU or internet."
-    lab = Lab(root)
-    with ThreadPoolExecutor(2) as pool:  # each stage that runs again is a separate process
-        # only this: two threads that parse Python at once fail (python/cpython#106905)
+    lab = root if isinstance(root, Lab) else Lab(root)
+    stages, tasks = [*lab.lock], _all_checks(lab)
+    others = sorted(k for k in tasks if k.startswith("runs/measured/"))
+    others += [k for k in tasks if k not in {*stages, *others}]
+    with divided(tasks) as answers, ThreadPoolExecutor(2) as pool:
         status = pool.submit(_dvc_status, lab.root)
         again = {
             s: pool.submit(guarded, _check_again, lab, s, lab.folder(s))
             for s in AGAIN
             if s in lab.lock
         }
-        others = _other_lines(lab)
-        lines = _stage_lines(lab, lock_problems(lab, status.result()), again) + others
+        checked = answers()
+        lines = _stage_lines(lab, lock_problems(lab, status.result()), again, checked)
+    lines += [line for k in others for line in checked[k]]
     return sorted(lines, key=lambda line: line.state != "drift")
 
 # %% ../../nbs/evidence/04_verify.ipynb #f9a27f01
