@@ -160,6 +160,7 @@ architectures: install ## fifty models: parameters, multiply-adds, licence of we
 clean: install ## format and clean all notebooks, export the library, write the JSON schema
 	@ruff format --quiet nbs tests && cvlab clean && nbdev-export && cvlab schema
 
+# importlib-metadata<10: as the extra mlflow has it, so that both go into one environment
 lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again (needs uv, the extra `dev`)
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
@@ -167,7 +168,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	for extra in 'dev:uv pycocotools' video:av parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
     'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp 'bench:lightning ultralytics' \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
-    'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright'; do \
+    'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements/$${extra%:*}.txt || exit 1; \
 	done

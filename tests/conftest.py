@@ -20,6 +20,25 @@ TOP = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 
+# the files that take longest, longest first: with two workers (.ci/test), none of them is begun last
+LONGEST = """pipeline/test_verify pipeline/test_tune pipeline/test_parameters site/test_site cli/test_mistakes
+pipeline/test_pipeline pipeline/test_presets cli/test_api cli/test_cli deploy/test_predictor""".split()
+
+
+def pytest_collection_modifyitems(config, items):
+    "Files named on the command line first (what the last commit changed), then the longest."
+    named = [Path(a.split("::")[0]).resolve() for a in config.args]
+
+    def turn(item):
+        file = "/".join(item.path.with_suffix("").parts[-2:])
+        return (
+            item.path not in named,
+            LONGEST.index(file) if file in LONGEST else len(LONGEST),
+        )
+
+    items.sort(key=turn)  # stable: the order within a file stays
+
+
 def code_cells(stage):
     "Sources of the code cells of a pipeline notebook; the parameters cell is left out."
     nb = json.loads((TOP / "nbs" / "pipeline" / f"{stage}.ipynb").read_text())
