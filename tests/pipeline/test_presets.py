@@ -71,7 +71,7 @@ def test_a_preset_trains(name, tmp_path):
         *SMALL,
         # as EfficientNet-B3, in a tenth of the time
         *(["train.batch_size=4", "model.name=efficientnet_lite0"] if name == "unequal" else []),
-        *(["detect.body=small_cnn"] if boxed else []),
+        *(["detect.body=small_cnn"] if boxed else ["data.size=32"]),
     ]
     run_inline("train", tmp_path / "train" / "seed-0", own)
     p = resolve(TOP / "params.yaml", "", own)
