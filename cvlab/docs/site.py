@@ -25,7 +25,7 @@ from types import FunctionType
 
 import nbformat
 
-from ..core.io import LabError, atomic_folder, write_text
+from ..core.io import LabError, atomic_folder, read_json, write_text
 from ..core.params import nearest, read_yaml, resolve
 from ..core.repro import repo_root
 from ..data.samples import read_split
@@ -232,17 +232,22 @@ def _as_page(cells: list, module: str, name: str) -> nbformat.NotebookNode:
     return page
 
 # %% ../../nbs/docs/01_site.ipynb #b2ffd059
+def _directives_of(nb: dict, name: str) -> list[dict]:  # one per cell
+    "The directives of a notebook's code cells; `LabError` with its name for one that is not supported."
+    code = ("".join(c["source"]) if c["cell_type"] == "code" else "" for c in nb["cells"])
+    try:
+        return [*map(_directives, code)]
+    except LabError as e:
+        raise LabError(f"{name}: {e}") from None
+
+
 def library_page(
     nb,
     name: str,  # of the notebook
 ) -> nbformat.NotebookNode:  # the page
     "Convert a notebook to a page: without hidden cells, with descriptions of exported functions and image texts."
     module, cells, texts = _module(nb), [], []
-    for i, c in enumerate(nb.cells):
-        try:
-            found = _directives(c.source) if c.cell_type == "code" else {}
-        except LabError as e:
-            raise LabError(f"{name}: {e}") from None
+    for i, (c, found) in enumerate(zip(nb.cells, _directives_of(nb, name))):
         if found.keys() & HIDDEN or found.get("include") == "false":
             continue
         c = nbformat.from_dict(dict(c, metadata=dict(c.metadata)))
@@ -729,6 +734,9 @@ def write_sources(
     root, to, params = Path(root).resolve(), Path(to), resolve(Path(root) / "params.yaml")
     classes = sorted(read_split(RunPaths(root / "runs").split).label.unique())
     claims, found = load_claims(root / "nbs/pages/claims.yaml", params, classes), pages(root)
+    for p in found:  # before the claims are computed, which takes longer
+        if p.suffix == ".ipynb":
+            _directives_of(read_json(root / p), p.as_posix())
     texts = _site_texts(root, found, claims, _site_words(root, found, params))
     stated = {p: t for p, t in texts.items() if p.parts[0] != "runs"}
     made = {
