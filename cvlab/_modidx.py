@@ -1102,6 +1102,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cvlab.docs.site._code_cells': ('docs/site.html#_code_cells', 'cvlab/docs/site.py'),
                                  'cvlab.docs.site._defined': ('docs/site.html#_defined', 'cvlab/docs/site.py'),
                                  'cvlab.docs.site._directives': ('docs/site.html#_directives', 'cvlab/docs/site.py'),
+                                 'cvlab.docs.site._directives_of': ('docs/site.html#_directives_of', 'cvlab/docs/site.py'),
                                  'cvlab.docs.site._head_of': ('docs/site.html#_head_of', 'cvlab/docs/site.py'),
                                  'cvlab.docs.site._imports': ('docs/site.html#_imports', 'cvlab/docs/site.py'),
                                  'cvlab.docs.site._is_image': ('docs/site.html#_is_image', 'cvlab/docs/site.py'),
