@@ -6,7 +6,8 @@
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished',
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
            'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'detect', 'compare_exported',
-           'served_file', 'advise', 'summary', 'reproduce', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
+           'served_file', 'advise', 'summary', 'reproduce', 'tell_study', 'track', 'need_tracker', 'register', 'prune',
+           'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -1300,6 +1301,23 @@ def _runs_at(run: Path) -> list["RunPaths"]:
     return list(dict.fromkeys(found))
 
 
+def tell_study(
+    run: str | Path,  # the root of a study or a cross-validation
+    to: list[str] | tuple = (),  # trackers; default: those of settings.ini
+    check: bool = False,  # read back and compare
+) -> list[str]:  # lines; none if there is neither a study nor a tracker
+    "Send the trials and folds below a root to trackers, each as a run."
+    from cvlab.trackers.base import tracker_settings
+    from cvlab.trackers.studies import check_parts, fold_parts, send_parts, trial_parts
+
+    chosen, run, out = tracker_settings(), Path(run).resolve(), []
+    names, addresses = tuple(to) or chosen.use, chosen.addresses
+    for parts in (trial_parts(run), fold_parts(run)) if names else ():
+        out += send_parts(parts, names, addresses) if parts else []
+        out += [check_parts(parts, n, addresses[n]) for n in names if parts and check]
+    return out
+
+
 def track(
     run: str | Path,  # the root of a run, or a folder of trainings; "sync": send what waits
     to: list[str] | tuple = (),  # trackers; default: those of settings.ini
@@ -1313,10 +1331,9 @@ def track(
         return sync() or ["nothing is waiting"]
     from cvlab.trackers.agreement import check_line, read_back
     from cvlab.trackers.base import tracker_settings
-    from cvlab.trackers.studies import send_study, trial_folders
     from cvlab.trackers.track import run_journal, send_run
 
-    run, out = Path(run).resolve(), []
+    run = Path(run).resolve()
     to_root()
     names = to or tracker_settings().use
     if not names:
@@ -1324,9 +1341,10 @@ def track(
     for name in names:
         tracker_class(name)
     addresses = tracker_settings().addresses
-    if trial_folders(run):
-        return send_study(run, tuple(names), addresses)
-    for r in _runs_at(run):
+    from cvlab.runs.paths import runs_in
+
+    out = tell_study(run, names, check)
+    for r in _runs_at(run) if runs_in(run) or not out else ():
         out += [f"{r.name}  {line}" for line in send_run(r, tuple(names))]
         for name in names if check else ():
             counts = read_back(run_journal(r, tuple(names)), name, addresses[name])

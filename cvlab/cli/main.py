@@ -530,15 +530,23 @@ def crossval(
         ),
     ] = 0,
     recipe: RecipeOption = "auto",
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell mlflow, wandb, tensorboard, dvclive or comet about the folds."),
+    ] = None,
     reading: list[str] = (),
 ):
     "Cross-validate experiments on a folder of images. Repeat with the same --out to continue."
+    for name in track or ():
+        api.need_tracker(name)
     out = api.crossval(data, out, seed, None, recipe, [*(overrides or []), *reading])
     to_root()
     from cvlab.runs.paths import RunPaths
 
     folder = RunPaths(out).stage("crossval")
     print(api.folded(folder))
+    for line in api.tell_study(out, track or ()):
+        print(line)
     print(f"Open: {os.path.relpath(folder / 'crossval.ipynb')}  (in JupyterLab: make lab)")
 
 # %% ../../nbs/cli/01_main.ipynb #b019abd9
@@ -606,7 +614,7 @@ def tune(
     )
     to_root()
     print(api.tuned(out))
-    for line in api.track(out, track) if track else ():
+    for line in api.tell_study(out, track or ()):
         print(line)
     print(f"Open: {os.path.relpath(out / 'tune' / 'tune.ipynb')}  (in JupyterLab: make lab)")
 
