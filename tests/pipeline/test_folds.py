@@ -18,6 +18,9 @@ from cvlab.data.samples import find_samples, read_split, split_samples
 from cvlab.data.splits import make_folds
 from cvlab.runs.run import smoke_root
 from cvlab.studies import crossval
+from cvlab.trackers.base import installed
+from cvlab.trackers.courier import tracker_class
+from cvlab.trackers.studies import check_parts, fold_parts, part_journal, send_parts
 
 TWO = ["crossval.experiments=[default, augmented]", "crossval.folds=3"]
 
@@ -159,3 +162,27 @@ def test_published_folds_are_those_of_the_cross_validation(tmp_path):
     assert oof.fold.nunique() == 4 and set(oof.label[oof.fold == 3]) == {"square"}
     with pytest.raises(LabError, match="came with 4 folds; set crossval.folds=4 and crossval.repe"):
         check_crossval(split, resolve(TOP / "params.yaml", "", [*own, "crossval.folds=3"]))
+
+
+@pytest.mark.skipif(not installed("mlflow"), reason="mlflow is not installed")
+def test_trackers_are_told_each_fold(lab, tmp_path, monkeypatch):
+    "Every fold is a run with its experiment's parameters, and one run sums up; nothing is told twice."
+    monkeypatch.setattr("cvlab.trackers.base.repo_root", lambda: tmp_path)
+    where, parts = {"mlflow": f"sqlite:///{tmp_path}/m.db"}, fold_parts(lab[0])
+    assert [p.name for p in parts[2:4]] == ["augmented/fold-0-2", "default/fold-0-0"]
+    for _ in range(2):
+        (line,) = send_parts(parts, ("mlflow",), where)
+        assert line.startswith("mlflow: 7 runs in ")
+    assert "exact, " in (line := check_parts(parts, "mlflow", where["mlflow"])), line
+    read = [
+        tracker_class("mlflow").read(where["mlflow"], part_journal(p, ()).of("start")[0]["run"])
+        for p in parts
+    ]
+    assert [(r.tags.get("experiment"), r.tags.get("fold")) for r in read[2:4]] == [
+        ("augmented", "2"),
+        ("default", "0"),
+    ]
+    assert read[2].params["augment.rotate"] != read[3].params["augment.rotate"]
+    scores = pd.read_csv(lab[0] / "crossval" / "scores.csv").query("experiment == 'augmented'")
+    means = read[-1].rows.set_index("name").value
+    assert means["augmented/accuracy"] == pytest.approx(scores.accuracy.mean())

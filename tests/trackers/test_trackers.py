@@ -188,6 +188,34 @@ def test_a_model_is_registered_promoted_and_listed(lab):
     assert "production" in out and "accuracy" in out and "no leak found" in out
 
 
+@pytest.mark.slow  # test_folds.py tells a tracker about folds in seconds; here it is the command
+@pytest.mark.skipif("mlflow" not in HERE, reason="mlflow is not installed")
+def test_folds_are_runs_of_their_own(lab):
+    settings, usual = lab / "settings.ini", (lab / "settings.ini").read_text()
+    settings.write_text(usual.replace("sqlite:///.cvlab/mlflow.db", "http://127.0.0.1:9"))
+    folds = ["crossval", "--data", lab.parent / "photos", "--out", lab.parent / "folds"]
+    words = [*QUICK, "train.epochs=1", "crossval.folds=2", *tracked("mlflow")]
+    code, out, err = cvlab(lab, *folds, *words)
+    assert code == 0 and "mlflow: 0 of 3 runs told; http://127.0.0.1:9: no answer" in out, out + err
+    settings.write_text(usual)
+    code, out, err = cvlab(lab, "track", lab.parent / "folds", "--to", "mlflow", "--check")
+    assert code == 0 and "mlflow: 3 runs in " in out and kept(out), out + err
+
+    from cvlab.trackers.mlflow import EXPERIMENT, mlflow_client
+
+    client = mlflow_client(f"sqlite:///{lab}/.cvlab/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    tags = sorted(
+        (r.data.tags.get("cvlab.repeat"), r.data.tags.get("cvlab.fold"))
+        for r in runs
+        if "cvlab.fold" in r.data.tags
+    )
+    assert tags == [("0", "0"), ("0", "1")]
+    (summary,) = (r.data.metrics for r in runs if "cvlab.fold" not in r.data.tags)
+    means = [r.data.metrics["fold/accuracy"] for r in runs if "cvlab.fold" in r.data.tags]
+    assert summary["default/accuracy"] == pytest.approx(sum(means) / 2)
+
+
 def test_the_page_names_what_there_is():
     page = (TOP / "nbs/pages/site/trackers.md").read_text()
     makefile = (TOP / "Makefile").read_text()
