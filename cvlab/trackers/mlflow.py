@@ -8,6 +8,7 @@ __all__ = ['EXPERIMENT', 'mlflow_client', 'find_run', 'MLflowTracker']
 # %% ../../nbs/trackers/01_mlflow.ipynb #cb4a6d58
 import fcntl
 import json
+import logging
 import os
 import tempfile
 from contextlib import contextmanager
@@ -30,12 +31,10 @@ def mlflow_client(address: str):  # -> MlflowClient
         MLFLOW_HTTP_REQUEST_TIMEOUT="10",
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
     )
-    import logging
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # after the import, which sets them
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _alone(address):
         client = MlflowClient(address)
         client.search_experiments(max_results=1)  # creates the tables of a new database
