@@ -3434,6 +3434,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._complete': ('trackers/track.html#_complete', 'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._history': ('trackers/track.html#_history', 'cvlab/trackers/track.py'),
+                                      'cvlab.trackers.track._opened': ('trackers/track.html#_opened', 'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._recorded_commit': ( 'trackers/track.html#_recorded_commit',
                                                                                  'cvlab/trackers/track.py'),
                                       'cvlab.trackers.track._same': ('trackers/track.html#_same', 'cvlab/trackers/track.py'),

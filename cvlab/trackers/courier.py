@@ -47,7 +47,7 @@ _CAUSES = {  # words of an error, in lower case -> what to say
     "403|forbidden|permission denied": "access is forbidden (403)",
     "readonly|read-only": "cannot be written",
     "no space left|disk i/o|disk is full": "the disk is full",
-    "out-of-date database|alembic|no such column": "the database is of another version of MLflow; mlflow db upgrade",
+    "out-of-date database|alembic|no such column": "the database is of another version of MLflow; `mlflow db upgrade {}` changes it",
     "not a database|malformed": "is not a database of MLflow",
 }
 
@@ -57,7 +57,7 @@ def explained(e: BaseException, address: str) -> str:
     text = f"{type(e).__name__}: {e}".lower()
     for words, cause in _CAUSES.items():
         if cause and any(w in text for w in words.split("|")):
-            return f"{address}: {cause}"
+            return f"{address}: {cause.format(address)}"
     first = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
     return on_screen(first if isinstance(e, LabError) else f"{address}: {first[:160]}")
 

@@ -161,7 +161,7 @@ def feature_table(
         "cloud": ["not tried: needs a server elsewhere or an account", NOT_TRIED],
         "live updates": [tried(seen_live, n, addresses[n], seconds) for n in ("mlflow", "wandb")],
         "visualisation": [
-            "curves, tables and figures in a browser: the picture above",
+            "curves, tables and figures in a browser: `runs/trackers/mlflow.png`",
             "`wandb leet` in a terminal; its web page " + NOT_TRIED,
         ],
         "queries": [tried(queried, m), NOT_TRIED],

@@ -93,16 +93,17 @@ class MLflowTracker(Tracker):
 
     def __init__(self, address: str, start: dict, fresh: bool = True):
         self.client, self.names = mlflow_client(address), Names(r"[^\w./ :-]", 250)
+        experiment = _experiment(self.client, address)  # restored if it was deleted, with its runs
         found = find_run(self.client, start["run"])
-        self.id = found.info.run_id if found else self._create(address, start)
+        self.id = found.info.run_id if found else self._create(experiment, start)
         self.known = self._logged() if found else set()
         if found:
             self.client.update_run(self.id, status="RUNNING")
 
-    def _create(self, address: str, start: dict) -> str:
+    def _create(self, experiment: str, start: dict) -> str:
         tags = {f"cvlab.{k}": str(v) for k, v in start["tags"].items()}
         run = self.client.create_run(
-            _experiment(self.client, address),
+            experiment,
             int(1000 * start["time"]),
             {**tags, "cvlab.run": start["run"]},
             start["name"],

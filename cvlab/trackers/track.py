@@ -8,6 +8,7 @@ __all__ = ['as_stored', 'Track', 'tags_of', 'commit_tags', 'title', 'tracking', 
 
 # %% ../../nbs/trackers/07_track.ipynb #687b1e91
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -120,20 +121,26 @@ def title(paths: RunPaths) -> str:  # such as default/seed-0, or photos/seed-0 f
 
 
 def tracking(run, split: pd.DataFrame) -> list[Callback]:  # run: `cvlab.runs.run.Run`
-    "The callbacks that track a training: none if settings.ini names no tracker."
+    "The callbacks that track a training: none if settings.ini names no tracker, or no journal can be written."
     chosen = tracker_settings()
     if not chosen.use:
         return []
+    try:
+        journal = _opened(run, split, chosen.use)
+        start_couriers(journal, list(chosen.use), PATIENCE)
+    except OSError:  # the training goes on; `send_run` says it when it is over
+        return []
+    return [Track(journal, chosen.batches)]
+
+
+def _opened(run, split: pd.DataFrame, trackers: tuple[str, ...]) -> Journal:
     folder = journal_folder(run.root, run.paths.name)
     journal = Journal(folder)
     if run.paths.state.exists() and journal.of("start"):
         journal.add("resume", pid=os.getpid())
-    else:
-        tags = tags_of(run.experiment, run.seed, split, run.params.task)
-        asked = flat(without_places(run.requested))
-        journal = begin(folder, title(run.paths), asked, tags, chosen.use)
-    start_couriers(journal, list(chosen.use), PATIENCE)
-    return [Track(journal, chosen.batches)]
+        return journal
+    tags = tags_of(run.experiment, run.seed, split, run.params.task)
+    return begin(folder, title(run.paths), flat(without_places(run.requested)), tags, trackers)
 
 
 def tracked(
@@ -144,8 +151,9 @@ def tracked(
     "The end of a training."
     journal = Journal(journal_folder(run.root, run.paths.name))
     if journal.status == "running":
-        journal.add("params", values={f"effective.{k}": v for k, v in effective.items()})
-        journal.add("end", status=status)
+        with suppress(OSError):  # a full disk; `send_run` completes the journal
+            journal.add("params", values={f"effective.{k}": v for k, v in effective.items()})
+            journal.add("end", status=status)
 
 # %% ../../nbs/trackers/07_track.ipynb #7a2ca216
 _STAGES = "train", "evaluate", "cards", "weights"
@@ -257,7 +265,11 @@ def send_run(
     seconds: float = 120,  # to wait
 ) -> list[str]:  # one line per tracker
     "Tell trackers about a finished run."
-    journal = run_journal(paths, trackers)
-    if unsent(journal):
-        wait_for(start_couriers(journal), seconds)
+    try:
+        journal = run_journal(paths, trackers)
+        if unsent(journal):
+            wait_for(start_couriers(journal), seconds)
+    except OSError as e:
+        later = f"`cvlab track {paths.root} --to {trackers[0]}` sends it later"
+        return [f"{', '.join(trackers)}: the journal cannot be written, {e.strerror}; {later}"]
     return report(journal, tracker_settings().addresses)
