@@ -64,6 +64,8 @@ class TensorBoardTracker(Tracker):
                 self.out.add_image(name, np.asarray(im.convert("RGB")), dataformats="HWC")
         elif path.name == "predictions.csv":
             self._predictions(name, path)
+        elif path.name == "features.csv":
+            self._embedding(name, path)
         elif path.suffix == ".safetensors":
             for k, t in read_tensors(path).items():
                 if t.is_floating_point() and t.numel() > 1:
@@ -81,7 +83,12 @@ class TensorBoardTracker(Tracker):
         for i, k in enumerate(keys):
             truth = np.array([r["label"] == k[6:] for r in rows])
             self.out.add_pr_curve(f"{name}/{k[6:]}", truth, p[:, i])
-        self.out.add_embedding(logits, [r["label"] for r in rows], tag=name.replace("/", "_"))
+
+    def _embedding(self, name: str, path: Path):
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = [*csv.DictReader(f)]
+        points = [[float(v) for k, v in r.items() if k.startswith("feature_")] for r in rows]
+        self.out.add_embedding(np.array(points), [r["label"] for r in rows], tag=Path(name).stem)
 
     def close(self, status: str):
         self.out.add_text("status", status)
