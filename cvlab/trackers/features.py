@@ -140,7 +140,7 @@ def _set_up(costs: pd.DataFrame, install: pd.DataFrame, name: str) -> str:
 
 
 def _self_hosted(install: pd.DataFrame) -> str:
-    served = "`make mlflow-ui` serves the store on this machine"
+    served = "make mlflow-ui serves the store on this machine"
     known = install.set_index("tracker").package_mb.get("mlflow-ui", float("nan"))
     return served + (f", {known:.0f} MB in an environment of its own" if known == known else "")
 
@@ -161,8 +161,8 @@ def feature_table(
         "cloud": ["not tried: needs a server elsewhere or an account", NOT_TRIED],
         "live updates": [tried(seen_live, n, addresses[n], seconds) for n in ("mlflow", "wandb")],
         "visualisation": [
-            "curves, tables and figures in a browser: `runs/trackers/mlflow.png`",
-            "`wandb leet` in a terminal; its web page " + NOT_TRIED,
+            "curves, tables and figures in a browser: runs/trackers/mlflow.png",
+            "wandb leet in a terminal; its web page " + NOT_TRIED,
         ],
         "queries": [tried(queried, m), NOT_TRIED],
         "comparison": [tried(side_by_side, m), NOT_TRIED],
