@@ -137,7 +137,7 @@ def follow(journal: Journal, tracker: type[Tracker], address: str, pause: float 
             wait = min(LONGEST, 2 * wait)
         time.sleep(wait)
 
-
+# %% ../../nbs/trackers/06_courier.ipynb #d88024c7
 def _turn(folder: Path, seconds: float) -> Lock | None:
     "The lock of a folder, as soon as the process that holds it has ended; None: it did not."
     end = time.monotonic() + seconds
@@ -175,7 +175,7 @@ def courier(folder: str | Path, name: str, seconds: float = 600):
     except LabError as e:  # not installed
         Sent(journal, name).note(error=str(e))
 
-
+# %% ../../nbs/trackers/06_courier.ipynb #c7877c67
 PATIENCE = 10.0  # seconds of a training before its couriers load their tools
 WAITING = """
 import sys, time

@@ -109,7 +109,7 @@ def _place(sha256: str) -> str:
     "Folder of a version's files in its run; a later version of the same run has another one."
     return f"registered/{sha256[:12]}"
 
-
+# %% ../../nbs/trackers/10_registry.ipynb #59512638
 def promote(
     name: str,
     version: int,
@@ -144,7 +144,7 @@ def _alias(client, name: str) -> dict[str, int]:  # alias -> version
     found = client.search_registered_models(f"name = '{_plain_name(name)}'")
     return {k: int(v) for k, v in found[0].aliases.items()} if found else {}
 
-
+# %% ../../nbs/trackers/10_registry.ipynb #3cf90b97
 def registered(address: str | None = None) -> pd.DataFrame:  # one row per version, the newest first
     "All versions with their evidence and aliases."
     client, rows = mlflow_client(address or tracker_settings().addresses["mlflow"]), []

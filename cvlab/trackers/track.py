@@ -186,7 +186,7 @@ def run_metrics(paths: RunPaths) -> dict[str, float]:  # such as test/accuracy
         if isinstance(v, int | float) and not isinstance(v, bool)
     }
 
-
+# %% ../../nbs/trackers/07_track.ipynb #9bbe2a04
 def _history(paths: RunPaths) -> pd.DataFrame:
     if not paths.history.exists():
         raise LabError(
@@ -206,7 +206,7 @@ def _same(journal: Journal, history: pd.DataFrame) -> bool:
         if not any("/" in k for k in v)
     )
 
-
+# %% ../../nbs/trackers/07_track.ipynb #cc1a0b54
 def run_journal(
     paths: RunPaths,
     trackers: tuple[str, ...],  # to be told

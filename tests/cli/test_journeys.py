@@ -9,7 +9,7 @@ import shlex
 import subprocess
 
 import pytest
-from conftest import BIN, TOP, clone_into, cvlab, environ
+from conftest import TOP, clone_into, cvlab, environ
 from first_steps import blocks
 
 from cvlab.data.fixtures import tiny_folder
@@ -52,15 +52,17 @@ def test_every_command_of_the_page_exists():
 def clone(tmp_path):
     "A clone with this environment as its own, and a home with photos."
     there = clone_into(tmp_path / "cvlab")
-    (there / ".venv").mkdir()
-    (there / ".venv/bin").symlink_to(BIN)
+    (there / ".venv/bin").mkdir(parents=True)
     (there / ".venv/.installed").touch()  # which is what `make install` asks
+    pip = there / ".venv/bin/pip"  # nothing is installed: the programs of this environment are used
+    pip.write_text("#!/bin/sh\n")
+    pip.chmod(0o755)
     tiny_folder(tmp_path / "photos", n=60)
     return there
 
 
 def typed(clone, command):
-    env = environ(clone) | dict(HOME=str(clone.parent), PIP_NO_INDEX="1")
+    env = environ(clone) | dict(HOME=str(clone.parent))
     done = subprocess.run(
         ["bash", "-c", command], cwd=clone, env=env, capture_output=True, text=True
     )
