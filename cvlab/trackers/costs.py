@@ -172,7 +172,11 @@ def install_costs(
             took = time.perf_counter() - started
             found = subprocess.run([own, "-c", _INSTALLED], check=True, **quiet).stdout.split()
         except subprocess.SubprocessError as e:
-            said = (getattr(e, "stderr", "") or str(e)).strip().splitlines()[-1][:160]
+            lines = (getattr(e, "stderr", "") or "").splitlines()
+            said = [
+                x for x in lines if x.startswith("ERROR") and "/" not in x
+            ]  # no places of this machine
+            said = said[-1][:160] if said else "pip did not end well"
             return dict(
                 tracker=name, install_s=nothing, packages=nothing, package_mb=nothing, said=said
             )
