@@ -16,8 +16,8 @@ from cvlab.data.fixtures import tiny_folder
 from cvlab.trackers.base import installed
 
 PAGE = TOP / "nbs/pages/site/trackers.md"
-SHORT = "train.epochs=2 data.size=32 train.threads=1"
-FOLDS = "train.epochs=1 data.size=32 train.threads=1 crossval.folds=2"
+SHORT = "train.epochs=2 train.batch_size=8 data.size=32 train.threads=1"
+FOLDS = "train.epochs=1 train.batch_size=8 data.size=32 train.threads=1 crossval.folds=2"
 
 
 def commands(text):
