@@ -1018,8 +1018,9 @@ def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete alr
     "Raise a `LabError` for what a study could not do, and for a folder that belongs to another one."
     from cvlab.studies.population import check_population
     from cvlab.studies.space import check_space, propose
-    from cvlab.studies.workers import complete, joined
+    from cvlab.studies.workers import check_executor, complete, joined
 
+    check_executor(p)
     if p.tune.method == "population":
         check_population(p)
     if p.tune.method == "grid":
@@ -1031,9 +1032,11 @@ def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete alr
 
 
 def _with_space(overrides: list[str], p) -> list[str]:
-    "The overrides with a search space around the recipe, unless one is asked for."
+    "The overrides with a search space around the recipe, unless one is asked for, and trials as long as a training."
     from cvlab.studies.space import space_around
 
+    if p.tune.epochs == resolve("params.yaml").tune.epochs:  # those of the lab's own study
+        overrides = ["tune.epochs=0", *overrides]
     if any(o.startswith("tune.space=") for o in overrides):
         return overrides
     return [*overrides, f"tune.space={json.dumps(space_around(p))}"]
@@ -1047,6 +1050,7 @@ def tune(
     | None = None,  # time for all trials, such as 1h; None: 30m for own images, else tune.trials
     trials: int | None = None,  # number of trials (tune.trials)
     workers: int | None = None,  # processes that train at the same time (tune.workers)
+    executor: str | None = None,  # local, ray or slurm (tune.executor)
     seed: int = 0,  # of the proposals
     preset: str | Path | None = None,  # a preset of the lab, or a YAML file
     recipe: str = "auto",  # as in `train`; that of a training in `out` if there is one
@@ -1054,7 +1058,7 @@ def tune(
 ) -> Path:  # the root of the run; the verdict is in tune/verdict.json
     "Search for better parameters, and compare the best with the default; the same `out` continues a study."
     out, overrides = Path(out).resolve() if out else None, asked(data, overrides, preset)
-    named = dict(method=method, trials=trials, workers=workers)
+    named = dict(method=method, trials=trials, workers=workers, executor=executor)
     overrides += [f"tune.{k}={v}" for k, v in named.items() if v is not None]
     with _leading_at_root() as root:
         from cvlab.runs.paths import RunPaths
