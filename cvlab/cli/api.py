@@ -1062,11 +1062,12 @@ def tune(
     overrides += [f"tune.{k}={v}" for k, v in named.items() if v is not None]
     with _leading_at_root() as root:
         from cvlab.runs.paths import RunPaths
+        from cvlab.runs.stages import check_task
         from cvlab.studies.auto import budget_seconds
 
         out, own = out or _new_folder(root), _own_images(data, recipe, "", overrides)
         _check_out(out)
-        resolve("params.yaml", "", overrides)  # a mistake is named before anything is read
+        check_task("tune", resolve("params.yaml", "", overrides))  # before anything is read
         if budget or own:
             seconds = budget_seconds(budget or TUNING)
             most = [] if trials else ["tune.trials=100000"]

@@ -8,6 +8,7 @@ __all__ = ['joined', 'complete', 'way_of', 'work_on', 'help_out', 'check_executo
 # %% ../../nbs/studies/06_workers.ipynb #8eb26bf0
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -155,34 +156,42 @@ def one_trial(folder: str, top: str) -> tuple[str, str]:  # done, wait, end or e
         return ("end" if done is None else "wait"), ""
     return "done", line_of_trial(done, study.p.tune.metric)
 
-# %% ../../nbs/studies/06_workers.ipynb #d91990c6
+# %% ../../nbs/studies/06_workers.ipynb #81007ba9
 _QUIET = dict(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     RAY_enable_metrics_collection="0",
     RAY_ROTATION_MAX_BYTES=str(2**20),
     RAY_ROTATION_BACKUP_COUNT="1",
-    RAY_BACKEND_LOG_LEVEL="fatal",
 )
 _STORE = 80 * 2**20  # bytes for Ray's objects, near its least: ours are words
+
+
+def _alone(folder: Path) -> dict[str, str]:  # variables of Ray's processes
+    "A token, and a path without what makes the processes slow to start."
+    (folder / "hidden").mkdir()
+    (folder / "hidden" / "rfc3987_syntax.py").write_text("raise ImportError()\n")
+    path = os.pathsep.join(filter(None, [str(folder / "hidden"), os.environ.get("PYTHONPATH")]))
+    return dict(PYTHONPATH=path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 @contextmanager
 def _ray(study: Study) -> Iterator:  # of Ray's module
     "Ray, connected to the cluster of `RAY_ADDRESS`, or started on this machine."
-    with patch.dict(os.environ, _QUIET):
+    folder, cluster = Path(tempfile.mkdtemp(prefix="ray-")), os.environ.get("RAY_ADDRESS", "")
+    cores = study.p.tune.workers * _cores(study.p)
+    own = dict(num_cpus=cores, object_store_memory=_STORE, include_dashboard=False)
+    own |= dict(_temp_dir=str(folder), _node_ip_address="127.0.0.1")
+    with patch.dict(os.environ, _QUIET | ({} if cluster else _alone(folder))):
         import ray
 
-        folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        cores = study.p.tune.workers * _cores(study.p)
-        own = dict(num_cpus=cores, object_store_memory=_STORE, include_dashboard=False)
-        own |= dict(_temp_dir=str(folder), _node_ip_address="127.0.0.1")
-        cluster = "RAY_ADDRESS" in os.environ
         try:
             ray.init(logging_level="FATAL", log_to_driver=False, **({} if cluster else own))
+        except Exception as e:  # a plain Exception where it gives up
+            shutil.rmtree(folder, ignore_errors=True)
+            raise LabError(f"Ray{cluster and ' at '}{cluster} did not start: {e}") from None
+        try:
             yield ray
-        except ConnectionError as e:
-            raise LabError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {e}") from None
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,7 +207,7 @@ _LOSSES = 3  # how often in a row a process of the same trial may be lost
 def _by_ray(study: Study, root: Path, watch: Callable) -> None:
     "Tasks of Ray, as many at a time as there are workers."
     with _ray(study) as ray:
-        gpus = 1 if study.device.startswith("cuda") else 0
+        gpus = 1 if str(study.device).startswith("cuda") else 0
         task = ray.remote(max_retries=_LOSSES, num_cpus=_cores(study.p), num_gpus=gpus)(one_trial)
 
         def begin():
@@ -245,7 +254,7 @@ def _by_slurm(study: Study, root: Path, watch: Callable, cluster: str = "slurm")
     import submitit
 
     jobs = submitit.AutoExecutor(_private(study.cache / "slurm"), cluster=cluster)
-    gpus = 1 if study.device.startswith("cuda") else 0
+    gpus = 1 if str(study.device).startswith("cuda") else 0
     jobs.update_parameters(
         name="cvlab", timeout_min=_DAY, cpus_per_task=_cores(study.p), gpus_per_node=gpus
     )

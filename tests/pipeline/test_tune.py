@@ -185,10 +185,11 @@ def by_executor(name):
     return f"import sys; from pathlib import Path; {run}w._by_{name}(study, Path(sys.argv[1]), lambda: None{cluster})"
 
 
-def worker_of(folder, number):
+def worker_of(folder, number, run):
     """The process that holds a trial, once it has stored the state of an epoch."""
     until = time.monotonic() + 120
     while not (folder / f"{number:04}" / "last.safetensors").exists():
+        assert run.poll() is None, run.communicate()[0]
         assert time.monotonic() < until, "no trial began"
         time.sleep(0.02)
     return int((folder / f"{number:04}" / ".lock").read_text())
@@ -212,7 +213,7 @@ def test_an_executor_retries_what_was_killed(images, tmp_path, name):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    victim = worker_of(study.folder, 0)
+    victim = worker_of(study.folder, 0, run)
     assert victim != run.pid  # the head starts, it does not train
     os.kill(victim, signal.SIGKILL)
     said = run.communicate(timeout=600)[0]
