@@ -1018,6 +1018,7 @@ def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete alr
     "Raise a `LabError` for what a study could not do, and for a folder that belongs to another one."
     from cvlab.studies.population import check_population
     from cvlab.studies.space import check_space, propose
+    from cvlab.studies.tune import Study, split_of
     from cvlab.studies.workers import check_executor, complete, joined
 
     check_executor(p)
@@ -1026,7 +1027,7 @@ def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete alr
     if p.tune.method == "grid":
         propose(p.tune.space, "grid", 0, 0)
     check_space(p)
-    _check_before(p)
+    split_of(Study(p, _check_before(p), out, out, out), 0)  # folds that cannot be
     begun = out / "tune" / "trials" / "study.json"
     return begun.exists() and complete(joined(out), p, seed)
 
