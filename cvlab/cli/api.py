@@ -1019,22 +1019,26 @@ def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete alr
     "Raise a `LabError` for what a study could not do, and for a folder that belongs to another one."
     from cvlab.studies.population import check_population
     from cvlab.studies.space import check_space, propose
-    from cvlab.studies.workers import complete, joined
+    from cvlab.studies.tune import Study, split_of
+    from cvlab.studies.workers import check_executor, complete, joined
 
+    check_executor(p)
     if p.tune.method == "population":
         check_population(p)
     if p.tune.method == "grid":
         propose(p.tune.space, "grid", 0, 0)
     check_space(p)
-    _check_before(p)
+    split_of(Study(p, _check_before(p), out, out, out), 0)  # folds that cannot be
     begun = out / "tune" / "trials" / "study.json"
     return begun.exists() and complete(joined(out), p, seed)
 
 
 def _with_space(overrides: list[str], p) -> list[str]:
-    "The overrides with a search space around the recipe, unless one is asked for."
+    "The overrides with a search space around the recipe, unless one is asked for, and trials as long as a training."
     from cvlab.studies.space import space_around
 
+    if p.tune.epochs == resolve("params.yaml").tune.epochs:  # those of the lab's own study
+        overrides = ["tune.epochs=0", *overrides]
     if any(o.startswith("tune.space=") for o in overrides):
         return overrides
     return [*overrides, f"tune.space={json.dumps(space_around(p))}"]
@@ -1048,6 +1052,7 @@ def tune(
     | None = None,  # time for all trials, such as 1h; None: 30m for own images, else tune.trials
     trials: int | None = None,  # number of trials (tune.trials)
     workers: int | None = None,  # processes that train at the same time (tune.workers)
+    executor: str | None = None,  # local, ray or slurm (tune.executor)
     seed: int = 0,  # of the proposals
     preset: str | Path | None = None,  # a preset of the lab, or a YAML file
     recipe: str = "auto",  # as in `train`; that of a training in `out` if there is one
@@ -1055,15 +1060,16 @@ def tune(
 ) -> Path:  # the root of the run; the verdict is in tune/verdict.json
     "Search for better parameters, and compare the best with the default; the same `out` continues a study."
     out, overrides = Path(out).resolve() if out else None, asked(data, overrides, preset)
-    named = dict(method=method, trials=trials, workers=workers)
+    named = dict(method=method, trials=trials, workers=workers, executor=executor)
     overrides += [f"tune.{k}={v}" for k, v in named.items() if v is not None]
     with _leading_at_root() as root:
         from cvlab.runs.paths import RunPaths
+        from cvlab.runs.stages import check_task
         from cvlab.studies.auto import budget_seconds
 
         out, own = out or _new_folder(root), _own_images(data, recipe, "", overrides)
         _check_out(out)
-        resolve("params.yaml", "", overrides)  # a mistake is named before anything is read
+        check_task("tune", resolve("params.yaml", "", overrides))  # before anything is read
         if budget or own:
             seconds = budget_seconds(budget or TUNING)
             most = [] if trials else ["tune.trials=100000"]

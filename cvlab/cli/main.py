@@ -580,6 +580,10 @@ def tune(
             min=1, max=256, help="Processes that train at the same time; default: tune.workers."
         ),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="What starts them: local, ray or slurm; default: tune.executor."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the proposals.")] = 0,
     recipe: RecipeOption = "auto",
     track: Annotated[
@@ -596,7 +600,7 @@ def tune(
     for name in track or ():
         api.need_tracker(name)
     if join:
-        if data or out or overrides or method or budget or trials or workers:
+        if data or out or overrides or method or budget or trials or workers or executor:
             raise LabError("--join: takes the study as it was begun; leave the other options out")
         api.join(join)
         return
@@ -607,6 +611,7 @@ def tune(
         budget,
         trials,
         workers,
+        executor,
         seed,
         None,
         recipe,

@@ -502,7 +502,9 @@ class Tune(Section):
     )
     trials: Count = Field(description="trials; grid: at most")
     seeds: Count = Field(description="trainings per trial, whose mean counts")
-    epochs: CountOrOff = Field(description="epochs of a trial; 0: train.epochs")
+    epochs: CountOrOff = Field(
+        description="epochs of a trial, and of winner and default at the end; 0: train.epochs"
+    )
     metric: Literal[
         "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_mae", "val_ap"
     ] = Field(description="what trials are judged by, in the epoch whose weights are kept")
@@ -511,6 +513,12 @@ class Tune(Section):
     )
     workers: Annotated[int, Field(ge=1, le=256)] = Field(
         description="processes that train at the same time; with several, the proposals depend on their timing"
+    )
+    executor: Literal["local", "ray", "slurm"] = Field(
+        description="what starts the processes: this machine, a Ray cluster (extra `ray`), or SLURM (extra `slurm`)"
+    )
+    folds: CountOrOff = Field(
+        description="a trial is judged by its mean over so many folds of the images outside the test set; 0: by the validation set"
     )
     members: Annotated[int, Field(ge=1, le=1000)] = Field(
         description="population: trainings that compete"
@@ -766,6 +774,18 @@ def check(values: dict, where=lambda key: "") -> Params:
         meant = [err for err in e.errors() if err["loc"][:2] == first["loc"][:2]]
         raise LabError(_complaint(max(meant, key=lambda err: len(err["loc"])), where)) from None
 
+# %% ../../nbs/core/01_params.ipynb #dd5514e3
+def _study_contradiction(t: Tune) -> str:
+    if not t.folds:
+        return ""
+    if t.folds == 1:
+        return "tune.folds=1: one fold leaves nothing to train on; set it to 2 or more, or to 0"
+    if t.seeds > 1:
+        return f"tune.seeds={t.seeds}: each fold is trained once; with tune.folds set it to 1"
+    if t.method == "population":
+        return "tune.folds: a population is compared by the validation set; set it to 0"
+    return ""
+
 # %% ../../nbs/core/01_params.ipynb #4886c482
 # allowed with cached features, without effect alone, or checked separately below
 _WHOLE = "hflip", "vflip", "magnitude", "mixup", "cutmix"
@@ -782,6 +802,8 @@ def contradiction(p: Params) -> str:  # one line; "" if there is none
             f"train.processes={t.processes}: a batch of {t.batch_size} images has none for some of them; "
             "raise train.batch_size, which counts the images of all processes together"
         )
+    if conflict := _study_contradiction(p.tune):
+        return conflict
     if t.sync_bn and t.processes == 1:
         return "train.sync_bn: with train.processes: 1 there is nothing to synchronise"
     if t.cache_features and t.unfreeze_every:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ITEMS', 'STATES', 'page_templates', 'values_of', 'load_reasons', 'lr_words', 'effect_words', 'effects_of',
-           'code', 'reasons_table', 'kinds_line', 'card_claims', 'shortcuts', 'made_card', 'write_card', 'card_run',
-           'check_card', 'item', 'state', 'Repository', 'fences', 'portfolio']
+           'tuned_effects', 'code', 'reasons_table', 'kinds_line', 'card_claims', 'shortcuts', 'made_card',
+           'write_card', 'card_run', 'check_card', 'item', 'state', 'Repository', 'fences', 'portfolio']
 
 # %% ../../nbs/evidence/02_pages.ipynb #8e8ce385
 import ast
@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..core.escape import as_code, as_id, as_text
 from ..core.io import LabError, read_json, write_text
-from ..core.params import as_cell, flat, line_of, nearest, plain, read_yaml, resolve
+from ..core.params import Params, as_cell, flat, line_of, nearest, plain, read_yaml, resolve
 from ..core.repro import repo_root
 from ..data.samples import read_split, split_hash
 from ..evaluation.metrics import check_images
@@ -159,6 +159,20 @@ def effects_of(
         for k, v in keys.items():
             out.setdefault(k, []).append(f"`{v}`{rest} (**{e}**): {words(e, reference)}")
     return {k: "; ".join(texts) for k, texts in out.items()}
+
+# %% ../../nbs/evidence/02_pages.ipynb #ceb55904
+def tuned_effects(
+    root: str | Path,  # top of the repository
+) -> dict[str, str]:  # dotted key -> text
+    "What the study of the pipeline showed for each parameter of its space; nothing if it was not run."
+    file = Path(root) / "runs" / "tune" / "verdict.json"
+    if not file.exists() or "low" not in (found := read_json(file)):
+        return {}
+    sure = not found["low"] <= 0 <= found["high"]
+    said = "a difference is shown" if sure else "no difference is shown"
+    what = f"log loss {{{{claim:tune.log_loss}}}} ({{{{claim:tune.log_loss:ci}}}}), {said}"
+    pairs = (kv.split("=", 1) for kv in found["values"].split(", "))
+    return {k: f"`{v}` and the other values of the winner (**tune**): {what}" for k, v in pairs}
 
 # %% ../../nbs/evidence/02_pages.ipynb #e9f7bff7
 def code(value) -> str:
@@ -666,6 +680,14 @@ def _baseline(repo):
     return state(len(reported), len(found)), f"{text}; {len(reported)} of them in README.md"
 
 # %% ../../nbs/evidence/02_pages.ipynb #c0f4fe58
+def _effects_in(root: Path, p: Params) -> dict[str, str]:  # dotted key -> text
+    "The measured effects of experiments and of the study."
+    found = effects_of(p.experiments, next(iter(p.experiments)))
+    for key, text in tuned_effects(root).items():
+        found[key] = "; ".join(filter(None, [found.get(key, ""), text]))
+    return found
+
+
 def _reasons_of(repo: Repository) -> pd.DataFrame:  # from `reasons_table`
     "The reasons table of a repository; without reasons.yaml it has no reasons."
     p = repo.params
@@ -679,7 +701,7 @@ def _reasons_of(repo: Repository) -> pd.DataFrame:  # from `reasons_table`
         values,
         reasons,
         lr_found(curves) if curves.exists() else None,
-        effects_of(p.experiments, next(iter(p.experiments))),
+        _effects_in(repo.root, p),
     )
 
 

@@ -64,7 +64,7 @@ STAGES = {s.name: s for s in [
           recomputed="pairs counted, leaking images, findings, accuracies",
           rest="pairs.csv, probes.csv, predictions: a run (--retrain)"),
     Stage("lr_find", ("task", "data", "augment", "model", "loss", "optim", "train", "lr_find"),
-          ("curves.csv", "lr.json"), (_SPLIT,),
+          ("curves.csv", "lr.json"), (_SPLIT,), skips=("detect",),
           recomputed="suggestion and interval", rest="curves.csv: a run (--retrain)"),
     Stage("train", _TRAIN, ("results.csv", "train.log", "model.json"),
           ("runs/leakage/split.csv", _SPLIT), # leakage.action=fail stops training
@@ -92,7 +92,7 @@ STAGES = {s.name: s for s in [
           rest="oof.csv, test_predictions.csv: a run (--retrain)"),
     Stage("tune", (*_TRAIN[:2], "split", *_TRAIN[2:], "tune"),
           ("trials.csv", "importance.csv", "verdict.json", "comparison.csv", "search.png", "slices.png", "combinations.png"),
-          ("runs/leakage/split.csv", _SPLIT), test_set=True, commands=("tune",),
+          ("runs/leakage/split.csv", _SPLIT), test_set=True, commands=("tune",), skips=("detect",),
           smoke=("tune.trials=3", "tune.finals=1", "tune.pruner=none",
                  "tune.space={optim.lr: {low: 0.001, high: 0.1, log: true}, augment.hflip: [0.0, 0.5]}"),
           recomputed="the table of trials, the effect and the verdict",
@@ -136,6 +136,10 @@ def check_task(
     "Raise a `LabError` if the stage is not written for the task of the parameters."
     if (only := stage_of(stage).only) and p.task != only and variant_of(stage, p.task)[0] == stage:
         raise LabError(f"task={p.task}: the stage {stage} is only for {only}")
+    if p.task in stage_of(stage).skips:
+        raise LabError(
+            f"task={p.task}: the stage {stage} is not written for it; train with several values and compare the runs"
+        )
 
 
 def stages_for(

@@ -15,6 +15,7 @@ import numpy as np
 from fastai.callback.core import Callback as FastaiCallback
 from fastai.callback.core import CancelFitException
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..core.io import LabError, json_hash
 from ..core.params import Dimension, Params
@@ -217,7 +218,7 @@ def _forget(study: Study, g: int):
     for i in range(max(0, g) * study.p.tune.members, (g + 1) * study.p.tune.members):
         (study.trial(i) / STATE).unlink(missing_ok=True)
 
-# %% ../../nbs/studies/05_population.ipynb #a3417b94
+# %% ../../nbs/studies/05_population.ipynb #88e2240e
 def lineage(study: Study, number: int) -> list[int]:  # trials, the first generation first
     "The ancestors of a member, and itself."
     path = [number]
@@ -241,25 +242,31 @@ def replay(
         before = folder / f"{g}.safetensors", key
     return done
 
+# %% ../../nbs/studies/05_population.ipynb #4dd8c8dc
+def _epoch_of(study: Study, number: int) -> int:  # that a member ends with
+    t = study.p.tune
+    return min((number // t.members + 1) * t.every, t.epochs or study.p.train.epochs)
 
-def plot_lineage(study: Study) -> Figure:
-    "Scores of all members over the generations, with the lineage of the winner."
-    trials = {t.number: t for t in ended(study) if t.score is not None}
+
+def _winners_line(study: Study, trials: dict[int, Trial]) -> set[int]:
     last = [
         t for t in trials.values() if t.number // study.p.tune.members == generations(study.p) - 1
     ]
     sign = 1 if tried(study, last[:1])[0].score == last[0].score else -1
-    best = set(lineage(study, min(last, key=lambda t: sign * t.scores[0]).number))
+    return set(lineage(study, min(last, key=lambda t: sign * t.scores[0]).number))
+
+
+def plot_lineage(study: Study) -> Figure:
+    "Scores of all members over the generations, with the lineage of the winner."
+    trials = {t.number: t for t in ended(study) if t.score is not None}
+    best = _winners_line(study, trials)
     fig, ax = new_figure(6.5, 3)
-    epochs = {
-        n: min((n // study.p.tune.members + 1) * study.p.tune.every, study.p.train.epochs)
-        for n in trials
-    }
     for n, t in trials.items():
-        parent, mine = heritage(study, n).parent, n in best
+        parent, mine, x = heritage(study, n).parent, n in best, _epoch_of(study, n)
         if parent in trials:
             style = dict(color=BLUE, lw=2) if mine else dict(color=GREY, lw=0.7, alpha=0.6)
-            ax.plot([epochs[parent], epochs[n]], [trials[parent].score, t.score], **style)
-        ax.plot(epochs[n], t.score, "o", color=BLUE if mine else GREY, ms=5 if mine else 3)
+            ax.plot([_epoch_of(study, parent), x], [trials[parent].score, t.score], **style)
+        ax.plot(x, t.score, "o", color=BLUE if mine else GREY, ms=5 if mine else 3)
     ax.set(xlabel="epoch", ylabel=study.p.tune.metric.replace("_", " "))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig

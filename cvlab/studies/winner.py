@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'FRESH', 'space_table', 'trials_table', 'winner_of', 'expected_best', 'plot_search', 'plot_slices',
-           'importance', 'plot_importance', 'plot_contour', 'plot_parallel', 'read_finals', 'train_finals',
-           'final_metric', 'final_effect', 'optimism', 'verdict', 'compared', 'verdict_of', 'comparison']
+           'level_trials', 'importance', 'plot_importance', 'plot_contour', 'plot_parallel', 'read_finals',
+           'train_finals', 'final_metric', 'final_effect', 'optimism', 'verdict', 'compared', 'verdict_of',
+           'comparison']
 
 # %% ../../nbs/studies/07_winner.ipynb #a0f49185
 import math
@@ -27,8 +28,8 @@ from ..evaluation.compare import LOWER, effect
 from ..evaluation.metrics import read_predictions
 from ..runs.run import write_table
 from .population import lineage, replay
-from .space import in_words, listed, optuna_study, to_unit, with_values
-from .tune import Study, Trial, ended, start_of, train_in, tried
+from .space import in_words, listed, optuna_study, to_unit
+from .tune import Study, Trial, ended, start_of, train_in, trial_params, tried
 from ..tasks.infer import logits_of
 from ..tasks.tables import kept_row, lower_is_better
 
@@ -162,8 +163,18 @@ def plot_slices(study: Study) -> Figure:
         ax.set_ylabel(study.p.tune.metric.replace("_", " "))
     return fig
 
-# %% ../../nbs/studies/07_winner.ipynb #72ab05a9
+# %% ../../nbs/studies/07_winner.ipynb #224e9979
 FEWEST = 8  # trials that fANOVA needs
+
+
+def level_trials(study: Study) -> tuple[int, list[Trial]]:  # epoch (0: at their ends), trials
+    "The trials with scores that can be compared: at their ends, or at the last epoch that all of them reached."
+    trials = [t for t in ended(study) if t.state != "failed"]
+    if not trials or all(t.state == "finished" for t in trials):
+        return 0, trials
+    epoch = min(max(t.steps) for t in trials)
+    reached = [t for t in trials if epoch in t.steps]
+    return epoch, [t._replace(score=t.steps[epoch], state="finished", steps={}) for t in reached]
 
 
 def _shares(study: Study, trials: list[Trial], seed: int) -> dict[str, float]:
@@ -173,14 +184,14 @@ def _shares(study: Study, trials: list[Trial], seed: int) -> dict[str, float]:
     with np.errstate(all="ignore"):
         return get_param_importances(s, evaluator=FanovaImportanceEvaluator(n_trees=32, seed=seed))
 
-
+# %% ../../nbs/studies/07_winner.ipynb #a3a7221c
 def importance(
     study: Study, draws: int = 20, level: float = 0.9
-) -> pd.DataFrame:  # parameter, share, low, high
-    "Share of the variance that each parameter explains; empty with fewer than eight complete trials."
+) -> pd.DataFrame:  # parameter, share, low, high, epoch (0: at the end)
+    "Share of the variance that each parameter explains; empty with fewer than eight trials."
     always = {k for k, d in study.p.tune.space.items() if not d.when}
-    trials = [t for t in ended(study) if t.state == "finished"]
-    columns = ["parameter", "share", "low", "high"]
+    epoch, trials = level_trials(study)
+    columns = ["parameter", "share", "low", "high", "epoch"]
     if len(trials) < FEWEST or len({t.score for t in trials}) < 2:
         return pd.DataFrame(columns=columns)
     rng, found = np.random.default_rng(study.seed), []
@@ -188,10 +199,9 @@ def importance(
         some = [trials[j] for j in rng.integers(0, len(trials), len(trials))]
         if len({t.score for t in some}) > 1:
             found.append(_shares(study, some, i))
-    whole = _shares(study, trials, 0)
-    ends = [(1 - level) / 2, (1 + level) / 2]
+    whole, ends = _shares(study, trials, 0), [(1 - level) / 2, (1 + level) / 2]
     rows = [
-        (k, whole[k], *np.quantile([f.get(k, 0.0) for f in found], ends))
+        (k, whole[k], *np.quantile([f.get(k, 0.0) for f in found], ends), epoch)
         for k in whole
         if k in always
     ]
@@ -204,7 +214,8 @@ def plot_importance(shares: pd.DataFrame) -> Figure:  # of `importance`
     fig, ax = new_figure(5, 0.4 * len(t) + 0.8)
     ax.barh(t.parameter, t.share, color=BLUE, height=0.5)
     ax.hlines(t.parameter, t.low, t.high, color=GREY, lw=2)
-    ax.set(xlim=(0, 1), xlabel="share of the variance of the score (line: 90 % interval)")
+    when = f" after epoch {t.epoch.iloc[0]}" if t.epoch.iloc[0] else ""
+    ax.set(xlim=(0, 1), xlabel=f"share of the variance of the score{when} (line: 90 % interval)")
     ax.grid(axis="y", visible=False)
     return fig
 
@@ -272,7 +283,7 @@ def _final(study: Study, p: Params, path: list[int], seed: int, folder: Path):  
 
 
 def _train_final(study: Study, name: str, values: dict, path: list[int], seed: int, folder, note):
-    file, p = folder / f"{name}-{seed}.json", with_values(study.p, values)
+    file, p = folder / f"{name}-{seed}.json", trial_params(study.p, values)
     key = json_hash(dict(study=study.key, values=values, path=path, seed=seed))
     if file.exists() and read_json(file)["key"] == key:
         return
@@ -370,9 +381,8 @@ def verdict_of(
         return dict(**out, words=verdict(study, winner, {}, metric))
     e = final_effect(study, read_finals(study, folder), metric)
     kept = {k: e[k] for k in ("reference", "mean", "effect", "low", "high", "p", "n", "seeds")}
-    return dict(
-        **out, **kept, **optimism(study, winner, folder), words=verdict(study, winner, e, metric)
-    )
+    flattered = {} if study.p.tune.folds else optimism(study, winner, folder)  # other images
+    return dict(**out, **kept, **flattered, words=verdict(study, winner, e, metric))
 
 # %% ../../nbs/studies/07_winner.ipynb #ac54536d
 _COMPARISON = "metric", "default", "winner", "effect", "low", "high", "p", "n", "seeds"

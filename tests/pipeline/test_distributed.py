@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import TOP, environ
 
@@ -163,3 +165,21 @@ def test_what_ran_is_recorded(lab):
     notebook = json.loads((lab / "whole" / "train" / "seed-0" / "train.ipynb").read_text())
     printed = json.dumps([c.get("outputs") for c in notebook["cells"]])
     assert "rank0" not in printed and "Warning" not in printed and "Gloo" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command, table", [("crossval", "oof.csv"), ("tune", "tune/trials.csv")])
+def test_folds_and_trials_train_in_two_processes(lab, command, table):
+    "The numbers of one process, up to rounding, with dropout off and batch norm over the whole batch."
+    space = "tune.space={optim.lr: {low: 1.0e-3, high: 1.0e-2, log: true}}"
+    tuning = "tune.trials=2 tune.epochs=0 tune.method=random tune.pruner=none tune.finals=1".split()
+    extra = ["crossval.folds=2"] if command == "crossval" else [space, *tuning]
+    plain = ["model.dropout=0.0", "augment.hflip=0.0", "optim.name=sgd", *extra]
+    found = []
+    for n, more in ((1, []), (2, ["train.processes=2", "train.sync_bn=true"])):
+        out = lab / f"{command}-{n}"
+        words = [command, "--data", lab / "data", "--recipe", "params", "--out", out]
+        run(*words, *BASE, *plain, *more)
+        found.append(pd.read_csv(next(out.rglob(table))))
+    numbers = [t.select_dtypes("number").to_numpy() for t in found]
+    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4)

@@ -1,5 +1,6 @@
 "Studies as a person runs them: one command, killed, continued, shared, refused."
 
+import os
 import random
 import re
 import signal
@@ -23,7 +24,7 @@ from cvlab.studies.workers import help_out
 SPACE = "tune.space={optim.lr: {low: 1.0e-4, high: 0.3, log: true}, augment.hflip: [0.0, 0.5]}"
 SMALL = (
     "data.size=32 train.epochs=2 train.batch_size=8 train.threads=1 model.name=small_cnn model.weights=null "
-    "schedule.warmup=0.25 leakage.extent=off tune.pruner=none tune.finals=1"
+    "schedule.warmup=0.25 leakage.extent=off tune.epochs=0 tune.pruner=none tune.finals=1"
 ).split()
 
 
@@ -76,6 +77,9 @@ def test_one_command_finds_a_winner_and_goes_on(images, tmp_path):
         (["tune.space={train.unfreeze_every: [0, 1]}"], "there is nothing to unfreeze"),
         ([SPACE, "--method", "grid"], "optim.lr: a grid needs a list of choices, or a step"),
         ([SPACE, "--method", "bayes"], "tune.method"),
+        ([SPACE, "--executor", "dask"], "tune.executor"),
+        (["tune.folds=1"], "one fold leaves nothing to train on"),
+        (["tune.folds=50"], "tune.folds=50: class"),
         (["tune.members=2", "--method", "population"], "set it to 4 or more"),
         ([SPACE, "--budget", "soon"], "--budget soon: a time such as 10m or 1h"),
     ],
@@ -172,3 +176,48 @@ def test_killed_at_random_moments(images, tmp_path, method):
     finished(worker(tmp_path / "killed"))
     assert kills >= 5
     assert study_hash(again) == study_hash(alone), f"after {kills} kills"
+
+
+def by_executor(name):
+    """The program that runs a study of this folder by an executor and says what it did."""
+    cluster = ', "local"' if name == "slurm" else ""  # submitit's processes on this machine
+    run = "from cvlab.studies import workers as w; study = w.joined(sys.argv[1]); w.open_study(study); "
+    return f"import sys; from pathlib import Path; {run}w._by_{name}(study, Path(sys.argv[1]), lambda: None{cluster})"
+
+
+def worker_of(folder, number, run):
+    """The process that holds a trial, once it has stored the state of an epoch."""
+    until = time.monotonic() + 120
+    while not (folder / f"{number:04}" / "last.safetensors").exists():
+        assert run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < until, "no trial began"
+        time.sleep(0.02)
+    return int((folder / f"{number:04}" / ".lock").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_an_executor_retries_what_was_killed(images, tmp_path, name):
+    "Two processes, one of them killed: each trial once, and the bytes of a study that was left alone."
+    pytest.importorskip(dict(ray="ray", slurm="submitit")[name])
+    how = ["tune.method=random", "tune.trials=5", "train.epochs=30", "tune.workers=2"]
+    alone = begun(tmp_path / "alone", images, *how)
+    finished(worker(tmp_path / "alone"))
+    study = begun(tmp_path / name, images, *how, f"tune.executor={name}")
+    command = [sys.executable, "-c", by_executor(name), str(tmp_path / name)]
+    run = subprocess.Popen(
+        command,
+        cwd=TOP,
+        env=environ(TOP),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    victim = worker_of(study.folder, 0, run)
+    assert victim != run.pid  # the head starts, it does not train
+    os.kill(victim, signal.SIGKILL)
+    said = run.communicate(timeout=600)[0]
+    assert run.returncode == 0, said
+    assert [t.number for t in ended(study)] == [*range(5)]
+    assert study_hash(study) == study_hash(alone)
+    assert "Traceback" not in said and said.count("\n") <= (2 if name == "ray" else 0), said
