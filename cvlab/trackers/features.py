@@ -55,7 +55,7 @@ def seen_live(name: str, address: str, seconds: float = 5.0) -> str:
         while (waited := time.perf_counter() - started) < seconds:
             try:
                 if len(tracker_class(name).read(address, "live").rows):
-                    return f"a row of an open run was read after {waited + 0.05:.1f} s"
+                    return f"a row of an open run was read after {1000 * waited + 50:.0f} ms"
             except Exception:
                 pass  # nothing is written yet
             time.sleep(0.1)
@@ -72,7 +72,7 @@ def queried(address: str) -> str:
     name, value = next((k, v) for r in runs for k, v in sorted(r.data.metrics.items()))
     asked = f"metrics.`{name}` <= {value} and tags.`cvlab.run` != ''"
     found = client.search_runs([experiment], asked)
-    return f"{len(found)} of {len(runs)} runs found by a metric and a tag, in SQL-like words"
+    return f"{len(found)} runs found among {len(runs)} by a metric and a tag, in SQL-like words"
 
 
 def side_by_side(address: str) -> str:
@@ -126,13 +126,13 @@ def written_by_two(name: str, address: str, n: int = 50) -> str:
 def _kept(agreement: pd.DataFrame, name: str) -> str:
     r = agreement.set_index("tracker").loc[name]
     return (
-        f"no account, no server: {r['values exact']} of {r['values']} values and "
-        f"{r['files exact']} of {r['files']} files read back"
+        f"no account, no server: {r['values']} values and {r['files']} files told, "
+        f"{r['values exact']} and {r['files exact']} read back"
     )
 
 
 def _set_up(costs: pd.DataFrame, install: pd.DataFrame, name: str) -> str:
-    first = f"first run {costs.set_index('tracker').open_new_s[name]:.1f} s"
+    first = f"first run {1000 * costs.set_index('tracker').open_new_s[name]:.0f} ms"
     got = install.set_index("tracker").loc[name] if name in [*install.tracker] else None
     if got is None or got.install_s != got.install_s:
         return f"installation not measured: no network; {first}"
