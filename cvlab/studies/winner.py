@@ -248,18 +248,18 @@ def plot_contour(
 
 # %% ../../nbs/studies/07_winner.ipynb #a7371705
 def plot_parallel(study: Study, best: int = 5) -> Figure:
-    "A line for each complete trial through its values."
-    space = study.p.tune.space
-    trials = sorted(
-        (t for t in ended(study) if t.state == "finished"),
-        key=lambda t: -_goodness(study) * _kept(t),
-    )
+    "A line for each trial through its values, the best of the complete ones in colour."
+    space, past = study.p.tune.space, ended(study)
+    complete = [t for t in past if t.state == "finished"]
+    trials = sorted(complete, key=lambda t: -_goodness(study) * _kept(t))
+    coloured = min(best, len(trials))
+    trials += [t for t in past if t.state == "pruned"]
     fig, ax = new_figure(max(5, 1.6 * len(space)), 3)
     for rank, t in reversed([*enumerate(trials)]):
         y = [to_unit(d, t.values[k]) if k in t.values else math.nan for k, d in space.items()]
         style = (
             dict(color=BLUE, alpha=1 - 0.15 * rank, lw=2)
-            if rank < best
+            if rank < coloured
             else dict(color=GREY, alpha=0.35, lw=0.8)
         )
         ax.plot(range(len(space)), y, "-o", ms=3, **style)
@@ -269,8 +269,10 @@ def plot_parallel(study: Study, best: int = 5) -> Figure:
             ax.text(x + 0.04, to_unit(d, v), in_words({"": v})[1:], fontsize=7, va="center")
     ax.set(xticks=range(len(space)), yticks=[], ylim=(-0.05, 1.05), xlim=(-0.2, len(space) - 0.6))
     ax.set_xticklabels(list(space), fontsize=8)
+    stopped = len(trials) - len(complete)
     ax.set_title(
-        f"the best {min(best, len(trials))} of {len(trials)} complete trials in colour", fontsize=9
+        f"{len(trials)} trials{f', {stopped} of them stopped early' * bool(stopped)}; the best in colour",
+        fontsize=9,
     )
     return fig
 
