@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 
 # the files that take longest, longest first: with two workers (.ci/test), none of them is begun last
 LONGEST = """pipeline/test_verify pipeline/test_tune pipeline/test_parameters site/test_site cli/test_mistakes
-pipeline/test_pipeline pipeline/test_presets cli/test_api cli/test_cli deploy/test_predictor""".split()
+trackers/test_trackers pipeline/test_pipeline pipeline/test_presets cli/test_api cli/test_cli deploy/test_predictor""".split()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -143,6 +143,7 @@ def test_every_import_belongs_to_an_installation():
     others |= {"onnx", "onnxruntime"}  # extra export
     others |= {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}  # serve
     others |= {"mlflow", "wandb", "tensorboard", "dvclive", "comet_ml"}  # trackers
+    others |= {"ray", "submitit"}  # executors of a study
     unclear = {
         m
         for m in imported - set(sys.stdlib_module_names) - {"cvlab"} - others - LAB

@@ -122,12 +122,16 @@ ELSEWHERE = {
         [f"detect.{k}" for k in ("body", "strides", "width", "mosaic", "plain_epochs")], "below"
     ),
     **dict.fromkeys(
-        [f"tune.{k}" for k in ("pruner", "trials", "seeds", "epochs", "metric", "minutes")],
+        [
+            f"tune.{k}"
+            for k in ("pruner", "trials", "seeds", "folds", "epochs", "metric", "minutes")
+        ],
         "nbs/studies/04_tune.ipynb",
     ),
     **dict.fromkeys(["tune.method", "tune.space"], "nbs/studies/03_space.ipynb"),
     **dict.fromkeys(["tune.members", "tune.every"], "nbs/studies/05_population.ipynb"),
     "tune.workers": "nbs/studies/06_workers.ipynb",
+    "tune.executor": "tests/pipeline/test_tune.py, each executor at night",
     "tune.finals": "nbs/studies/07_winner.ipynb",
     "train.cache_features": "the same training, faster: below, and nbs/training/04_frozen_cache",
     "augment.albumentations": "below, where the extra is installed",
