@@ -42,7 +42,11 @@ def lab(tmp_path, monkeypatch):
     "A lab whose stores are below the folder `store`; couriers that a test starts work in it, too."
     folder = make_lab(tmp_path / "lab")
     where = "".join(f"{n} = {a}\n" for n, a in addresses(tmp_path / STORE).items())
-    (folder / "settings.ini").write_text(f"[trackers]\nuse =\n{where}")
+    settings = (folder / "settings.ini").read_text()
+    assert settings.count("[trackers]") == 1
+    before, _, after = settings.partition("[trackers]")
+    rest = after[after.index("\n[") :] if "\n[" in after else ""
+    (folder / "settings.ini").write_text(f"{before}[trackers]\nuse =\n{where}{rest}")
     (tmp_path / STORE).mkdir()
     monkeypatch.setattr("cvlab.trackers.courier.repo_root", lambda: folder)
     monkeypatch.setenv("PYTHONPATH", str(TOP))
