@@ -128,7 +128,7 @@ def measure_set(
     return table[table.what.isin(names)]
 
 # %% ../../nbs/bench/02_stages.ipynb #12887fd9
-SLOW = 480  # seconds
+SLOW = 1800  # seconds
 
 
 def _too_slow(rows: pd.DataFrame, n: int) -> list[str]:  # rows: of one set

@@ -111,7 +111,7 @@ def check_line(name: str, c: dict[str, int]) -> str:  # c: from `compared`
     ]
     return f"{name} read back: {', '.join(parts)}"
 
-# %% ../../nbs/trackers/08_agreement.ipynb #8f469c8f
+# %% ../../nbs/trackers/08_agreement.ipynb #50fb4e96
 def hard_cases(
     many: int = 100_000,
 ) -> dict[str, list[tuple[str, int, float]]]:  # case -> (name, step, value)
@@ -131,7 +131,7 @@ def hard_cases(
         f"{many:,} rows": [("loss", i, 1 / (i + 1)) for i in range(many)],
     }
 
-
+# %% ../../nbs/trackers/08_agreement.ipynb #31ed595a
 def tell(
     tracker: type[Tracker], address: str, rows: list[tuple[str, int, float]], run: str
 ) -> float:  # seconds
@@ -156,7 +156,8 @@ def try_case(
         seconds = tell(tracker, address, rows, run)
         got = tracker.read(address, run)
     except Exception as e:
-        return dict(refused=f"{type(e).__name__}: {str(e).splitlines()[0][:80]}")
+        said = (str(e).splitlines() or [""])[0]
+        return dict(refused=f"{type(e).__name__}: {said[:80]}")
     return dict(seconds=seconds, **compared(Logged(rows=as_rows(rows)), got))
 
 
@@ -167,7 +168,7 @@ def in_words(c: dict) -> str:  # c: from `try_case`
     odd = [k for k in ("rounded", "changed", "missing", "extra") if c[f"values {k}"]]
     return "exact" if not odd else ", ".join(f"{c[f'values {k}']} {k}" for k in odd)
 
-# %% ../../nbs/trackers/08_agreement.ipynb #d167ecf4
+# %% ../../nbs/trackers/08_agreement.ipynb #5940b8de
 _TELLS = """
 import sys, time
 from cvlab.trackers.courier import tracker_class
@@ -212,7 +213,7 @@ def _until_killed(code: str, words: list[str], after: int) -> int:  # rows that 
     p.wait()
     return (rest[-1] if rest else int(line)) + 1
 
-
+# %% ../../nbs/trackers/08_agreement.ipynb #008b70b0
 def kill_told(
     name: str, address: str, after: int = 200
 ) -> tuple[int, int]:  # rows logged, rows kept

@@ -12,10 +12,12 @@ import os
 import zipfile
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.io import LabError
 from .base import IN_WORDS, Logged, Names, Tracker, as_rows, full_name
 
-# %% ../../nbs/trackers/05_comet.ipynb #4e8b3a8b
+# %% ../../nbs/trackers/05_comet.ipynb #1a07742a
 _OFF = (
     "log_code log_graph auto_param_logging auto_metric_logging auto_output_logging log_git_metadata log_git_patch "
     "log_env_details log_env_gpu log_env_cpu log_env_network log_env_disk log_env_host parse_args"
@@ -52,32 +54,41 @@ class CometTracker(Tracker):
         self.run.log_others({f"cvlab.{k}": v for k, v in start["tags"].items()})
         self.params(start["params"])
 
-    def params(self, values: dict):
-        self.run.log_parameters({k: json.dumps(v) for k, v in values.items()})
+# %% ../../nbs/trackers/05_comet.ipynb #b8a0134b
+@patch
+def params(self: CometTracker, values: dict):
+    self.run.log_parameters({k: json.dumps(v) for k, v in values.items()})
 
-    def log(self, rows: list[dict]):
-        for r in rows:
-            for k, v in r["values"].items():
-                self.run.log_metric(self.names(full_name(r["axis"], k)), v, step=r["step"])
 
-    def add(self, name: str, path: Path):
-        self.run.log_asset(str(path), name)
+@patch
+def log(self: CometTracker, rows: list[dict]):
+    for r in rows:
+        for k, v in r["values"].items():
+            self.run.log_metric(self.names(full_name(r["axis"], k)), v, step=r["step"])
 
-    def close(self, status: str):
-        self.run.log_other("cvlab.status", status)
-        names = json.dumps(self.names.changed)
-        for i in range(0, len(names), 300):  # long values are cut
-            self.run.log_other(f"cvlab.names.{i:08}", names[i : i + 300])
-        self.run.end()
 
-    @classmethod
-    def read(cls, address: str, run: str) -> Logged:
-        file = Path(address) / f"{_key(run)}.zip"
-        if not file.exists():
-            raise LabError(f"{address}: no run {run}")
-        with zipfile.ZipFile(file) as z:
-            messages = [json.loads(line) for line in z.read("messages.json").splitlines() if line]
-            return _logged(messages, z)
+@patch
+def add(self: CometTracker, name: str, path: Path):
+    self.run.log_asset(str(path), name)
+
+
+@patch
+def close(self: CometTracker, status: str):
+    self.run.log_other("cvlab.status", status)
+    names = json.dumps(self.names.changed)
+    for i in range(0, len(names), 300):  # long values are cut
+        self.run.log_other(f"cvlab.names.{i:08}", names[i : i + 300])
+    self.run.end()
+
+# %% ../../nbs/trackers/05_comet.ipynb #71104b9e
+@patch(cls_method=True)
+def read(cls: CometTracker, address: str, run: str) -> Logged:
+    file = Path(address) / f"{_key(run)}.zip"
+    if not file.exists():
+        raise LabError(f"{address}: no run {run}")
+    with zipfile.ZipFile(file) as z:
+        messages = [json.loads(line) for line in z.read("messages.json").splitlines() if line]
+        return _logged(messages, z)
 
 
 def _logged(messages: list[dict], z: zipfile.ZipFile) -> Logged:

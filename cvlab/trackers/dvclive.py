@@ -12,10 +12,12 @@ import os
 import shutil
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.io import LabError, file_hash, write_json
 from .base import Logged, Names, Tracker, as_rows, full_name
 
-# %% ../../nbs/trackers/04_dvclive.ipynb #1370614b
+# %% ../../nbs/trackers/04_dvclive.ipynb #31001e91
 OURS = "cvlab.json"
 
 
@@ -37,52 +39,63 @@ class DVCLiveTracker(Tracker):
         self.ours = dict(tags=start["tags"], params={}, names={}, status="running")
         self.params(start["params"])
 
-    def params(self, values: dict):
-        self.ours["params"] |= values
-        self.live.log_params(values)
-        self._note()
 
-    def _note(self):
-        write_json(self.folder / OURS, self.ours | dict(names=self.names.changed))
+@patch
+def params(self: DVCLiveTracker, values: dict):
+    self.ours["params"] |= values
+    self.live.log_params(values)
+    self._note()
 
-    def log(self, rows: list[dict]):
-        for r in rows:
-            self.live.step = r["step"]
-            for k, v in r["values"].items():
-                self.live.log_metric(self.names(full_name(r["axis"], k)), v)
-            self.live.make_summary()
-        self._note()
 
-    def add(self, name: str, path: Path):
-        to = Path(self.live.artifacts_dir) / name
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, to)
+@patch
+def _note(self: DVCLiveTracker):
+    write_json(self.folder / OURS, self.ours | dict(names=self.names.changed))
 
-    def close(self, status: str):
-        self.ours["status"] = status
-        self._note()
-        self.live.end()
+# %% ../../nbs/trackers/04_dvclive.ipynb #1bb0dbcb
+@patch
+def log(self: DVCLiveTracker, rows: list[dict]):
+    for r in rows:
+        self.live.step = r["step"]
+        for k, v in r["values"].items():
+            self.live.log_metric(self.names(full_name(r["axis"], k)), v)
+        self.live.make_summary()
+    self._note()
 
-    @classmethod
-    def read(cls, address: str, run: str) -> Logged:
-        folder = Path(address) / run
-        if not (folder / OURS).exists():
-            raise LabError(f"{address}: no run {run}")
-        ours, values = json.loads((folder / OURS).read_text()), []
-        metrics, files = folder / "plots" / "metrics", folder / "artifacts"
-        for f in sorted(metrics.rglob("*.tsv")):
-            name = f.relative_to(metrics).with_suffix("").as_posix()
-            with open(f, newline="", encoding="utf-8") as text:
-                _, *rows = csv.reader(text, delimiter="\t")
-            values += [(ours["names"].get(name, name), int(s), float(v)) for s, v in rows]
-        return Logged(
-            ours["params"],
-            ours["tags"],
-            as_rows(values),
-            {
-                f.relative_to(files).as_posix(): file_hash(f)
-                for f in sorted(files.rglob("*"))
-                if f.is_file()
-            },
-            ours["status"],
-        )
+
+@patch
+def add(self: DVCLiveTracker, name: str, path: Path):
+    to = Path(self.live.artifacts_dir) / name
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, to)
+
+
+@patch
+def close(self: DVCLiveTracker, status: str):
+    self.ours["status"] = status
+    self._note()
+    self.live.end()
+
+# %% ../../nbs/trackers/04_dvclive.ipynb #8f5192ed
+@patch(cls_method=True)
+def read(cls: DVCLiveTracker, address: str, run: str) -> Logged:
+    folder = Path(address) / run
+    if not (folder / OURS).exists():
+        raise LabError(f"{address}: no run {run}")
+    ours, values = json.loads((folder / OURS).read_text()), []
+    metrics, files = folder / "plots" / "metrics", folder / "artifacts"
+    for f in sorted(metrics.rglob("*.tsv")):
+        name = f.relative_to(metrics).with_suffix("").as_posix()
+        with open(f, newline="", encoding="utf-8") as text:
+            _, *rows = csv.reader(text, delimiter="\t")
+        values += [(ours["names"].get(name, name), int(s), float(v)) for s, v in rows]
+    return Logged(
+        ours["params"],
+        ours["tags"],
+        as_rows(values),
+        {
+            f.relative_to(files).as_posix(): file_hash(f)
+            for f in sorted(files.rglob("*"))
+            if f.is_file()
+        },
+        ours["status"],
+    )

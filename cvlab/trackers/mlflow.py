@@ -14,10 +14,12 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.io import LabError, file_hash
 from .base import Logged, Names, Tracker, as_rows, full_name
 
-# %% ../../nbs/trackers/01_mlflow.ipynb #b844d3b7
+# %% ../../nbs/trackers/01_mlflow.ipynb #5f939f00
 EXPERIMENT = "cvlab"
 _LIMITS = dict(metrics=900, params=90)  # of one request
 _STATUS = dict(finished="FINISHED", failed="FAILED", killed="KILLED")
@@ -53,7 +55,7 @@ def _alone(address: str):
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-
+# %% ../../nbs/trackers/01_mlflow.ipynb #cbbac6fa
 def _experiment(client, address: str) -> str:
     "The id of the lab's experiment, which is created if needed."
     with _alone(address):
@@ -81,7 +83,7 @@ def find_run(client, run: str):  # -> mlflow's Run, or None
     )
     return found[0] if found else None
 
-# %% ../../nbs/trackers/01_mlflow.ipynb #85c13219
+# %% ../../nbs/trackers/01_mlflow.ipynb #c3a0e728
 class MLflowTracker(Tracker):
     "A run of MLflow."
 
@@ -100,82 +102,97 @@ class MLflowTracker(Tracker):
         if found:
             self.client.update_run(self.id, status="RUNNING")
 
-    def _create(self, experiment: str, start: dict) -> str:
-        tags = {f"cvlab.{k}": str(v) for k, v in start["tags"].items()}
-        run = self.client.create_run(
-            experiment,
-            int(1000 * start["time"]),
-            {**tags, "cvlab.run": start["run"]},
-            start["name"],
-        )
-        self.id = run.info.run_id
-        self.params(start["params"])
-        return self.id
+# %% ../../nbs/trackers/01_mlflow.ipynb #3bf628f4
+@patch
+def _create(self: MLflowTracker, experiment: str, start: dict) -> str:
+    tags = {f"cvlab.{k}": str(v) for k, v in start["tags"].items()}
+    run = self.client.create_run(
+        experiment,
+        int(1000 * start["time"]),
+        {**tags, "cvlab.run": start["run"]},
+        start["name"],
+    )
+    self.id = run.info.run_id
+    self.params(start["params"])
+    return self.id
 
-    def _logged(self) -> set:
-        names = self.client.get_run(self.id).data.metrics
-        return {(n, m.step) for n in names for m in self.client.get_metric_history(self.id, n)}
 
-    def params(self, values: dict):
-        from mlflow.entities import Param
+@patch
+def _logged(self: MLflowTracker) -> set:
+    names = self.client.get_run(self.id).data.metrics
+    return {(n, m.step) for n in names for m in self.client.get_metric_history(self.id, n)}
 
-        had = self.client.get_run(self.id).data.params
-        new = [(self.names(k), json.dumps(v)) for k, v in values.items()]
-        new = [Param(k, v[:6000]) for k, v in new if k not in had]
-        for i in range(0, len(new), _LIMITS["params"]):
-            self.client.log_batch(self.id, params=new[i : i + _LIMITS["params"]])
-        self._keep_names()
 
-    def log(self, rows: list[dict]):
-        from mlflow.entities import Metric
+@patch
+def params(self: MLflowTracker, values: dict):
+    from mlflow.entities import Param
 
-        new = [
-            Metric(self.names(full_name(r["axis"], k)), float(v), int(1000 * r["time"]), r["step"])
-            for r in rows
-            for k, v in r["values"].items()
-        ]
-        new = [m for m in new if (m.key, m.step) not in self.known]
-        for i in range(0, len(new), _LIMITS["metrics"]):
-            self.client.log_batch(self.id, metrics=new[i : i + _LIMITS["metrics"]])
-        self._keep_names()
+    had = self.client.get_run(self.id).data.params
+    new = [(self.names(k), json.dumps(v)) for k, v in values.items()]
+    new = [Param(k, v[:6000]) for k, v in new if k not in had]
+    for i in range(0, len(new), _LIMITS["params"]):
+        self.client.log_batch(self.id, params=new[i : i + _LIMITS["params"]])
+    self._keep_names()
 
-    def _keep_names(self):
-        if self.names.changed:
-            self.client.set_tag(self.id, "cvlab.names", json.dumps(self.names.changed))
 
-    def add(self, name: str, path: Path):
-        folder, _, file = name.rpartition("/")
-        if path.name == file:
-            self.client.log_artifact(self.id, str(path), folder or None)
-            return
-        with tempfile.TemporaryDirectory() as tmp:  # another name than on disk
-            (Path(tmp) / file).symlink_to(path.resolve())
-            self.client.log_artifact(self.id, str(Path(tmp) / file), folder or None)
+@patch
+def log(self: MLflowTracker, rows: list[dict]):
+    from mlflow.entities import Metric
 
-    def close(self, status: str):
-        self.client.set_terminated(self.id, _STATUS[status])
+    new = [
+        Metric(self.names(full_name(r["axis"], k)), float(v), int(1000 * r["time"]), r["step"])
+        for r in rows
+        for k, v in r["values"].items()
+    ]
+    new = [m for m in new if (m.key, m.step) not in self.known]
+    for i in range(0, len(new), _LIMITS["metrics"]):
+        self.client.log_batch(self.id, metrics=new[i : i + _LIMITS["metrics"]])
+    self._keep_names()
 
-    @classmethod
-    def read(cls, address: str, run: str) -> Logged:
-        client = mlflow_client(address)
-        if not (found := find_run(client, run)):
-            raise LabError(f"{address}: no run {run}")
-        tags = {k[6:]: v for k, v in found.data.tags.items() if k.startswith("cvlab.")}
-        renamed = json.loads(tags.pop("names", "{}"))
-        values = [
-            (renamed.get(n, n), m.step, m.value)
-            for n in found.data.metrics
-            for m in client.get_metric_history(found.info.run_id, n)
-        ]
-        params = {renamed.get(k, k): _value(v) for k, v in found.data.params.items()}
-        tags.pop("run")
-        return Logged(
-            params,
-            tags,
-            as_rows(values),
-            _files(client, found.info.run_id),
-            found.info.status.lower(),
-        )
+
+@patch
+def _keep_names(self: MLflowTracker):
+    if self.names.changed:
+        self.client.set_tag(self.id, "cvlab.names", json.dumps(self.names.changed))
+
+# %% ../../nbs/trackers/01_mlflow.ipynb #6fb4c8ff
+@patch
+def add(self: MLflowTracker, name: str, path: Path):
+    folder, _, file = name.rpartition("/")
+    if path.name == file:
+        self.client.log_artifact(self.id, str(path), folder or None)
+        return
+    with tempfile.TemporaryDirectory() as tmp:  # another name than on disk
+        (Path(tmp) / file).symlink_to(path.resolve())
+        self.client.log_artifact(self.id, str(Path(tmp) / file), folder or None)
+
+
+@patch
+def close(self: MLflowTracker, status: str):
+    self.client.set_terminated(self.id, _STATUS[status])
+
+# %% ../../nbs/trackers/01_mlflow.ipynb #ecfe7a35
+@patch(cls_method=True)
+def read(cls: MLflowTracker, address: str, run: str) -> Logged:
+    client = mlflow_client(address)
+    if not (found := find_run(client, run)):
+        raise LabError(f"{address}: no run {run}")
+    tags = {k[6:]: v for k, v in found.data.tags.items() if k.startswith("cvlab.")}
+    renamed = json.loads(tags.pop("names", "{}"))
+    values = [
+        (renamed.get(n, n), m.step, m.value)
+        for n in found.data.metrics
+        for m in client.get_metric_history(found.info.run_id, n)
+    ]
+    params = {renamed.get(k, k): _value(v) for k, v in found.data.params.items()}
+    tags.pop("run")
+    return Logged(
+        params,
+        tags,
+        as_rows(values),
+        _files(client, found.info.run_id),
+        found.info.status.lower(),
+    )
 
 
 def _value(text: str):

@@ -14,13 +14,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 
 from ..core.boundary import open_image, read_tensors
 from ..core.io import LabError
 from .base import Logged, Tracker, as_rows, full_name
 
-# %% ../../nbs/trackers/03_tensorboard.ipynb #a30fce97
+# %% ../../nbs/trackers/03_tensorboard.ipynb #80117140
 class TensorBoardTracker(Tracker):
     "A run of TensorBoard."
 
@@ -37,80 +38,95 @@ class TensorBoardTracker(Tracker):
         self.given = {}
         self.params(start["params"])
 
-    def _text(self, name: str, values: dict):
-        lines = [f"    {json.dumps([k, v])}" for k, v in values.items()]  # a code block in Markdown
-        self.out.add_text(name, "\n".join(lines))
 
-    def params(self, values: dict):
-        self.given |= values
-        self._text("parameters", self.given)
+@patch
+def _text(self: TensorBoardTracker, name: str, values: dict):
+    lines = [f"    {json.dumps([k, v])}" for k, v in values.items()]  # a code block in Markdown
+    self.out.add_text(name, "\n".join(lines))
 
-    def log(self, rows: list[dict]):
-        for r in rows:
-            for k, v in r["values"].items():
-                self.out.add_scalar(
-                    full_name(r["axis"], k),
-                    v,
-                    r["step"],
-                    r["time"],
-                    new_style=True,
-                    double_precision=True,
-                )
-        self.out.flush()
 
-    def add(self, name: str, path: Path):
-        if path.suffix == ".png":
-            with open_image(path) as im:
-                self.out.add_image(name, np.asarray(im.convert("RGB")), dataformats="HWC")
-        elif path.name == "predictions.csv":
-            self._predictions(name, path)
-        elif path.name == "features.csv":
-            self._embedding(name, path)
-        elif path.suffix == ".safetensors":
-            for k, t in read_tensors(path).items():
-                if t.is_floating_point() and t.numel() > 1:
-                    self.out.add_histogram(f"{name}/{k}", t.float().numpy())
+@patch
+def params(self: TensorBoardTracker, values: dict):
+    self.given |= values
+    self._text("parameters", self.given)
 
-    def _predictions(self, name: str, path: Path):
-        with open(path, newline="", encoding="utf-8") as f:
-            rows = [r for r in csv.DictReader(f) if r.get("subset", "test") == "test"]
-        keys = [k for k in rows[0] if k.startswith("logit_")] if rows else []
-        if not keys:
-            return  # a regression
-        logits = np.array([[float(r[k]) for k in keys] for r in rows])
-        p = np.exp(logits - logits.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        for i, k in enumerate(keys):
-            truth = np.array([r["label"] == k[6:] for r in rows])
-            self.out.add_pr_curve(f"{name}/{k[6:]}", truth, p[:, i])
 
-    def _embedding(self, name: str, path: Path):
-        with open(path, newline="", encoding="utf-8") as f:
-            rows = [*csv.DictReader(f)]
-        points = [[float(v) for k, v in r.items() if k.startswith("feature_")] for r in rows]
-        self.out.add_embedding(np.array(points), [r["label"] for r in rows], tag=Path(name).stem)
+@patch
+def log(self: TensorBoardTracker, rows: list[dict]):
+    for r in rows:
+        for k, v in r["values"].items():
+            self.out.add_scalar(
+                full_name(r["axis"], k),
+                v,
+                r["step"],
+                r["time"],
+                new_style=True,
+                double_precision=True,
+            )
+    self.out.flush()
 
-    def close(self, status: str):
-        self.out.add_text("status", status)
-        self.out.close()
+# %% ../../nbs/trackers/03_tensorboard.ipynb #2b0ad5ed
+@patch
+def add(self: TensorBoardTracker, name: str, path: Path):
+    if path.suffix == ".png":
+        with open_image(path) as im:
+            self.out.add_image(name, np.asarray(im.convert("RGB")), dataformats="HWC")
+    elif path.name == "predictions.csv":
+        self._predictions(name, path)
+    elif path.name == "features.csv":
+        self._embedding(name, path)
+    elif path.suffix == ".safetensors":
+        for k, t in read_tensors(path).items():
+            if t.is_floating_point() and t.numel() > 1:
+                self.out.add_histogram(f"{name}/{k}", t.float().numpy())
 
-    @classmethod
-    def read(cls, address: str, run: str) -> Logged:
-        if not (files := sorted((Path(address) / run).glob("events.*"))):
-            raise LabError(f"{address}: no run {run}")
-        out, values = Logged(), []
-        for step, tag, plugin, value in (v for f in files for v in _summaries(f)):
-            if plugin == "scalars":
-                values.append((tag, step, float(value)))
-            elif plugin == "images":
-                out.files[tag] = pixels_sha256(Image.open(io.BytesIO(value[2])))
-            elif tag == "status/text_summary":
-                out.status = value[0].decode()
-            elif tag in ("parameters/text_summary", "tags/text_summary"):
-                lines = [json.loads(line) for line in value[0].decode().splitlines() if line]
-                setattr(out, "params" if tag[0] == "p" else "tags", dict(lines))
-        out.rows = as_rows(values)
-        return out
+
+@patch
+def _predictions(self: TensorBoardTracker, name: str, path: Path):
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r.get("subset", "test") == "test"]
+    keys = [k for k in rows[0] if k.startswith("logit_")] if rows else []
+    if not keys:
+        return  # a regression
+    logits = np.array([[float(r[k]) for k in keys] for r in rows])
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    for i, k in enumerate(keys):
+        truth = np.array([r["label"] == k[6:] for r in rows])
+        self.out.add_pr_curve(f"{name}/{k[6:]}", truth, p[:, i])
+
+
+@patch
+def _embedding(self: TensorBoardTracker, name: str, path: Path):
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = [*csv.DictReader(f)]
+    points = [[float(v) for k, v in r.items() if k.startswith("feature_")] for r in rows]
+    self.out.add_embedding(np.array(points), [r["label"] for r in rows], tag=Path(name).stem)
+
+
+@patch
+def close(self: TensorBoardTracker, status: str):
+    self.out.add_text("status", status)
+    self.out.close()
+
+# %% ../../nbs/trackers/03_tensorboard.ipynb #f41dd1e6
+@patch(cls_method=True)
+def read(cls: TensorBoardTracker, address: str, run: str) -> Logged:
+    if not (files := sorted((Path(address) / run).glob("events.*"))):
+        raise LabError(f"{address}: no run {run}")
+    out, values = Logged(), []
+    for step, tag, plugin, value in (v for f in files for v in _summaries(f)):
+        if plugin == "scalars":
+            values.append((tag, step, float(value)))
+        elif plugin == "images":
+            out.files[tag] = pixels_sha256(Image.open(io.BytesIO(value[2])))
+        elif tag == "status/text_summary":
+            out.status = value[0].decode()
+        elif tag in ("parameters/text_summary", "tags/text_summary"):
+            lines = [json.loads(line) for line in value[0].decode().splitlines() if line]
+            setattr(out, "params" if tag[0] == "p" else "tags", dict(lines))
+    out.rows = as_rows(values)
+    return out
 
 
 def _summaries(file: Path):  # yields (step, tag, plugin, value)

@@ -15,10 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.io import LabError, file_hash
 from .base import IN_WORDS, Logged, Tracker, as_rows, full_name
 
-# %% ../../nbs/trackers/02_wandb.ipynb #b9a3a57c
+# %% ../../nbs/trackers/02_wandb.ipynb #5f718231
 PROJECT = "cvlab"
 
 
@@ -42,7 +44,7 @@ def _nested(flat: dict) -> dict:
         (out.setdefault(section, {}) if section else out)[name] = value
     return out
 
-
+# %% ../../nbs/trackers/02_wandb.ipynb #4a7cc36c
 class WandbTracker(Tracker):
     "A run of Weights & Biases."
 
@@ -78,40 +80,51 @@ class WandbTracker(Tracker):
     def whole(address: str) -> bool:
         return not _is_server(address)
 
-    def _prepare(self, folder: Path, run: str, fresh: bool):
-        "Create the folder, which also gets the client's caches; remove an interrupted transfer."
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in _folders(str(folder), run) if fresh else ():
-            shutil.rmtree(old)
-        places = dict(DATA="data", CACHE="cache", CONFIG="config")
-        os.environ.update({f"WANDB_{k}_DIR": str(folder / v) for k, v in places.items()})
 
-    def log(self, rows: list[dict]):
-        for r in rows:
-            values = {full_name(r["axis"], k): v for k, v in r["values"].items()}
-            self.run.log({r["axis"]: r["step"], **values})
+@patch
+def _prepare(self: WandbTracker, folder: Path, run: str, fresh: bool):
+    "Create the folder, which also gets the client's caches; remove an interrupted transfer."
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in _folders(str(folder), run) if fresh else ():
+        shutil.rmtree(old)
+    places = dict(DATA="data", CACHE="cache", CONFIG="config")
+    os.environ.update({f"WANDB_{k}_DIR": str(folder / v) for k, v in places.items()})
 
-    def params(self, values: dict):
-        self.run.config.update(_nested(values))
+# %% ../../nbs/trackers/02_wandb.ipynb #22ccd9a1
+@patch
+def log(self: WandbTracker, rows: list[dict]):
+    for r in rows:
+        values = {full_name(r["axis"], k): v for k, v in r["values"].items()}
+        self.run.log({r["axis"]: r["step"], **values})
 
-    def add(self, name: str, path: Path):
-        label = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-        artifact = self.wandb.Artifact(f"{self.run.id}-{label}"[-120:], type="file")
-        artifact.add_file(str(path), name)
-        self.run.log_artifact(artifact)
-        if path.suffix == ".png":
-            self.run.log({f"figures/{name}": self.wandb.Image(str(path))})
 
-    def close(self, status: str):
-        self.run.finish(exit_code=dict(finished=0, failed=1, killed=137)[status])
+@patch
+def params(self: WandbTracker, values: dict):
+    self.run.config.update(_nested(values))
 
-    @classmethod
-    def read(cls, address: str, run: str) -> Logged:
-        if _is_server(address):
-            raise LabError(f"{address}: only runs in a folder can be read back without an account")
-        if not (found := _folders(address, run)):
-            raise LabError(f"{address}: no run {run}")
-        return _logged([r for folder in found for r in _records(folder)])
+
+@patch
+def add(self: WandbTracker, name: str, path: Path):
+    label = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    artifact = self.wandb.Artifact(f"{self.run.id}-{label}"[-120:], type="file")
+    artifact.add_file(str(path), name)
+    self.run.log_artifact(artifact)
+    if path.suffix == ".png":
+        self.run.log({f"figures/{name}": self.wandb.Image(str(path))})
+
+
+@patch
+def close(self: WandbTracker, status: str):
+    self.run.finish(exit_code=dict(finished=0, failed=1, killed=137)[status])
+
+# %% ../../nbs/trackers/02_wandb.ipynb #2814c716
+@patch(cls_method=True)
+def read(cls: WandbTracker, address: str, run: str) -> Logged:
+    if _is_server(address):
+        raise LabError(f"{address}: only runs in a folder can be read back without an account")
+    if not (found := _folders(address, run)):
+        raise LabError(f"{address}: no run {run}")
+    return _logged([r for folder in found for r in _records(folder)])
 
 # %% ../../nbs/trackers/02_wandb.ipynb #82d4d0ad
 def _folders(address: str, run: str) -> list[Path]:

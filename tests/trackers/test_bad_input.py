@@ -111,7 +111,7 @@ def arrives(lab, journal, name):
     assert unsent(journal) == []
 
 
-@trackers("mlflow", "dvclive", "wandb")
+@trackers("mlflow", "dvclive", "wandb", by_day="dvclive")
 def test_a_store_that_cannot_be_written(lab, name):
     journal, store = finished(lab, (name,)), lab.parent / STORE
     with mounted(store, "ro"):
@@ -119,6 +119,7 @@ def test_a_store_that_cannot_be_written(lab, name):
     arrives(lab, journal, name)
 
 
+@pytest.mark.slow
 @mlflow_only
 def test_a_database_that_became_read_only(lab):
     "It exists and has a run; only writing fails."
@@ -147,6 +148,7 @@ def test_a_full_disk(lab, name):
         assert stored(journal, name, lab)[0] == complete()[0]
 
 
+@pytest.mark.slow
 @mlflow_only
 def test_a_database_of_an_older_mlflow(lab):
     "It says by itself which revision its tables have; a newer program refuses it, and nothing is changed."
@@ -179,6 +181,7 @@ def test_a_clock_that_was_set_back(lab, name):
     assert unsent(journal) == []
 
 
+@pytest.mark.slow
 @mlflow_only
 def test_two_processes_and_one_database(lab):
     "Two commands send the same two runs into a database that does not exist yet."
@@ -195,6 +198,7 @@ def test_two_processes_and_one_database(lab):
     assert len(client.search_runs([experiments[0].experiment_id])) == 2
 
 
+@pytest.mark.slow
 @mlflow_only
 def test_an_experiment_deleted_while_a_run_is_sent(lab):
     from cvlab.trackers.courier import Transfer, explained

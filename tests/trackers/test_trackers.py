@@ -20,10 +20,8 @@ from cvlab.trackers.courier import TRACKERS
 PACKAGES = {n: "comet_ml" if n == "comet" else n for n in TRACKERS}
 HERE = [n for n, p in PACKAGES.items() if installed(p)]
 QUICK = "--recipe params data.size=32 train.batch_size=8 evaluate.samples=8 leakage.planted=8 train.threads=1".split()
-# half a minute each: one by day, all every night
-each = pytest.mark.parametrize(
-    "name", [n if n == "mlflow" else pytest.param(n, marks=pytest.mark.slow) for n in HERE]
-)
+night = pytest.mark.slow  # a minute each: by day one tracker is followed through a training
+each = pytest.mark.parametrize("name", HERE)
 
 
 @pytest.fixture
@@ -72,22 +70,24 @@ def kept(text):  # lines of `cvlab track --check` -> whether everything came bac
 
 
 @pytest.mark.skipif(not HERE, reason="no tracker is installed")
-def test_a_tracked_training_has_the_same_bytes(lab):
-    for out, names in [("run-a", []), ("run-b", HERE)]:
-        code, _, err = cvlab(lab, *train(lab, out, "train.epochs=3", *tracked(*names)))
+@pytest.mark.parametrize("names", [HERE[:1], pytest.param(HERE, marks=night)], ids=["one", "all"])
+def test_a_tracked_training_has_the_same_bytes(lab, names):
+    for out, told in [("run-a", []), ("run-b", names)]:
+        code, _, err = cvlab(lab, *train(lab, out, "train.epochs=3", *tracked(*told)))
         assert code == 0, err
-    for name in HERE:
+    for name in names:
         assert f"{name}: " in err and " rows and " in err
     files = "train/seed-0/results.csv evaluate/seed-0/predictions.csv weights/seed-0/best.safetensors train/seed-0/train.ipynb"
     for file in files.split():
         a, b = ((lab.parent / out / file).read_bytes() for out in ("run-a", "run-b"))
         assert a.replace(b"/run-a", b"/run-b") == b, file
     code, out, err = cvlab(
-        lab, "track", lab.parent / "run-b", *[w for n in HERE for w in ("--to", n)], "--check"
+        lab, "track", lab.parent / "run-b", *[w for n in names for w in ("--to", n)], "--check"
     )
     assert code == 0 and kept(out), out + err
 
 
+@night
 @each
 def test_killed_and_resumed_it_is_told_once(lab, name):
     words = train(lab, "run", "train.epochs=40", *tracked(name))
@@ -112,6 +112,7 @@ def test_killed_and_resumed_it_is_told_once(lab, name):
     assert steps == [("epoch", i) for i in range(1, 41)]
 
 
+@night
 @pytest.mark.skipif("mlflow" not in HERE, reason="mlflow is not installed")
 def test_what_cannot_be_sent_waits(lab):
     class Refusing(http.server.BaseHTTPRequestHandler):
@@ -165,6 +166,7 @@ def test_mistakes_end_in_one_line(lab, words, says):
     assert code == 1 and says in err and len(err.strip().splitlines()) == 1, out + err
 
 
+@night
 @pytest.mark.skipif("mlflow" not in HERE, reason="mlflow is not installed")
 def test_an_experiment_that_was_deleted_comes_back(lab):
     from cvlab.trackers.mlflow import EXPERIMENT, mlflow_client
@@ -176,6 +178,7 @@ def test_an_experiment_that_was_deleted_comes_back(lab):
     assert code == 0 and kept(out), out + err
 
 
+@night
 @pytest.mark.skipif("mlflow" not in HERE, reason="mlflow is not installed")
 def test_a_model_is_registered_promoted_and_listed(lab):
     cvlab(lab, *train(lab, "run", "train.epochs=2"))
@@ -188,7 +191,7 @@ def test_a_model_is_registered_promoted_and_listed(lab):
     assert "production" in out and "accuracy" in out and "no leak found" in out
 
 
-@pytest.mark.slow  # test_folds.py tells a tracker about folds in seconds; here it is the command
+@night  # test_folds.py tells a tracker about folds in seconds; here it is the command
 @pytest.mark.skipif("mlflow" not in HERE, reason="mlflow is not installed")
 def test_folds_are_runs_of_their_own(lab):
     settings, usual = lab / "settings.ini", (lab / "settings.ini").read_text()
