@@ -319,6 +319,10 @@ def _opened(p, chosen=False):  # chosen: a recipe may change p; -> `cvlab.data.i
     task = TASKS[p.task]
     if not (chosen and p.task == "detect"):
         task.check(p)  # what is asked for, before what the images are
+    if p.task != "detect" and p.model.name not in ("small_cnn", "xray_cnn"):
+        from cvlab.models.create import origin  # takes seconds, reading the images maybe minutes
+
+        origin(p.model.name)
     data = task.read(p.data.path, cache_folder(), Reading.of(p.data))
     check_data(p.data.path, data, task.check_samples)
     return data
