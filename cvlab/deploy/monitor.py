@@ -107,7 +107,7 @@ def exchanges(
 ):  # float64 (n + m, repeats + 1): 1 where an image counts to the second; column 0 as it is
     "Random exchanges of two samples."
     order = np.random.default_rng(seed).random((n + m, repeats)).argsort(0)
-    return np.concatenate([np.arange(n + m)[:, None], order], 1).argsort(0) >= n * 1.0
+    return (np.concatenate([np.arange(n + m)[:, None], order], 1) >= n).astype(float)
 
 # %% ../../nbs/deploy/06_monitor.ipynb #9b3f2f6d
 def rank_shift(
@@ -203,8 +203,8 @@ def _before(reference: pd.DataFrame) -> np.ndarray:  # shares that the model exp
     return softmax(np.array(reference.outputs.tolist(), float)).mean(0)
 
 
-def _statistics(reference, now, numbers, seed):  # -> name -> (repeats + 1,)
-    second = exchanges(len(reference), len(now), seed=seed)
+def _statistics(reference, now, numbers, repeats, seed):  # -> name -> (repeats + 1,)
+    second = exchanges(len(reference), len(now), repeats, seed)
     found = {k: rank_shift(v, second) for k, v in numbers.items()}
     found["images"] = mmd(numbers.iloc[:, :-1].to_numpy(), second)
     outputs = np.array([*reference.outputs, *now.outputs], float)
@@ -221,6 +221,7 @@ def check_drift(
     now: pd.DataFrame,
     most: int = 500,  # the latest predictions of each; the comparisons need their number squared
     seed: int = 0,
+    repeats: int = 999,  # exchanges
 ) -> pd.DataFrame:  # a row per comparison: reference and now (means), p, p_together, drift
     "Test whether images or answers have changed; `LabError` if the models differ or there are too few."
     if set(reference.sha256) != set(now.sha256):
@@ -229,7 +230,7 @@ def check_drift(
     if min(len(reference), len(now)) < 10:
         raise LabError(f"{len(reference)} and {len(now)} predictions; a check needs 10 of each")
     a, b = _numbers(reference), _numbers(now)
-    found = _statistics(reference, now, pd.concat([a, b]), seed)
+    found = _statistics(reference, now, pd.concat([a, b]), repeats, seed)
     alone, together = adjusted(np.stack([*found.values()]))
     table = pd.DataFrame(dict(reference=a.mean(), now=b.mean()), index=[*found])
     return table.assign(p=alone, p_together=together, drift=together <= LEVEL)
