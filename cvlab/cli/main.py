@@ -813,27 +813,41 @@ def serve(
     o = Options(keys=keys, rate=rate, log=log, max_bytes=max_bytes, **own)
     run_server(api.served_file(model.resolve()), host, port, o)
 
-# %% ../../nbs/cli/01_main.ipynb #68b06def
+# %% ../../nbs/cli/01_main.ipynb #d286fe78
 @app.command()
 def monitor(
     log: Annotated[Path, typer.Argument(help="The file of `cvlab serve --log`.")],
     reference: Annotated[
-        Path, typer.Option(help="A log to compare with, such as that of the validation images.")
+        Path,
+        typer.Option(help="The run, whose validation images are read; or another log."),
     ],
-    window: Annotated[int, typer.Option(help="The latest predictions of the log.")] = 200,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="The exported file that is served; default: that of the run."),
+    ] = None,
+    window: Annotated[int, typer.Option(min=10, help="The latest predictions of the log.")] = 200,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels that arrived later: a CSV with the columns id and label."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for notebook and tables; default: LOG.monitor.")
+    ] = None,
     webhook: Annotated[
         str, typer.Option(help="Address that gets the findings as JSON if there is drift.")
     ] = "",
 ):
     "Test whether images or answers have changed. Exits with status 3 if so."
-    from cvlab.deploy.monitor import read_log, report_of, tell
-
-    lines, facts = report_of(read_log(reference), read_log(log)[-window:])
-    print(*lines, sep="\n")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise LabError(f"--webhook {webhook}: should begin with http:// or https://")
+    facts, notebook = api.monitored(log, reference, model, window, labels, out)
+    print(*facts["lines"], f"notebook: {notebook}", sep="\n")
     if not facts["drift"]:
         return
-    if webhook:
-        tell(webhook, facts)
+    from cvlab.deploy.monitor import tell
+
+    if webhook and (why := tell(webhook, facts["lines"], facts)):
+        print(f"cvlab: {why}", file=sys.stderr)
     raise typer.Exit(3)
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
