@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
-           'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
-           'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
-           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress',
-           'serve', 'monitor', 'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote',
-           'registry_list']
+           'Shown', 'Title', 'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading',
+           'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify',
+           'portfolio', 'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export',
+           'compress', 'serve', 'monitor', 'app_', 'space', 'runs_list', 'runs_export', 'runs_prune', 'track',
+           'registry_add', 'registry_promote', 'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -849,6 +849,41 @@ def monitor(
     if webhook and (why := tell(webhook, facts["lines"], facts)):
         print(f"cvlab: {why}", file=sys.stderr)
     raise typer.Exit(3)
+
+# %% ../../nbs/cli/01_main.ipynb #017e2ec4
+Shown = Annotated[Path, typer.Argument(help="A run, or a file of `cvlab export`, or its folder.")]
+Title = Annotated[str, typer.Option(help="Heading of the page; default: the architecture.")]
+
+
+@app.command("app")
+def app_(
+    model: Shown,
+    port: Annotated[int, typer.Option(help="Port.")] = 7860,
+    title: Title = "",
+):
+    "Open a page to try a model at http://127.0.0.1:7860, only from this machine."
+    python, program = api.page(model, title)
+    print(f"http://127.0.0.1:{port}", flush=True)
+    os.execv(python, [python, str(program), "--host", "127.0.0.1", "--port", str(port)])
+
+
+@app.command()
+def space(
+    model: Shown,
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images",
+            help="With examples and the training images among which similar ones are found.",
+        ),
+    ] = False,
+    title: Title = "",
+):
+    "Write a page to try a model as a Space of Hugging Face; `python app.py` runs it anywhere."
+    told = api.space(model, out, images, title)
+    with_ = f"{told['images']} images of the run" if told["images"] else "no image of the run"
+    print(f"{out}: {told['megabytes']} MB, with {with_}")
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
 runs_app = typer.Typer(
