@@ -152,7 +152,11 @@ def create_page(page: Page):  # -> gradio.Blocks
             return "image"
 
     about = page.about
-    with gr.Blocks(title=about["title"], analytics_enabled=False) as blocks:
+    with gr.Blocks(
+        title=about["title"],
+        analytics_enabled=False,
+        delete_cache=(60, 600),  # uploads, ten minutes later
+    ) as blocks:
         gr.Markdown(f"# {as_text(about['title'])}\n{SAYS}")
         with gr.Row():
             with gr.Column():
