@@ -14,9 +14,11 @@ ENGINE ?= docker
 MODEL ?= $(firstword $(wildcard runs/weights/default/seed-0) runs/local/served)
 UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
+PAGE := .cvlab/space
+PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repro-detect verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
+.PHONY: help repro repro-detect verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -151,6 +153,22 @@ serve: install ## answer over HTTP at http://127.0.0.1:8000 with MODEL, a run or
 	@[ -e '$(MODEL)' ] || { cvlab data use meadow && cvlab train --data data --out $(MODEL) --fast; }
 	@cvlab serve $(MODEL) --port $(PORT) $(ARGS)
 
+app: install $(PAGE)/.installed ## a page to try MODEL at http://127.0.0.1:7860; Gradio in an environment of its own (450 MB)
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
+	@[ -e '$(MODEL)' ] || { cvlab data use meadow && cvlab train --data data --out $(MODEL) --fast; }
+	@cvlab app $(MODEL) --port $(PAGE_PORT) $(ARGS)
+
+$(PAGE)/.installed: requirements/space.txt # gradio wants other versions than the lab
+	@$(PYTHON) -m venv $(PAGE)
+	@$(PAGE)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/space.txt
+	@touch $@
+
+drift: install ## how often the monitor alarms without a reason, and how soon with one, into runs/measured/drift; twenty minutes
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
+	@papermill --engine cvlab nbs/pipeline/drift.ipynb runs/measured/drift/meadow/drift.ipynb -p out runs/measured/drift/meadow \
+	  -p weights runs/weights/default/seed-0 -p images 800 -p clean 1600 -p size 128 -p reference 300 -p checks 400 -p repeats 100 \
+	  -p streams 60 -y '{sizes: [20, 50, 100, 200, 500]}'
+
 image: ## the container image of the server, cvlab-serve, with ENGINE (docker or podman); ARGS="--build-arg BASE=..."
 	@$(ENGINE) build -f docker/serve.Dockerfile -t cvlab-serve $(ARGS) .
 
@@ -172,6 +190,8 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements/$${extra%:*}.txt || exit 1; \
 	done
+	printf 'gradio>=6.31,<7\nonnxruntime\nnumpy\npillow\npydantic\ntqdm\n' | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
+	  -o requirements/space.txt
 	echo mlflow | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/mlflow-ui.txt
 
 .DEFAULT: # a name that is no target

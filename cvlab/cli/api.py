@@ -6,8 +6,8 @@
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished',
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
            'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'detect', 'compare_exported',
-           'served_file', 'advise', 'summary', 'reproduce', 'tell_study', 'track', 'need_tracker', 'register', 'prune',
-           'card_checks']
+           'served_file', 'monitored', 'space', 'page', 'advise', 'summary', 'reproduce', 'tell_study', 'track',
+           'need_tracker', 'register', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -1209,6 +1209,100 @@ def served_file(
 
         export_run(weights, folder, cache=cache_folder())
     return folder / "model.onnx"
+
+# %% ../../nbs/cli/00_api.ipynb #b802ffe2
+def _reference(reference: Path, model: Path | None) -> Path:  # a log
+    from cvlab.deploy.exported import exported_file
+    from cvlab.deploy.monitor import write_reference
+    from cvlab.runs.run import cache_folder
+
+    if reference.is_file() and not exported_file(reference):
+        return reference
+    file = served_file(model or reference)
+    return write_reference(reference, file, to_root() / ".cvlab" / "references", cache_folder())
+
+
+def monitored(
+    log: str | Path,  # of `cvlab serve --log`
+    reference: str | Path,  # a log, or a run
+    model: str | Path | None = None,  # the exported file that is served; None: the run's own
+    window: int = 200,  # the latest predictions
+    labels: str | Path | None = None,  # a CSV with the columns id and label
+    out: str | Path | None = None,  # None: beside the log
+) -> tuple[dict, Path]:  # what was found, and the executed notebook
+    "Compare the log of a server with a reference, and write a notebook, tables and gauges."
+    import papermill
+
+    from cvlab.core.io import atomic_write
+    from cvlab.deploy.monitor import gauges_of, read_log, report_of
+
+    log, reference, labels = (Path(p).resolve() if p else None for p in (log, reference, labels))
+    out, model = Path(out or f"{log}.monitor").resolve(), model and Path(model).resolve()
+    root = to_root()
+    reference = _reference(reference, model)
+    report_of(
+        read_log(reference), read_log(log), window, labels or ""
+    )  # refused before the notebook
+    asked = dict(log=log, reference=reference, labels=labels or "", out=out)
+    asked = {k: str(v) for k, v in asked.items()} | dict(window=window)
+    notebook = out / "monitor.ipynb"
+    out.mkdir(parents=True, exist_ok=True)
+    source = root / "nbs" / "pipeline" / "monitor.ipynb"
+    papermill.execute_notebook(str(source), str(notebook), engine_name="cvlab", parameters=asked)
+    facts = read_json(out / "drift.json")
+    with atomic_write(f"{log}.prom") as t:
+        t.write_bytes(gauges_of(facts, time.time()))
+    return facts, notebook
+
+# %% ../../nbs/cli/00_api.ipynb #532a26c3
+def _weights_of(model: Path) -> Path | None:  # None: an exported file whose run is not here
+    from cvlab.deploy.exported import exported_file, read_info
+    from cvlab.runs.paths import RunPaths
+    from cvlab.tasks.infer import find_weights
+
+    if not (file := exported_file(model)):
+        return find_weights(model, folds=True)
+    info = read_info(file.with_name("model.json"))
+    run = RunPaths(to_root() / "runs", info.get("experiment", ""), info.get("seed", 0))
+    return run.weights if (run.weights / "best.json").exists() else None
+
+
+def space(
+    model: str | Path,  # a run, or an exported file
+    out: str | Path,  # a new folder
+    images: bool = False,  # whether examples and training images become part of it
+    title: str = "",
+) -> dict:  # images, megabytes
+    "Write a page to try a model, as a Space of Hugging Face."
+    from cvlab.deploy.space import write_space
+    from cvlab.runs.run import cache_folder
+
+    model, out = Path(model).resolve(), Path(out).resolve()
+    weights = _weights_of(model)
+    return write_space(served_file(model), out, weights, images, title, cache_folder())
+
+
+def page(model: str | Path, title: str = "") -> tuple[str, Path]:  # Python with Gradio, program
+    "Write the page of a model into .cvlab/pages, unless it is there, and find what runs it."
+    from importlib import metadata
+
+    from cvlab.deploy.space import kept_page
+    from cvlab.runs.run import cache_folder
+
+    model, root = Path(model).resolve(), to_root()
+    python = root / ".cvlab" / "space" / "bin" / "python"
+    if not python.exists():
+        try:
+            if int(metadata.version("gradio").split(".")[0]) < 6:
+                raise metadata.PackageNotFoundError
+        except metadata.PackageNotFoundError:
+            raise LabError(
+                "gradio 6 is missing; `make app` installs it into .cvlab/space"
+            ) from None
+        python = Path(sys.executable)
+    weights, pages = _weights_of(model), root / ".cvlab" / "pages"
+    folder = kept_page(served_file(model), pages, weights, title, cache_folder())
+    return str(python), folder / "app.py"
 
 # %% ../../nbs/cli/00_api.ipynb #60df560e
 def advise(

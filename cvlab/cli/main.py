@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
-           'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading', 'params',
-           'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio',
-           'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress',
-           'serve', 'monitor', 'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote',
-           'registry_list']
+           'Shown', 'Title', 'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading',
+           'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify',
+           'portfolio', 'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export',
+           'compress', 'serve', 'monitor', 'app_', 'space', 'runs_list', 'runs_export', 'runs_prune', 'track',
+           'registry_add', 'registry_promote', 'registry_list']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -813,28 +813,77 @@ def serve(
     o = Options(keys=keys, rate=rate, log=log, max_bytes=max_bytes, **own)
     run_server(api.served_file(model.resolve()), host, port, o)
 
-# %% ../../nbs/cli/01_main.ipynb #68b06def
+# %% ../../nbs/cli/01_main.ipynb #d286fe78
 @app.command()
 def monitor(
     log: Annotated[Path, typer.Argument(help="The file of `cvlab serve --log`.")],
     reference: Annotated[
-        Path, typer.Option(help="A log to compare with, such as that of the validation images.")
+        Path,
+        typer.Option(help="The run, whose validation images are read; or another log."),
     ],
-    window: Annotated[int, typer.Option(help="The latest predictions of the log.")] = 200,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="The exported file that is served; default: that of the run."),
+    ] = None,
+    window: Annotated[int, typer.Option(min=10, help="The latest predictions of the log.")] = 200,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels that arrived later: a CSV with the columns id and label."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for notebook and tables; default: LOG.monitor.")
+    ] = None,
     webhook: Annotated[
         str, typer.Option(help="Address that gets the findings as JSON if there is drift.")
     ] = "",
 ):
     "Test whether images or answers have changed. Exits with status 3 if so."
-    from cvlab.deploy.monitor import read_log, report_of, tell
-
-    lines, facts = report_of(read_log(reference), read_log(log)[-window:])
-    print(*lines, sep="\n")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise LabError(f"--webhook {webhook}: should begin with http:// or https://")
+    facts, notebook = api.monitored(log, reference, model, window, labels, out)
+    print(*facts["lines"], f"notebook: {notebook}", sep="\n")
     if not facts["drift"]:
         return
-    if webhook:
-        tell(webhook, facts)
+    from cvlab.deploy.monitor import tell
+
+    if webhook and (why := tell(webhook, facts["lines"], facts)):
+        print(f"cvlab: {why}", file=sys.stderr)
     raise typer.Exit(3)
+
+# %% ../../nbs/cli/01_main.ipynb #017e2ec4
+Shown = Annotated[Path, typer.Argument(help="A run, or a file of `cvlab export`, or its folder.")]
+Title = Annotated[str, typer.Option(help="Heading of the page; default: the architecture.")]
+
+
+@app.command("app")
+def app_(
+    model: Shown,
+    port: Annotated[int, typer.Option(help="Port.")] = 7860,
+    title: Title = "",
+):
+    "Open a page to try a model at http://127.0.0.1:7860, only from this machine."
+    python, program = api.page(model, title)
+    print(f"http://127.0.0.1:{port}", flush=True)
+    os.execv(python, [python, str(program), "--host", "127.0.0.1", "--port", str(port)])
+
+
+@app.command()
+def space(
+    model: Shown,
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images",
+            help="With examples and the training images among which similar ones are found.",
+        ),
+    ] = False,
+    title: Title = "",
+):
+    "Write a page to try a model as a Space of Hugging Face; `python app.py` runs it anywhere."
+    told = api.space(model, out, images, title)
+    with_ = f"{told['images']} images of the run" if told["images"] else "no image of the run"
+    print(f"{out}: {told['megabytes']} MB, with {with_}")
 
 # %% ../../nbs/cli/01_main.ipynb #094dc03c
 runs_app = typer.Typer(

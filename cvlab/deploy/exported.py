@@ -182,6 +182,7 @@ class Exported:
         gives = {o.name: o.shape[1:2] for o in self.session.get_outputs()}
         if takes != [("tensor(uint8)", [side, side, 3])]:
             raise LabError(f"{self.path}: takes {takes}, not images of {side} pixels as bytes")
+        gives.pop("features", None)  # of a page; see `cvlab.deploy.space`
         if gives.pop("logits", None) != [n] or gives not in ({}, {"maps": [n]}):
             raise LabError(
                 f"{self.path}: its outputs are not those of {n} "
@@ -200,6 +201,14 @@ class Exported:
         names = ["logits", "maps"] if maps and self.has_maps else ["logits"]
         out = self.session.run(names, {"images": images})
         return out[0], out[1] if len(out) > 1 else None
+
+    def everything(
+        self,
+        images: np.ndarray,  # uint8 (n, side, side, 3)
+    ) -> dict[str, np.ndarray]:  # logits, and maps and features if it has them
+        "All outputs of the network, by name."
+        names = [o.name for o in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, {"images": images})))
 
 # %% ../../nbs/deploy/00_exported.ipynb #40489d80
 def answers_of(

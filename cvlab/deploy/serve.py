@@ -35,7 +35,7 @@ from pydantic import BaseModel, Field
 
 from ..core.io import LabError, on_screen, printable, read_file
 from .exported import Exported, answers_of, exported_file, need_extra, read_model
-from .pool import Pool, Refused
+from .pool import SEEN, Pool, Refused
 
 if TYPE_CHECKING:  # names in annotations only
     from fastapi import FastAPI, Request
@@ -372,6 +372,15 @@ class Server:
         watching.cancel()
         await asyncio.to_thread(self.pool.close)
 
+    def measured(self) -> bytes:
+        "Counters, and the gauges that `cvlab monitor` wrote beside the log."
+        try:
+            return self.metrics.text() + (
+                read_file(f"{self.o.log}.prom", 10**6) if self.o.log else b""
+            )
+        except (OSError, ValueError):  # nobody has looked at the log yet
+            return self.metrics.text()
+
     def _changed(self, **what):
         self.metrics.swaps.inc(what["event"] == "model")
         _say(**what)
@@ -381,17 +390,17 @@ async def _answer_all(s: Server, images, top_k: int, heat_map: bool, request_id:
     got = await asyncio.gather(
         *(s.pool(data, heat_map) for _, data in images), return_exceptions=True
     )
-    answers = []
-    for (name, _), g in zip(images, got):
+    answers, kept = [], ("sha256", "width", "height", *SEEN)
+    for part, ((name, _), g) in enumerate(zip(images, got)):
         if isinstance(g, Refused):
             answers.append(Answer(name=name, status=g.status, error=g.text))
         elif isinstance(g, BaseException):
             raise g
         else:
             answers.append(answer_of(g, name, top_k, heat_map))
-            seen = {k: g[k] for k in ("sha256", "width", "height", "brightness", "contrast")}
-            outputs = [float(f"{v:.6g}") for v in g["outputs"]]
-            s.log(dict(id=request_id, time=round(time.time(), 3), outputs=outputs, **seen))
+            row = dict(id=request_id, part=part, time=round(time.time(), 3))
+            row["outputs"] = [float(f"{v:.6g}") for v in g["outputs"]]
+            s.log(row | {k: g[k] for k in kept})
         s.metrics.images.labels(answers[-1].status).inc()
     if all(a.error for a in answers) and len({a.status for a in answers}) == 1:
         raise Refused(answers[0].status, answers[0].error)
@@ -525,7 +534,7 @@ def _routes(app: "FastAPI", s: Server):
 
     async def metrics() -> Response:
         "Counters for Prometheus."
-        return PlainTextResponse(s.metrics.text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(s.measured(), media_type="text/plain; version=0.0.4")
 
     # annotations are names of this function
     predict.__annotations__["request"] = model.__annotations__["request"] = Request
