@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from test_serve import png
 
 from cvlab.core.params import plain, read_yaml
 from cvlab.deploy.exported import tiny_model
+from cvlab.deploy.serve import Options
 
 DOCKERFILE = TOP / "docker" / "serve.Dockerfile"
 
@@ -62,6 +65,35 @@ def test_kubernetes_manifest_fits_the_image():
         "/readyz",
         "/healthz",
     }
+
+
+def test_kserve_runs_the_same_image_with_options_that_exist():
+    import yaml
+
+    ours = yaml.safe_load((TOP / "docker/kubernetes/kserve.yaml").read_text())
+    docs = yaml.safe_load_all((TOP / "docker/kubernetes/serve.yaml").read_text())
+    plainly = next(d for d in docs if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+    box, known = ours["spec"]["predictor"]["containers"][0], plainly["containers"][0]
+    assert ours["apiVersion"] == "serving.kserve.io/v1beta1" and box["name"] == "kserve-container"
+    assert box["image"] == known["image"]
+    assert box["securityContext"]["readOnlyRootFilesystem"]
+    assert box["securityContext"]["runAsUser"] == plainly["securityContext"]["runAsUser"]
+    options = {f"CVLAB_{f.name.upper()}" for f in fields(Options)} | {"CVLAB_MODEL", "STORAGE_URI"}
+    assert {e["name"] for e in box["env"]} <= options
+    for probe in ("readinessProbe", "livenessProbe"):
+        asked, there = box[probe]["httpGet"], known[probe]["httpGet"]
+        assert (asked["path"], asked["port"]) == (there["path"], known["ports"][0]["containerPort"])
+
+
+def test_triton_takes_the_exported_file(tmp_path):
+    "Batches of any size in all inputs and outputs, which is what its batcher needs."
+    text = (TOP / "docker/triton/cvlab/config.pbtxt").read_text()
+    config = dict(re.findall(r"^(\w+): (.+)$", text, re.M))
+    assert config["platform"] == '"onnxruntime_onnx"' and int(config["max_batch_size"]) > 0
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra serve is not installed")
+    session = onnxruntime.InferenceSession(tiny_model(tmp_path / "model"))
+    for end in [*session.get_inputs(), *session.get_outputs()]:
+        assert isinstance(end.shape[0], str), f"{end.name} has a fixed batch size"
 
 
 def test_hadolint_finds_nothing():
