@@ -190,7 +190,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements/$${extra%:*}.txt || exit 1; \
 	done
-	printf 'gradio>=6.31,<7\nonnxruntime\nnumpy\npillow\npydantic\ntqdm\n' | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
+	printf 'gradio>=6.31,<7\nonnxruntime\nnumpy<2.5\npillow\npydantic\ntqdm\n' | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	  -o requirements/space.txt
 	echo mlflow | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/mlflow-ui.txt
 
