@@ -195,7 +195,7 @@ def write_page(
         about["examples"] = [e["file"] for e in _save(known, rows, out, "example", 384)]
         if new:
             about["neighbours"] = _neighbours(page, known, out)
-    write_json(out / "page.json", about | dict(notes={k: v for k, v in notes.items() if v}))
+    write_json(out / "page.json", about | dict(notes=[[k, v] for k, v in notes.items() if v]))
 
 # %% ../../nbs/deploy/12_space.ipynb #eec06a41
 def page_modules() -> list[Path]:  # files, relative to the folder of the library
