@@ -163,11 +163,11 @@ $(PAGE)/.installed: requirements/space.txt # gradio wants other versions than th
 	@$(PAGE)/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/space.txt
 	@touch $@
 
-drift: install ## how often the monitor alarms without a reason, and how soon with one, into runs/measured/drift; twenty minutes
+drift: install ## how often the monitor alarms without a reason, and how soon with one, into runs/measured/drift; a quarter of an hour
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
 	@papermill --engine cvlab nbs/pipeline/drift.ipynb runs/measured/drift/meadow/drift.ipynb -p out runs/measured/drift/meadow \
-	  -p weights runs/weights/default/seed-0 -p images 800 -p clean 1600 -p size 128 -p reference 300 -p checks 400 -p repeats 100 \
-	  -p streams 60 -y '{sizes: [20, 50, 100, 200, 500]}'
+	  -p weights runs/weights/default/seed-0 -p images 400 -p clean 1000 -p size 128 -p reference 300 -p checks 400 -p repeats 50 \
+	  -p streams 30 -y '{sizes: [20, 50, 100, 200]}'
 
 image: ## the container image of the server, cvlab-serve, with ENGINE (docker or podman); ARGS="--build-arg BASE=..."
 	@$(ENGINE) build -f docker/serve.Dockerfile -t cvlab-serve $(ARGS) .
@@ -190,7 +190,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	    -o requirements/$${extra%:*}.txt || exit 1; \
 	done
-	printf 'gradio>=6.31,<7\nonnxruntime\nnumpy\npillow\npydantic\ntqdm\n' | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
+	printf 'gradio>=6.31,<7\nonnxruntime\nnumpy<2.5\npillow\npydantic\ntqdm\n' | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
 	  -o requirements/space.txt
 	echo mlflow | uv pip compile - --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/mlflow-ui.txt
 

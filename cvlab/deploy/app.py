@@ -186,7 +186,7 @@ def create_page(page: Page):  # -> gradio.Blocks
             interactive=False,
             visible=page.vectors is not None,
         )
-        for name, text in about.get("notes", {}).items():
+        for name, text in about.get("notes", []):
             with gr.Accordion(name, open=False):
                 gr.Markdown(text)
         image.change(

@@ -21,6 +21,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from ..core.boundary import read_csv
 from ..core.io import LabError, atomic_write, read_file
 from ..core.progress import progress
+from ..data.folders import located
 from ..data.samples import split_hash
 from .exported import Exported, need_extra
 from .pool import SEEN, predict_some
@@ -88,7 +89,7 @@ def write_reference(
         return path
     lines = [dict(classes=exported.info.get("classes", []))]
     for r in progress(list(rows.itertuples()), "reading validation images"):
-        (seen,), outputs, _ = predict_some(exported, [read_file(Path(images) / r.path)], [False])
+        (seen,), outputs, _ = predict_some(exported, [read_file(located(images, r.path))], [False])
         if "status" not in seen:  # an image that the server refuses
             answer = dict(outputs=[float(f"{v:.6g}") for v in outputs[0]], sha256=exported.sha256)
             lines.append(dict(id=r.id, part=0, label=r.label) | answer | seen)

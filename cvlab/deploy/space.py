@@ -24,6 +24,7 @@ from ..core.escape import as_text
 from ..core.io import LabError, atomic_folder, json_hash, write_json
 from ..core.progress import progress
 from ..core.repro import repo_root
+from ..data.folders import located
 from ..data.samples import decode
 from .exported import Exported, need_extra, read_model, sealed
 from ..evaluation.compare import calibration
@@ -72,9 +73,11 @@ def known_images(
     if weights is None:
         return None
     try:
-        return Known(*samples_for(Path(weights), "val", None, task_of(info), cache))
+        known = Known(*samples_for(Path(weights), "val", None, task_of(info), cache))
     except LabError:
         return None
+    there = all(located(known.folder, p).is_file() for p in known.split.path)
+    return known if there else None
 
 
 def _rows(known: Known, subset: str, most: int) -> pd.DataFrame:
@@ -85,7 +88,7 @@ def _rows(known: Known, subset: str, most: int) -> pd.DataFrame:
 def _outputs(model: Exported, known: Known, rows: pd.DataFrame) -> dict[str, np.ndarray]:
     found, side = [], model.info["side"]
     for path in progress(list(rows.path), "reading images"):
-        found.append(model.everything(decode(known.folder / path, side)[None]))
+        found.append(model.everything(decode(located(known.folder, path), side)[None]))
     return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
 
 # %% ../../nbs/deploy/12_space.ipynb #e7b1d5ab
@@ -151,7 +154,7 @@ def _save(known: Known, rows: pd.DataFrame, out: Path, name: str, side: int) -> 
     saved = []
     for i, r in enumerate(rows.itertuples()):
         file = f"images/{name}-{i:04}.jpg"
-        Image.fromarray(decode(known.folder / r.path, side)).save(out / file, quality=85)
+        Image.fromarray(decode(located(known.folder, r.path), side)).save(out / file, quality=85)
         saved.append(dict(file=file, label=r.label))
     return saved
 
@@ -192,7 +195,7 @@ def write_page(
         about["examples"] = [e["file"] for e in _save(known, rows, out, "example", 384)]
         if new:
             about["neighbours"] = _neighbours(page, known, out)
-    write_json(out / "page.json", about | dict(notes={k: v for k, v in notes.items() if v}))
+    write_json(out / "page.json", about | dict(notes=[[k, v] for k, v in notes.items() if v]))
 
 # %% ../../nbs/deploy/12_space.ipynb #eec06a41
 def page_modules() -> list[Path]:  # files, relative to the folder of the library

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
     top = tmp_path_factory.mktemp("app")
     images = tiny_folder(top / "tiny", n=80)
-    split = split_samples(find_samples(images, top / "cache"), 0.2, 0.3, 0)
+    split = split_samples(find_samples(images), 0.2, 0.3, 0)
     torch.manual_seed(0)
     info = dict(name="small_cnn", classes=["disc", "square"], size=32, side=32, normalise="half")
     weights = top / "runs" / "weights" / "default" / "seed-0"
