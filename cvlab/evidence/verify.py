@@ -1359,7 +1359,9 @@ def check_page(lab: Lab, page: Path) -> list[Line]:
         text = page_text(page, lab.root)
     except LabError as e:
         return [Line(name, "drift", str(e))]
-    made = {o for s in lab.lock for o in lab.outs(s)} | {  # redrawn by `check_classes`
+    made = {
+        o for x in (lab, lab.second) if x for s in x.lock for o in x.outs(s)
+    } | {  # redrawn by `check_classes`
         f.relative_to(lab.root).as_posix()
         for kept in lab.root.glob("runs/measured/*/*/oof_classes.csv")
         for f in kept.parent.glob("*.png")
