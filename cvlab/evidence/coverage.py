@@ -44,7 +44,7 @@ RULES = [(pattern, mode) for mode, patterns in {
         crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json
         crossval/confusion_matrix.png tune/trials.csv tune/importance.csv tune/verdict.json tune/comparison.csv tune/search.png
         tune/slices.png tune/combinations.png detect/ledger.csv detect/*/params.yaml detect/*/*/seed-*/params.yaml
-        detect/compare/*.csv detect/compare/*.png detect/cards/*/seed-*/MODEL_CARD.md
+        detect/baseline/metrics.json detect/compare/*.csv detect/compare/*.png detect/cards/*/seed-*/MODEL_CARD.md
         detect/evaluate/*/seed-*/metrics.json detect/evaluate/*/seed-*/slices.csv detect/evaluate/*/seed-*/slices.png
         detect/evaluate/*/seed-*/results.png detect/evaluate/*/seed-*/training_curves.png
         detect/evaluate/*/seed-*/confusion_matrix.png detect/evaluate/*/seed-*/errors.png""",
@@ -64,7 +64,8 @@ RULES = [(pattern, mode) for mode, patterns in {
         crossval/train.log crossval/crossval.ipynb tune/tune.ipynb tune/trials/*.json
         tune/trials/*/values.json tune/trials/*/trial.json tune/trials/*/*.csv tune/finals/*
         detect/train/*/seed-*/results.csv detect/train/*/seed-*/train.log detect/train/*/seed-*/model.json
-        detect/train/*/seed-*/train.ipynb detect/prepare/prepare.ipynb detect/compare/compare.ipynb""",
+        detect/train/*/seed-*/train.ipynb detect/prepare/prepare.ipynb detect/baseline/baseline.ipynb
+        detect/compare/compare.ipynb""",
 }.items() for pattern in patterns.split()]
 # fmt: on
 

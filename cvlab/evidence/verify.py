@@ -6,11 +6,11 @@
 __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'OF_WEIGHTS', 'Verdict', 'committed', 'against_head',
            'locked', 'Lab', 'Second', 'kind', 'changes', 'lock_problems', 'stale_stages', 'forget_stages', 'near',
            'checks', 'check_prepare', 'redrawn', 'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval',
-           'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'check_boxes', 'check_detections',
-           'check_detectors', 'aside', 'files_of', 'twins', 'Line', 'guarded', 'check_stage', 'class_metrics',
-           'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page', 'page_text', 'declared', 'divided',
-           'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output', 'retrain', 'again_lines', 'check_weights',
-           'check_training', 'limits']
+           'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'check_boxes', 'check_blind',
+           'check_detections', 'check_detectors', 'aside', 'files_of', 'twins', 'Line', 'guarded', 'check_stage',
+           'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page', 'page_text',
+           'declared', 'divided', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output', 'retrain',
+           'again_lines', 'check_weights', 'check_training', 'limits']
 
 # %% ../../nbs/evidence/04_verify.ipynb #2ab5457b
 import ast
@@ -792,6 +792,16 @@ def check_boxes(lab, stage, folder):
     return out
 
 
+@checks("detect/baseline")
+def check_blind(lab, stage, folder):
+    "Compute the detector that does not look again, from the boxes of the split."
+    from cvlab.evaluation.blind import blind_detections
+    from cvlab.evaluation.detections import detection_metrics
+
+    m = detection_metrics(blind_detections(lab.split), lab.split) | {"split": split_hash(lab.split)}
+    return _same_json(folder / "metrics.json", {"blind": m})
+
+
 @checks("detect/evaluate")
 def check_detections(lab, stage, folder):
     "Recompute metrics, slices, figures and card, and compare the detections with the history."
@@ -1153,6 +1163,7 @@ def _state_of(lab: Lab, stage: str, problems: list[str]) -> list[Line]:
 
 _OF_DETECTION = {  # what is recomputed, and what the rest would take
     "prepare": ("", "split.csv, boxes.csv, things.csv: the drawn images"),
+    "baseline": ("metrics", ""),
     "train": ("", "results.csv, train.log, weights: a training (--retrain)"),
     "evaluate": (
         "metrics, slices, figures, card",

@@ -55,13 +55,15 @@ STAGES = {s.name: s for s in [
           rest="split.csv: the images (--data)"),
     Stage("baseline", ("task", "data", "model", "baseline"),
           ("majority.csv", "mean.csv", "histogram.csv", "probe.csv", "metrics.json"), (_SPLIT,),
-          test_set=True, commands=("train", "crossval", "tune"), skips=("detect",),
+          test_set=True, commands=("train", "crossval", "tune"),
+          variants=(("detect", "detect_baseline", ("metrics.json",)),),
           recomputed="metrics, the majority's predictions",
           rest="histogram.csv, probe.csv: a run (--retrain)"),
     Stage("leakage", ("task", "data", "model", "baseline", "leakage"),
           ("leakage_report.json", "pairs.csv", "probes.csv", "shortcut_predictions.csv", "split.csv",
            "probe.csv", "probe_without.csv", "accuracy.csv"), ("data", _SPLIT),
-          test_set=True, commands=("train", "crossval", "tune"), skips=("detect",),
+          test_set=True, commands=("train", "crossval", "tune"),
+          variants=(("detect", "detect_leakage", ("leakage_report.json", "pairs.csv", "split.csv", "boxes.csv")),),
           recomputed="pairs counted, leaking images, findings, accuracies",
           rest="pairs.csv, probes.csv, predictions: a run (--retrain)"),
     Stage("lr_find", ("task", "data", "augment", "model", "loss", "optim", "train", "lr_find"),
@@ -252,7 +254,7 @@ def _entry(s: Stage, code: list[str]) -> str:  # YAML
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/runs/00_stages.ipynb #a7db4268
-SECOND = "prepare", "train", "evaluate", "compare"  # its stages that run a notebook
+SECOND = "prepare", "baseline", "train", "evaluate", "compare"  # its stages that run a notebook
 _PRESET = "nbs/presets/detect_meadow.yaml"
 _DRAWN = ".cvlab/detect/meadow"
 
@@ -305,6 +307,7 @@ def detect_yaml(root: str | Path) -> str:  # YAML
     things = "runs/detect/prepare/things.csv"
     entries = [
         _detect_entry(root, "prepare", "detect_prepare", (_DRAWN,), ()),
+        _detect_entry(root, "baseline", "detect_baseline", (split,), ()),
         _detect_entry(root, "train", "train", (split, _DRAWN), (weights,), True),
         _detect_entry(
             root,
