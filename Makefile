@@ -18,7 +18,11 @@ PAGE := .cvlab/space
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help repro repro-detect film verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
+=======
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
+>>>>>>> 03541e7 (Train ultralytics' YOLO on the same split in a process of its own)
 empty :=
 space := $(empty) $(empty)
 
@@ -36,6 +40,12 @@ film: install ## a film of the meadow with what a detector of the second pipelin
 	@[ -d runs/detect/weights/one_stage/seed-0 ] || { echo "cvlab: no trained detector here; run make repro-detect first" >&2; exit 1; }
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/tracks.txt
 	@python -m cvlab.deploy.film runs/detect/weights/one_stage/seed-0 runs/detect/film
+
+yolo: install ## ultralytics' YOLO (AGPL-3.0) beside the detectors of the second pipeline, in an environment of its own, into runs/detect/yolo
+	@echo "cvlab: ultralytics is licensed under AGPL-3.0; it goes into .cvlab/yolo (3 GB), the lab does not import it" >&2
+	@[ -x .cvlab/yolo/bin/python ] || $(PYTHON) -m venv .cvlab/yolo
+	@.cvlab/yolo/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/yolo.txt
+	@python -m cvlab.studies.yolo .cvlab/detect/meadow runs/detect runs/detect/yolo
 
 verify: install ## recompute numbers and figures from stored files, compare hashes; no data, weights, GPU or internet needed
 	@cvlab verify
@@ -189,7 +199,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
 	for extra in 'dev:uv pycocotools' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
-    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp ray:ray slurm:submitit 'bench:lightning ultralytics' \
+    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \
