@@ -173,9 +173,10 @@ def changed_batch(
     xb: Tensor,  # uint8 (bs, 3, h, w)
     yb: Tensor,  # (bs, m, 5)
     gen: torch.Generator,
+    mixing: bool,  # whether this epoch has mosaics
 ) -> tuple[Tensor, Tensor, float]:  # images, boxes, the value of white: 1 or 255
     "A training batch after mosaics, moves and changes of colour, those that are switched on."
-    if dl.mosaic and dl.epoch < dl.mosaic_epochs:
+    if mixing:
         xb, yb = mosaics(dl, idx, xb, yb, dl.mosaic, gen)
     if dl.mover:
         xb, yb = move_boxes(dl.mover, xb, yb, gen)
@@ -230,9 +231,12 @@ class BoxBatches(Batches):
         )
 
     def __iter__(self):
+        mixing = bool(self.mosaic) and self.epoch < self.mosaic_epochs  # `draws` counts the epoch
         for idx, _, gen in self.draws():
             self.idx, xb, yb = idx, self.pixels(idx), self.targets[idx]
-            xb, yb, scale = changed_batch(self, idx, xb, yb, gen) if self.train else (xb, yb, 255.0)
+            xb, yb, scale = (
+                changed_batch(self, idx, xb, yb, gen, mixing) if self.train else (xb, yb, 255.0)
+            )
             most = max(1, int((yb[:, :, 4] >= 0).sum(1).max()))
             xb = normalise_batch(xb.contiguous(), self.normalise, scale, self.layout)
             yield xb, yb[:, :most].to(self.device, non_blocking=True)
