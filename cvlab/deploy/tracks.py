@@ -18,7 +18,7 @@ from ..data.samples import CORNERS
 if TYPE_CHECKING:  # names in annotations only
     import pandas as pd
 
-# %% ../../nbs/deploy/11_tracks.ipynb #cd128fec
+# %% ../../nbs/deploy/11_tracks.ipynb #63a13306
 NO_TRACKS = "following objects takes the extra `tracks`: pip install --require-hashes -r requirements/tracks.txt"
 
 
@@ -30,7 +30,7 @@ def _packages():
         raise LabError(f"{NO_TRACKS} ({e})") from None
     return supervision, ByteTrackTracker
 
-
+# %% ../../nbs/deploy/11_tracks.ipynb #b0a6591d
 class Follower:
     "A number for each object of a video, frame by frame."
 
@@ -57,7 +57,7 @@ class Follower:
             ids[out.class_id] = out.tracker_id
         return ids.tolist()
 
-
+# %% ../../nbs/deploy/11_tracks.ipynb #0f11e482
 def followed(
     table: "pd.DataFrame",  # frame, seconds, label, score, corners: of `annotate_video`
     n_frames: int,
@@ -96,7 +96,7 @@ def count_words(table: "pd.DataFrame") -> str:  # of `track_table`; such as "3 d
     n = table.label.value_counts().sort_index()
     return ", ".join(f"{v} {k}" for k, v in n.items()) or "nothing"
 
-# %% ../../nbs/deploy/11_tracks.ipynb #9cc43802
+# %% ../../nbs/deploy/11_tracks.ipynb #d746f045
 Zone = tuple[float, float, float, float]  # left, top, right, bottom: fractions of the image
 
 
@@ -114,7 +114,7 @@ def parse_zone(text: str) -> tuple[str, Zone]:  # such as "gate=0.5,0,1,1"
         )
     return name.strip(), zone
 
-
+# %% ../../nbs/deploy/11_tracks.ipynb #e45aab78
 def _inside(table, zone: Zone, size: tuple[int, int]) -> np.ndarray:  # bool (rows,)
     x, y = (table.x0 + table.x1) / 2 / size[0], (table.y0 + table.y1) / 2 / size[1]
     return ((x >= zone[0]) & (x <= zone[2]) & (y >= zone[1]) & (y <= zone[3])).to_numpy()
@@ -166,7 +166,7 @@ class Watch:
             )
         return image
 
-# %% ../../nbs/deploy/11_tracks.ipynb #a93bb1e6
+# %% ../../nbs/deploy/11_tracks.ipynb #554214ff
 def _pairs(t, f) -> list[tuple[int, int]]:  # places of true and found boxes of one frame
     from scipy.optimize import linear_sum_assignment
 
@@ -181,7 +181,7 @@ def _pairs(t, f) -> list[tuple[int, int]]:  # places of true and found boxes of 
         if overlap[i, j] >= 0.5
     ]
 
-
+# %% ../../nbs/deploy/11_tracks.ipynb #4f6b6546
 def identity_errors(
     tracked: "pd.DataFrame",
     truth: "pd.DataFrame",  # frame, thing, corners

@@ -42,7 +42,7 @@ def box_table(
         rows += [(str(path), *row) for row in found]
     return pd.DataFrame(rows, columns=["path", "label", "score", *CORNERS, "error"])
 
-# %% ../../nbs/deploy/10_video.ipynb #380a5387
+# %% ../../nbs/deploy/10_video.ipynb #194f367d
 Frame = namedtuple("Frame", "image seconds")  # RGB, upright; time of the frame
 NO_VIDEO = "videos other than GIF take the extra `video`: pip install --require-hashes -r requirements/video.txt"
 
@@ -62,7 +62,7 @@ def _pictures(folder: Path):
         with open_image(file) as im:
             yield Frame(to_rgb(im), i / 10)
 
-
+# %% ../../nbs/deploy/10_video.ipynb #df725cd3
 def _av():
     try:
         import av
@@ -89,7 +89,7 @@ def _film(path: Path):
             yield Frame(image, n / rate if frame.time is None else float(frame.time))
             n += 1
 
-
+# %% ../../nbs/deploy/10_video.ipynb #4e3efe67
 def _n_frames(path: Path) -> int | None:  # None: unknown
     try:
         if path.is_dir():
@@ -159,7 +159,7 @@ def annotated(
         draw.text((box[0], box[1] + down), text, fill="white", font=font, anchor="lb")
     return out
 
-# %% ../../nbs/deploy/10_video.ipynb #ca73acc2
+# %% ../../nbs/deploy/10_video.ipynb #83a3e4d5
 class _Gif:
     def __init__(self, path, size):
         self.path, self.frames, self.times = path, [], []
@@ -181,7 +181,7 @@ class _Gif:
             optimize=False,
         )
 
-
+# %% ../../nbs/deploy/10_video.ipynb #c2dc6a98
 class _Film:
     def __init__(self, path, size):
         self.size = tuple(v // 2 * 2 for v in size)
@@ -209,7 +209,7 @@ def _thousandth():
 
     return Fraction(1, 1000)
 
-
+# %% ../../nbs/deploy/10_video.ipynb #5ab71bf5
 class _Folder:
     def __init__(self, path, size):
         self.path, self.n = path, 0

@@ -16,7 +16,7 @@ from ..runs.paths import RunPaths
 from ..tasks.detect import SURE
 from ..tasks.tables import kept_row
 
-# %% ../../nbs/evaluation/10_detector_card.ipynb #7ed01a0b
+# %% ../../nbs/evaluation/10_detector_card.ipynb #fb2bb4df
 def _model_lines(p: dict, run: RunPaths) -> list[str]:  # p: effective parameters
     "What was trained."
     history = pd.read_csv(run.history)
@@ -35,7 +35,7 @@ def _model_lines(p: dict, run: RunPaths) -> list[str]:  # p: effective parameter
         f"- versions: {as_code(versions)}",
     ]
 
-
+# %% ../../nbs/evaluation/10_detector_card.ipynb #4ab50a7b
 def _data_lines(split: pd.DataFrame) -> list[str]:
     "The images and objects of each subset, as a table."
     boxes = boxes_table(split)
@@ -50,7 +50,7 @@ def _data_lines(split: pd.DataFrame) -> list[str]:
         *(f"| {name} | {' | '.join(f'{n:,}' for n in r)} |" for name, r in rows),
     ]
 
-# %% ../../nbs/evaluation/10_detector_card.ipynb #87b4d674
+# %% ../../nbs/evaluation/10_detector_card.ipynb #5220e5b3
 def _ends(m: dict, name: str) -> str:
     return f"{m[name]:.3f} (95 % CI {m[f'{name}_low']:.3f} to {m[f'{name}_high']:.3f})"
 
@@ -72,7 +72,7 @@ def _result_lines(m: dict) -> list[str]:  # metrics of the test set
         *rows,
     ]
 
-
+# %% ../../nbs/evaluation/10_detector_card.ipynb #dba53939
 _KINDS = {
     "Cls": "objects taken for another class",
     "Loc": "boxes that are badly placed",
@@ -96,9 +96,9 @@ def _limit_lines(m: dict, slices: pd.DataFrame) -> list[str]:
             f"Fewest objects are found where {r['slice']} is {r.level} ({r['values']}): {r.recall:.3f} of {r.n} "
             f"(95 % CI {r.low:.3f} to {r.high:.3f}), with scores of {SURE} and more."
         )
-    if m["errors"]:
-        most = max(m["errors"], key=m["errors"].get)
-        out.append(f"Most AP50 is lost by {_KINDS[most]}: {m['errors'][most]:.3f}.")
+    if lost := {k: v for k, v in m["errors"].items() if k in _KINDS}:  # without their sums
+        most = max(lost, key=lost.get)
+        out.append(f"Most AP50 is lost by {_KINDS[most]}: {lost[most]:.3f}.")
     out.append(
         f"A score is no probability: the expected calibration error is {m['calibration_error']:.3f}."
     )

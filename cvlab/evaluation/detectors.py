@@ -94,7 +94,7 @@ def recall_slices(
             rows.append((name, level, of.get((name, level), ""), mine.sum(), recall, low, high))
     return pd.DataFrame(rows, columns=["slice", "level", "values", "n", "recall", "low", "high"])
 
-# %% ../../nbs/evaluation/09_detectors.ipynb #c3f23293
+# %% ../../nbs/evaluation/09_detectors.ipynb #5d1d2268
 _SHOWN = "ap ap_low ap_high ap50 ap75 ap_small ap_medium ar100 precision recall calibration_error".split()
 
 
@@ -110,7 +110,7 @@ def run_table(
         ]
     )
 
-
+# %% ../../nbs/evaluation/09_detectors.ipynb #ccc4757a
 def _by_detector(preds: dict) -> dict[str, list]:  # detector -> its seeds
     return {
         e: [t for (d, _), t in preds.items() if d == e] for e in dict.fromkeys(e for e, _ in preds)
@@ -131,7 +131,7 @@ def mean_table(
             rows.append((e, len(tables), metric, draws[0, k], *ends[:, k]))
     return pd.DataFrame(rows, columns=["detector", "seeds", "metric", "mean", "low", "high"])
 
-
+# %% ../../nbs/evaluation/09_detectors.ipynb #31ed9c19
 def effect_table(
     preds: dict[tuple[str, int], pd.DataFrame],  # (detector, seed) -> of `read_detections`
     split: pd.DataFrame,
@@ -150,7 +150,7 @@ def effect_table(
         else pd.DataFrame(columns=columns)
     )
 
-
+# %% ../../nbs/evaluation/09_detectors.ipynb #2021f5b4
 def slice_table(
     preds: dict[tuple[str, int], pd.DataFrame],
     split: pd.DataFrame,

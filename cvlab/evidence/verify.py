@@ -706,14 +706,15 @@ def check_lr_find(lab, stage, folder):
     )
 
 # %% ../../nbs/evidence/04_verify.ipynb #4ba3ebc2
+_STANDING = re.compile(r"(?<!\S)[-+.\de]*\d(?!\S)")  # a number by itself, not that of ap50
+
+
 @checks("train")
 def check_train(lab, stage, folder):
     "Compare the log with the history, epoch by epoch."
     history, p = pd.read_csv(folder / "results.csv"), _run_params(folder)["effective"]["train"]
     log = (folder / "train.log").read_text(encoding="utf-8").splitlines()
-    logged = np.array(
-        [re.findall(r"[-+.\de]*\d", line) for line in log if line.startswith("epoch ")], float
-    )
+    logged = np.array([_STANDING.findall(line) for line in log if line.startswith("epoch ")], float)
     if history.epoch.tolist() != list(range(1, len(history) + 1)):
         return ["results.csv: the epochs do not count up from 1"]
     early = p["patience"] or any(line.startswith("stopped") for line in log)
