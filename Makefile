@@ -18,11 +18,7 @@ PAGE := .cvlab/space
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help repro repro-detect film verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
-=======
-.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve image clean lock install extra-docs
->>>>>>> 03541e7 (Train ultralytics' YOLO on the same split in a process of its own)
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
