@@ -2209,6 +2209,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'cvlab.evidence.verify.declared': ('evidence/verify.html#declared', 'cvlab/evidence/verify.py'),
                                        'cvlab.evidence.verify.divided': ('evidence/verify.html#divided', 'cvlab/evidence/verify.py'),
                                        'cvlab.evidence.verify.files_of': ('evidence/verify.html#files_of', 'cvlab/evidence/verify.py'),
+                                       'cvlab.evidence.verify.film_lines': ('evidence/verify.html#film_lines', 'cvlab/evidence/verify.py'),
                                        'cvlab.evidence.verify.forget_stages': ( 'evidence/verify.html#forget_stages',
                                                                                 'cvlab/evidence/verify.py'),
                                        'cvlab.evidence.verify.guarded': ('evidence/verify.html#guarded', 'cvlab/evidence/verify.py'),

@@ -9,8 +9,8 @@ __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'OF_WEIGHTS'
            'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'check_boxes', 'check_blind',
            'check_detections', 'check_detectors', 'aside', 'files_of', 'twins', 'Line', 'guarded', 'check_stage',
            'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page', 'page_text',
-           'declared', 'divided', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output', 'retrain',
-           'again_lines', 'check_weights', 'check_training', 'limits']
+           'declared', 'divided', 'film_lines', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output',
+           'retrain', 'again_lines', 'check_weights', 'check_training', 'limits']
 
 # %% ../../nbs/evidence/04_verify.ipynb #2ab5457b
 import ast
@@ -1464,6 +1464,21 @@ def _rest(lab: Lab) -> list[Line]:
     return [Line(*x) for x in (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))]
 
 
+def film_lines(lab: Lab) -> list[Line]:
+    "Compute the errors of the film again from its detections and its truth."
+    from cvlab.deploy.film import film_errors
+
+    folder = lab.path("runs/detect/film")
+    if not (folder / "errors.json").exists():
+        return []
+    tables = [pd.read_csv(folder / f"{n}.csv") for n in ("film.detections", "truth")]
+    odd = guarded(lambda: _same_json(folder / "errors.json", film_errors(*tables)))
+    says = "errors.json from the two tables; whether the film shows them needs the weights"
+    return [Line("runs/detect/film", "drift", p) for p in odd] or [
+        Line("runs/detect/film", "verified", says)
+    ]
+
+
 def _measured(recipe: Path, lab: Lab) -> list[Line]:
     return [measured_line(recipe, lab)]
 
@@ -1488,6 +1503,7 @@ def _all_checks(lab: Lab) -> dict:  # what is checked -> function, arguments; se
         **{p.relative_to(lab.root).as_posix(): (check_page, lab, p) for p in pages(lab)},
         "nbs": (declared, lab),
         "runs": (_rest, lab),
+        "runs/detect/film": (film_lines, lab),
         **{f.relative_to(lab.root).as_posix(): (_measured, f, lab) for f in recipes},
     }
 
