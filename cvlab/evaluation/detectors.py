@@ -57,7 +57,7 @@ def _ranges(known: pd.DataFrame) -> dict[tuple[str, str], str]:  # such as ("siz
             *known[k].agg(["min", "max"]),
             *known[known.subset == "train"][k].quantile([1 / 3, 2 / 3]),
         ]
-        low, high, a, b = (f"{v:.2g}" for v in ends)
+        low, high, a, b = (f"{round(v, 2):.2g}" for v in ends)
         at |= {
             (k, "low"): f"{low} to {a}",
             (k, "middle"): f"{a} to {b}",
