@@ -1164,11 +1164,11 @@ def detect(
 
 
 def _detect_video(predictor, source, out, tracks: bool, zones: dict) -> str:
-    from cvlab.deploy.tracks import Watch, count_words, track_table, zone_table
+    from cvlab.deploy.tracks import Follower, Watch, count_words, track_table, zone_table
     from cvlab.deploy.video import Output, annotate_video, frames_of, rate_of
 
     rate = rate_of(source)
-    watch = Watch(zones, rate) if tracks else None
+    watch = Watch(Follower(rate), zones) if tracks else None
     more = dict(follow=watch, mark=watch.mark) if tracks else {}
     table = annotate_video(predictor, source, out, **more)
     beside = Output(out).beside("detections")

@@ -142,8 +142,8 @@ def zone_table(
 class Watch:
     "Follow the objects of a video and draw zones with their counts; for `annotate_video`."
 
-    def __init__(self, zones: dict[str, Zone] | None = None, rate: float = 10.0):
-        self.zones, self.follow = zones or {}, Follower(rate)
+    def __init__(self, follow, zones: dict[str, Zone] | None = None):  # follow: a `Follower`
+        self.zones, self.follow = zones or {}, follow
         self.now, self.been = [], {name: set() for name in self.zones}
 
     def __call__(self, seconds: float, boxes) -> list[int]:

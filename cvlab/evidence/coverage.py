@@ -44,7 +44,8 @@ RULES = [(pattern, mode) for mode, patterns in {
         crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json
         crossval/confusion_matrix.png tune/trials.csv tune/importance.csv tune/verdict.json tune/comparison.csv tune/search.png
         tune/slices.png tune/combinations.png detect/ledger.csv detect/*/params.yaml detect/*/*/seed-*/params.yaml
-        detect/baseline/metrics.json detect/film/errors.json detect/compare/*.csv detect/compare/*.png detect/cards/*/seed-*/MODEL_CARD.md
+        detect/baseline/metrics.json detect/film/errors.json detect/film/truth.csv
+        detect/film/film.gif detect/compare/*.csv detect/compare/*.png detect/cards/*/seed-*/MODEL_CARD.md
         detect/evaluate/*/seed-*/metrics.json detect/evaluate/*/seed-*/slices.csv detect/evaluate/*/seed-*/slices.png
         detect/evaluate/*/seed-*/results.png detect/evaluate/*/seed-*/training_curves.png
         detect/evaluate/*/seed-*/confusion_matrix.png detect/evaluate/*/seed-*/errors.png""",
@@ -72,7 +73,7 @@ RULES = [(pattern, mode) for mode, patterns in {
 # %% ../../nbs/evidence/03_coverage.ipynb #145a51c8
 _MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json tune/trials/*/timing.json
     bench/* bench/*/* architectures/* trackers/* measured/batch_norm/*
-    detect/film/film.gif detect/film/film.detections.csv detect/film/truth.csv detect/yolo/* detect/*/timing.json detect/*/environment.json detect/*/*/seed-*/timing.json detect/*/*/seed-*/environment.json"""
+    detect/film/detections.csv detect/yolo/* detect/*/timing.json detect/*/environment.json detect/*/*/seed-*/timing.json detect/*/*/seed-*/environment.json"""
 RULES = [(p, "witness") for p in _MACHINE.split()] + RULES
 _TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv
     histogram.csv probe.csv probe_without.csv pairs.csv probes.csv accuracy.csv

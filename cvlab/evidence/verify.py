@@ -1378,6 +1378,7 @@ def check_page(lab: Lab, page: Path) -> list[Line]:
         for kept in lab.root.glob("runs/measured/*/*/oof_classes.csv")
         for f in kept.parent.glob("*.png")
     }
+    made.add("runs/detect/film/film.gif")  # see `film_lines`
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
     n = len(MARKED.findall(text))
@@ -1464,16 +1465,29 @@ def _rest(lab: Lab) -> list[Line]:
     return [Line(*x) for x in (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))]
 
 
-def film_lines(lab: Lab) -> list[Line]:
-    "Compute the errors of the film again from its detections and its truth."
-    from cvlab.deploy.film import film_errors
+def _film_problems(folder: Path) -> list[str]:
+    from cvlab.datasets.meadow_film import meadow_film
+    from cvlab.deploy.film import draw_film, film_errors, truth_table
 
+    frames, truth = meadow_film()
+    truth, table = truth_table(truth), pd.read_csv(folder / "detections.csv")
+    with tempfile.TemporaryDirectory() as tmp:
+        draw_film(Path(tmp) / "film.gif", frames, table)
+        same = (Path(tmp) / "film.gif").read_bytes() == (folder / "film.gif").read_bytes()
+    return [
+        *([] if same else ["film.gif: is not the film of its records"]),
+        *_same_table(folder / "truth.csv", truth),
+        *_same_json(folder / "errors.json", film_errors(table, truth)),
+    ]
+
+
+def film_lines(lab: Lab) -> list[Line]:
+    "Draw the film again from its detections, and compute its truth and its errors."
     folder = lab.path("runs/detect/film")
-    if not (folder / "errors.json").exists():
+    if not folder.exists():
         return []
-    tables = [pd.read_csv(folder / f"{n}.csv") for n in ("film.detections", "truth")]
-    odd = guarded(lambda: _same_json(folder / "errors.json", film_errors(*tables)))
-    says = "errors.json from the two tables; whether the film shows them needs the weights"
+    odd = guarded(_film_problems, folder)
+    says = "the lawn, the film and its errors from detections.csv, which needs the weights"
     return [Line("runs/detect/film", "drift", p) for p in odd] or [
         Line("runs/detect/film", "verified", says)
     ]
