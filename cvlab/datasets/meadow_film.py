@@ -14,14 +14,14 @@ from .meadow import SPECIES, Camera, Light, Scene, beside, render
 from .meadow_boxes import PIXELS, VISIBLE
 
 # %% ../../nbs/datasets/06_meadow_film.ipynb #b82b7199
-SIDE = 3  # widths of the window
+SIDE = 2  # widths of the window
 
 
 def wide_scene(
     seed: int,
     n: int = 40,  # things
 ) -> Scene:
-    "A scene of many things, each a third of the usual size in the frame."
+    "A scene of many things, each half of the usual size in the frame."
     rng = np.random.default_rng([seed, 5])
     cam = Camera(-0.4, 1.1 / SIDE, 0.75 / SIDE, 1.2 * SIDE, 1.0, 0.0, 0.0, 2.0)
     sun, things = Light(-0.5, 0.7, 0.25, 0.4), []
@@ -33,11 +33,9 @@ def wide_scene(
 
 # %% ../../nbs/datasets/06_meadow_film.ipynb #18b86212
 def _path(n: int, span: int) -> np.ndarray:  # (n, 2) left, top
-    "Where the window is in each frame: there along the lower edge, and back higher up."
+    "Where the window is in each frame: from left to right, and a little upwards."
     t = np.linspace(0, 1, n)
-    x = np.where(t < 0.5, 2 * t, 2 - 2 * t)
-    y = 0.85 - 0.45 * t
-    return np.round(np.stack([x, y], 1) * span).astype(int)
+    return np.round(np.stack([t, 0.9 - 0.3 * t], 1) * span).astype(int)
 
 
 def _seen(o, left: int, top: int, size: int) -> tuple | None:  # corners, visible share
@@ -52,7 +50,7 @@ def _seen(o, left: int, top: int, size: int) -> tuple | None:  # corners, visibl
 
 def meadow_film(
     seed: int = 0,
-    n: int = 60,  # frames
+    n: int = 50,  # frames
     size: int = 128,  # of the window, pixels
 ) -> tuple[
     list[np.ndarray], pd.DataFrame

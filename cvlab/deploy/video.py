@@ -165,7 +165,7 @@ class _Gif:
         self.path, self.frames, self.times = path, [], []
 
     def add(self, image, seconds):
-        self.frames.append(image.quantize(128, dither=Image.Dither.NONE))
+        self.frames.append(image.quantize(self.colours, dither=Image.Dither.NONE))
         self.times.append(seconds)
 
     def close(self):
@@ -241,15 +241,17 @@ def check_output(out: str | Path):
 class Output:
     "Frames into a file that appears when it is complete, or into a folder."
 
-    def __init__(self, out: str | Path):
+    def __init__(self, out: str | Path, colours: int = 128):  # colours: of a GIF
         check_output(out)
-        self.out, self.writer = Path(out), None
+        self.out, self.writer, self.colours = Path(out), None, colours
         self.end = self.out.suffix.lower()
         self.part = self.out.with_name(f".{self.out.name}.part") if self.end else self.out
 
     def add(self, image: Image.Image, seconds: float):
         "Write the next frame; the first one decides the size."
-        self.writer = self.writer or _WRITERS[self.end](self.part, image.size)
+        if self.writer is None:
+            self.writer = _WRITERS[self.end](self.part, image.size)
+            self.writer.colours = self.colours
         self.writer.add(image, seconds)
 
     def beside(self, name: str) -> Path:
