@@ -46,7 +46,7 @@ def film_errors(
 
 # %% ../../nbs/deploy/14_film.ipynb #8df19d2c
 SCALE = 1.5  # the frames are enlarged, so that names can be read
-COLOURS = 40  # of the GIF; grass does not compress well
+COLOURS = 64  # of the GIF; grass does not compress well
 ZONE = dict(left=(0.0, 0.0, 0.5, 1.0))
 
 
