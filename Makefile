@@ -18,7 +18,7 @@ PAGE := .cvlab/space
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repro-detect verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -31,6 +31,17 @@ repro: install ## train and evaluate what is out of date, then compare with the 
 repro-detect: install ## the second pipeline: two detectors on the boxes of the meadow, compared; about ten minutes on two cores
 	@[ -d data ] || cvlab data use meadow
 	@dvc repro $(ARGS) nbs/pipeline/detect/dvc.yaml
+
+film: install ## a film of the meadow with what a detector of the second pipeline finds, followed and counted, into runs/detect/film
+	@[ -d runs/detect/weights/one_stage/seed-0 ] || { echo "cvlab: no trained detector here; run make repro-detect first" >&2; exit 1; }
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/tracks.txt
+	@python -m cvlab.deploy.film runs/detect/weights/one_stage/seed-0 runs/detect/film
+
+yolo: install ## ultralytics' YOLO (AGPL-3.0) beside the detectors of the second pipeline, in an environment of its own, into runs/detect/yolo
+	@echo "cvlab: ultralytics is licensed under AGPL-3.0; it goes into .cvlab/yolo (3 GB), the lab does not import it" >&2
+	@[ -x .cvlab/yolo/bin/python ] || $(PYTHON) -m venv .cvlab/yolo
+	@.cvlab/yolo/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/yolo.txt
+	@python -m cvlab.studies.yolo .cvlab/detect/meadow runs/detect runs/detect/yolo
 
 verify: install ## recompute numbers and figures from stored files, compare hashes; no data, weights, GPU or internet needed
 	@cvlab verify
@@ -183,8 +194,8 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
-	for extra in 'dev:uv pycocotools' video:av parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
-    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp ray:ray slurm:submitit 'bench:lightning ultralytics' \
+	for extra in 'dev:uv pycocotools' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
+    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \

@@ -405,8 +405,6 @@ def _what_next(run) -> list[str]:  # one line per finding
     "Findings from the learning curves of a `TrainedRun`, with suggestions."
     from cvlab.explain.diagnose import findings
 
-    if run.task.name == "detect":
-        return []
     params = plain(read_yaml(run.paths.params))["effective"]
     found = findings(run.task, run.history, run.predictions, params)
     return [
@@ -1139,12 +1137,18 @@ def detect(
     predictor: "Predictor",  # of a detector
     paths: list[str | Path],  # images or folders; with `out` one video, GIF or folder
     out: str | Path | None = None,  # .gif, .mp4 or a folder
-) -> str:  # the table as CSV, or a line about what was written
+    tracks: bool = False,  # number the objects of the video, and count them
+    zones: tuple[str, ...] = (),  # such as "gate=0.5,0,1,1"; with tracks
+) -> str:  # the table as CSV, or what was written
     "Find objects in images or in a video."
     from cvlab.core.escape import as_cell
     from cvlab.data.samples import images_in
-    from cvlab.deploy.video import annotate_video, box_table
+    from cvlab.deploy.tracks import parse_zone
+    from cvlab.deploy.video import box_table
 
+    areas = dict(map(parse_zone, zones))
+    if out is None and (tracks or areas):
+        raise LabError("--tracks and --zone: only of a video, with --out")
     if out is None:
         if not (files := images_in(paths)):
             raise LabError(f"{paths[0]}: no image here or below; name images, or a folder of them")
@@ -1156,13 +1160,27 @@ def detect(
         return table.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip("\n")
     if len(paths) != 1:
         raise LabError(f"--out {out}: name one video, GIF or folder of images, not {len(paths)}")
-    table = annotate_video(predictor, paths[0], out)
-    beside = (
-        Path(out) / "detections.csv"
-        if not Path(out).suffix
-        else Path(out).with_suffix(".detections.csv")
-    )
-    return f"{out}: {len(table)} detections in {table.frame.nunique()} frames, listed in {beside}"
+    return _detect_video(predictor, paths[0], out, tracks or bool(areas), areas)
+
+
+def _detect_video(predictor, source, out, tracks: bool, zones: dict) -> str:
+    from cvlab.deploy.tracks import Follower, Watch, count_words, track_table, zone_table
+    from cvlab.deploy.video import Output, annotate_video, frames_of, rate_of
+
+    rate = rate_of(source)
+    watch = Watch(Follower(rate), zones) if tracks else None
+    more = dict(follow=watch, mark=watch.mark) if tracks else {}
+    table = annotate_video(predictor, source, out, **more)
+    beside = Output(out).beside("detections")
+    lines = [
+        f"{out}: {len(table)} detections in {table.frame.nunique()} frames, listed in {beside}"
+    ]
+    if tracks:
+        lines.append(f"followed: {count_words(track_table(table))}")
+    if zones:
+        size = next(frames_of(source)).image.size
+        lines.append(zone_table(table, zones, size, rate).to_string(index=False))
+    return "\n".join(lines)
 
 # %% ../../nbs/cli/00_api.ipynb #f07fd163
 def compare_exported(

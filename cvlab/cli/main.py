@@ -673,6 +673,15 @@ def predict(
             "--out", help="Of a detector: the video to write (.gif or .mp4), or a folder of images."
         ),
     ] = None,
+    tracks: Annotated[
+        bool, typer.Option(help="With --out: number the objects of the video, and count them.")
+    ] = False,
+    zone: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --out: count what is in name=left,top,right,bottom, fractions of the image; may be repeated."
+        ),
+    ] = None,
 ):
     "Predict images; print CSV with path, label, probability, error; of a detector a line per object."
     from cvlab.core.progress import progress
@@ -687,7 +696,7 @@ def predict(
 
         model = predictor.Predictor(run)
         if to or model.task.name == "detect":
-            print(api.detect(model, paths, to))
+            print(api.detect(model, paths, to, tracks, tuple(zone or ())))
             return
         row_of = functools.partial(predictor.row_of, model)
     if not (files := images_in(paths)):

@@ -413,7 +413,10 @@ def _bench_row(path: Path, row: str) -> dict:  # value, low, high
 
 @formula
 def _value(paths, key):
-    return float(pick(read_json(one(paths)), key, "key"))
+    found = read_json(one(paths))
+    for k in key.split("."):  # such as test.ap
+        found = pick(found, k, "key")
+    return float(found)
 
 
 @formula

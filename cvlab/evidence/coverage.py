@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODES', 'RULES', 'IGNORED_BY_DVC', 'COPIED', 'rule_of', 'files_below', 'uncovered', 'pipeline_problems',
-           'ignored_problems', 'lost_readings', 'ledger_line', 'copies', 'same_weights', 'folder_hash']
+           'second_problems', 'ignored_problems', 'lost_readings', 'ledger_line', 'copies', 'same_weights',
+           'folder_hash']
 
 # %% ../../nbs/evidence/03_coverage.ipynb #c143f3e9
 import fnmatch
@@ -20,7 +21,7 @@ import pandas as pd
 # %% ../../nbs/evidence/03_coverage.ipynb #7184960e
 from ..core.params import plain, read_yaml
 from ..runs.ledger import LEDGER_COLUMNS, read_ledger
-from ..runs.stages import STAGES, dvc_yaml
+from ..runs.stages import DETECT, STAGES, detect_yaml, dvc_yaml
 
 # %% ../../nbs/evidence/03_coverage.ipynb #528a3b2a
 MODES = {  # mode -> (what it does, state of its files in plain verify)
@@ -42,11 +43,18 @@ RULES = [(pattern, mode) for mode, patterns in {
         crossval/folds.csv crossval/scores.csv crossval/summary.csv crossval/effects.csv
         crossval/test_scores.csv crossval/test_differences.csv crossval/metrics.json
         crossval/confusion_matrix.png tune/trials.csv tune/importance.csv tune/verdict.json tune/comparison.csv tune/search.png
-        tune/slices.png tune/combinations.png""",
-    "data": "prepare/split.csv",
+        tune/slices.png tune/combinations.png detect/ledger.csv detect/*/params.yaml detect/*/*/seed-*/params.yaml
+        detect/baseline/metrics.json detect/film/errors.json detect/film/truth.csv
+        detect/film/film.gif detect/compare/*.csv detect/compare/*.png detect/cards/*/seed-*/MODEL_CARD.md
+        detect/evaluate/*/seed-*/metrics.json detect/evaluate/*/seed-*/slices.csv detect/evaluate/*/seed-*/slices.png
+        detect/evaluate/*/seed-*/results.png detect/evaluate/*/seed-*/training_curves.png
+        detect/evaluate/*/seed-*/confusion_matrix.png detect/evaluate/*/seed-*/errors.png""",
+    "data": "prepare/split.csv detect/prepare/split.csv detect/prepare/boxes.csv detect/prepare/things.csv",
     "weights": """evaluate/*/seed-*/predictions.csv evaluate/*/seed-*/predicted.png
         evaluate/*/seed-*/val_batch?_*.png evaluate/*/seed-*/worst.png
         evaluate/*/seed-*/slices.csv evaluate/*/seed-*/evaluate.ipynb interpret/layers.csv
+        detect/evaluate/*/seed-*/detections.csv detect/evaluate/*/seed-*/val_batch?_*.png
+        detect/evaluate/*/seed-*/worst.png detect/evaluate/*/seed-*/evaluate.ipynb
         interpret/pointing.csv interpret/*.png interpret/interpret.ipynb""",
     "retrain": """train/*/seed-*/results.csv train/*/seed-*/train.log train/*/seed-*/model.json
         train/*/seed-*/train.ipynb prepare/prepare.ipynb baseline/histogram.csv baseline/probe.csv
@@ -55,20 +63,25 @@ RULES = [(pattern, mode) for mode, patterns in {
         leakage/leakage.ipynb lr_find/curves.csv lr_find/lr_find.ipynb crossval/oof.csv
         crossval/test_predictions.csv crossval/experiments.yaml crossval/folds.png
         crossval/train.log crossval/crossval.ipynb tune/tune.ipynb tune/trials/*.json
-        tune/trials/*/values.json tune/trials/*/trial.json tune/trials/*/*.csv tune/finals/*""",
+        tune/trials/*/values.json tune/trials/*/trial.json tune/trials/*/*.csv tune/finals/*
+        detect/train/*/seed-*/results.csv detect/train/*/seed-*/train.log detect/train/*/seed-*/model.json
+        detect/train/*/seed-*/train.ipynb detect/prepare/prepare.ipynb detect/baseline/baseline.ipynb
+        detect/compare/compare.ipynb""",
 }.items() for pattern in patterns.split()]
 # fmt: on
 
 # %% ../../nbs/evidence/03_coverage.ipynb #145a51c8
 _MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json tune/trials/*/timing.json
-    bench/* bench/*/* architectures/* trackers/* measured/batch_norm/*"""
+    bench/* bench/*/* architectures/* trackers/* measured/batch_norm/*
+    detect/film/detections.csv detect/yolo/* detect/*/timing.json detect/*/environment.json detect/*/*/seed-*/timing.json detect/*/*/seed-*/environment.json"""
 RULES = [(p, "witness") for p in _MACHINE.split()] + RULES
 _TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv
     histogram.csv probe.csv probe_without.csv pairs.csv probes.csv accuracy.csv
     shortcut_predictions.csv leakage_report.json ledger.csv by_class.csv by_frequency.csv
     effects.csv experiments.yaml folds.png confusion_matrix.png oof_classes.csv
     single_model_classes.csv test_classes.csv scores.csv summary.csv test_scores.csv
-    test_differences.csv timing.json environment.json times.csv effects.png recipes.ipynb"""
+    test_differences.csv timing.json environment.json times.csv effects.png recipes.ipynb
+    boxes.csv things.csv detections.csv slices.csv counts.csv"""
 # a recipe, with a folder per split or seed, stage, and seed
 _DEPTHS = ("", "*/*/", "*/*/seed-*/", "*/")
 RULES += [(f"measured/*/*/{at}{name}", "witness") for name in _TABLES.split() for at in _DEPTHS]
@@ -80,7 +93,14 @@ def rule_of(name: str) -> str | None:  # a mode; None: no rule
     return next((mode for pattern, mode in RULES if path.match("/" + pattern)), None)
 
 # %% ../../nbs/evidence/03_coverage.ipynb #e893b854
-_IGNORED = ("local/*", "weights/*", "*/last.safetensors", "*/last.json", "*.tmp")
+_IGNORED = (
+    "local/*",
+    "weights/*",
+    "detect/weights/*",
+    "*/last.safetensors",
+    "*/last.json",
+    "*.tmp",
+)
 
 
 def files_below(runs: Path) -> list[str]:  # names relative to runs/, sorted
@@ -88,6 +108,12 @@ def files_below(runs: Path) -> list[str]:  # names relative to runs/, sorted
     names = (f.relative_to(runs) for f in runs.rglob("*") if f.is_file())
     shown = (n.as_posix() for n in names if not any(p.startswith(".") for p in n.parts))
     return sorted(n for n in shown if not any(fnmatch.fnmatchcase(n, i) for i in _IGNORED))
+
+
+def _stage_in(name: str) -> bool:  # name: relative to runs/
+    "Whether a file is in the folder of a stage, of this pipeline or of the second."
+    parts = [p for p in PurePosixPath(name).parts if p != "detect"]
+    return len(parts) > 1 and parts[0] in (*STAGES, "cards" if name.startswith("detect/") else "")
 
 
 def uncovered(
@@ -101,10 +127,11 @@ def uncovered(
         if (mode := rule_of(name)) is None:
             why = "no rule covers this file; remove it, or add a rule to nbs/evidence/03_coverage.ipynb"
             out.append((f"runs/{name}", "drift", why))
-        elif name.split("/")[0] in STAGES and above.isdisjoint(outs):
+        elif _stage_in(name) and above.isdisjoint(outs):
             out.append((f"runs/{name}", "drift", "no stage of dvc.lock wrote this file; remove it"))
         elif mode != "plain":
-            groups.setdefault((name.split("/")[0], mode), []).append(Path(name).name)
+            first = name.split("/")[0]
+            groups.setdefault((first, mode), []).append(Path(name).name)
     for (folder, mode), found in groups.items():
         what = ", ".join(
             f"{n} {found.count(n)} x" if found.count(n) > 1 else n for n in dict.fromkeys(found)
@@ -159,6 +186,16 @@ def pipeline_problems(
         if extra
         else {}
     )
+
+# %% ../../nbs/evidence/03_coverage.ipynb #28caa603
+def second_problems(root: Path) -> list[str]:
+    "Whatever differs in the file of the second pipeline from the register of stages."
+    path = Path(root) / DETECT / "dvc.yaml"
+    if not path.exists():
+        return [f"{DETECT}/dvc.yaml: is missing; `cvlab schema` writes it"]
+    if path.read_text(encoding="utf-8") != detect_yaml(root):
+        return [f"{DETECT}/dvc.yaml: written by hand; `cvlab schema` writes the file again"]
+    return []
 
 # %% ../../nbs/evidence/03_coverage.ipynb #71238ef9
 def ignored_problems(root: Path) -> list[str]:
@@ -241,12 +278,7 @@ def copies(tables: dict[str, pd.DataFrame]) -> list[tuple[str, str]]:  # pairs o
 # %% ../../nbs/evidence/03_coverage.ipynb #d7685f22
 def same_weights(lock: dict) -> list[tuple[str, str]]:  # pairs of stages
     "Stages that wrote identical weights."
-    made = {
-        s: o["md5"]
-        for s, e in lock.items()
-        for o in e["outs"]
-        if o["path"].startswith("runs/weights/")
-    }
+    made = {s: o["md5"] for s, e in lock.items() for o in e["outs"] if "/weights/" in o["path"]}
     return [(a, b) for a, b in combinations(made, 2) if made[a] == made[b]]
 
 

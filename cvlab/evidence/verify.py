@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'CHECKS', 'NUMBER', 'AGAIN', 'PROBABILITY', 'OF_WEIGHTS', 'Verdict', 'committed', 'against_head',
-           'locked', 'Lab', 'kind', 'changes', 'lock_problems', 'stale_stages', 'forget_stages', 'near', 'checks',
-           'check_prepare', 'redrawn', 'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval',
-           'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'aside', 'files_of', 'twins', 'Line',
-           'guarded', 'check_stage', 'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages',
-           'check_page', 'page_text', 'declared', 'divided', 'verify', 'check_data', 'numbers_of', 'leaves',
-           'compare_output', 'retrain', 'again_lines', 'check_weights', 'check_training', 'limits']
+           'locked', 'Lab', 'Second', 'kind', 'changes', 'lock_problems', 'stale_stages', 'forget_stages', 'near',
+           'checks', 'check_prepare', 'redrawn', 'check_baseline', 'check_leakage', 'check_interpret', 'check_crossval',
+           'check_tune', 'check_lr_find', 'check_train', 'check_evaluate', 'check_boxes', 'check_blind',
+           'check_detections', 'check_detectors', 'aside', 'files_of', 'twins', 'Line', 'guarded', 'check_stage',
+           'class_metrics', 'class_figures', 'check_classes', 'measured_line', 'pages', 'check_page', 'page_text',
+           'declared', 'divided', 'film_lines', 'verify', 'check_data', 'numbers_of', 'leaves', 'compare_output',
+           'retrain', 'again_lines', 'check_weights', 'check_training', 'limits']
 
 # %% ../../nbs/evidence/04_verify.ipynb #2ab5457b
 import ast
@@ -27,7 +28,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -76,6 +77,7 @@ from cvlab.evidence.coverage import (
     ledger_line,
     pipeline_problems,
     same_weights,
+    second_problems,
     uncovered,
 )
 from .prose import quotes
@@ -84,7 +86,7 @@ from ..explain.plots import plot_history, plot_reliability
 from ..runs.ledger import read_ledger
 from ..runs.paths import RunPaths, run_of
 from ..runs.run import check_effective, question
-from ..runs.stages import STAGES, stage_of
+from ..runs.stages import DETECT, SECOND, STAGES, sections_of, stage_of, variant_of
 from ..tasks.tables import kept_row, measured
 
 # %% ../../nbs/evidence/04_verify.ipynb #61946fa9
@@ -153,9 +155,12 @@ def against_head(
     return _compare_predictions(read_predictions(io.BytesIO(old)), read_predictions(path))
 
 # %% ../../nbs/evidence/04_verify.ipynb #d8c4d98b
-def locked(root: str | Path = ".") -> dict:  # stage -> its entry: cmd, deps, outs
+def locked(
+    root: str | Path = ".",
+    pipeline: str = "",  # folder of the pipeline; "": the first
+) -> dict:  # stage -> its entry: cmd, deps, outs
     "The stages of dvc.lock; `LabError` if it is missing or damaged."
-    path = Path(root) / "dvc.lock"
+    path = Path(root) / pipeline / "dvc.lock"
     if not path.exists():
         raise LabError(f"{path}: no such file; `git checkout dvc.lock` restores it")
     try:
@@ -183,16 +188,27 @@ def locked(root: str | Path = ".") -> dict:  # stage -> its entry: cmd, deps, ou
 class Lab:
     "A repository to check; its common files are read once."
 
+    # the folder of the pipeline and of its runs, the beginning of its lines, its overrides, its task
+    pipeline, runs, prefix, overrides, task = "", "runs", "", (), ""
+
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
-        self.lock = locked(self.root)
-        self.requested = cache(lambda experiment: resolve(self.root / "params.yaml", experiment))
+        self.lock = locked(self.root, self.pipeline)
+        params = self.root / "params.yaml"
+        self.requested = cache(lambda experiment: resolve(params, experiment, [*self.overrides]))
         self.params = self.requested("")
-        self.split = read_split(RunPaths(self.root / "runs").split)
+        self.split = read_split(RunPaths(self.root / self.runs).split)
         self.classes = sorted(self.split.label.unique())
-        self.claims = load_claims(
-            self.root / "nbs" / "pages" / "claims.yaml", self.params, self.classes
-        )
+
+    @cached_property
+    def claims(self) -> dict:
+        path = self.root / "nbs" / "pages" / "claims.yaml"
+        return load_claims(path, self.params, self.classes)
+
+    @cached_property
+    def second(self) -> "Second | None":  # None: it never ran here
+        "The second pipeline of the repository."
+        return Second(self.root) if (self.root / DETECT / "dvc.lock").exists() else None
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -201,10 +217,21 @@ class Lab:
         return [o["path"] for o in self.lock[stage]["outs"]]
 
     def folder(self, stage: str) -> Path:  # folder of the stage's small results
-        return self.path(next(o for o in self.outs(stage) if o.startswith(f"runs/{kind(stage)}")))
+        at = f"{self.runs}/{kind(stage)}"
+        return self.path(next(o for o in self.outs(stage) if o.startswith(at)))
+
+    def notebook(self, stage: str) -> str:  # name of its notebook in nbs/pipeline
+        return variant_of(kind(stage), self.task)[0]
 
     def here(self, name: str) -> bool:
         return self.path(name).exists()
+
+
+class Second(Lab):
+    "The second pipeline, of detection, with its own folder of runs, split and ledger."
+
+    pipeline, runs, prefix, task = DETECT, "runs/detect", "detect/", "detect"
+    overrides = ("preset=detect_meadow",)
 
 
 def kind(stage: str) -> str:  # train@default-0 -> train
@@ -221,9 +248,7 @@ def _dvc_status(
 
     try:
         with Repo(str(root)) as repo:
-            found = repo.status().items()
-            # without the second pipeline, of detection
-            return {_stage_name(a): e for a, e in found if "pipeline/detect/" not in a}
+            return {_stage_name(a): e for a, e in repo.status().items()}
     except DvcException as e:
         raise LabError(
             f"dvc: {' '.join(str(e).split())}; `git diff dvc.yaml dvc.lock` shows the changes"
@@ -232,12 +257,13 @@ def _dvc_status(
 
 def _stage_name(address: str) -> str:  # ../lab/dvc.yaml:prepare -> prepare
     "Name of a stage from DVC's address, which includes a path in other folders."
-    return address.rpartition(":")[2].rpartition("/")[2]
+    name = address.rpartition(":")[2].rpartition("/")[2]
+    return f"{Second.prefix}{name}" if f"{DETECT}/" in address else name
 
 
 def _is_kept_aside(path: str) -> bool:
     "Whether a path is data or weights, which are not in git."
-    return path == "data" or path.startswith("runs/weights/")
+    return path == "data" or path.startswith((".cvlab/", "runs/weights/", "runs/detect/weights/"))
 
 # %% ../../nbs/evidence/04_verify.ipynb #37fde2d2
 def changes(entry, lab: Lab):  # yields one line per change
@@ -279,14 +305,16 @@ def lock_problems(
 ) -> dict[str, list[str]]:  # by stage
     "Contradictions between dvc.lock, dvc.yaml, params.yaml and the files."
     found = {
-        s: [line for e in entries for line in changes(e, lab)]
-        for s, entries in (status or _dvc_status(lab.root)).items()
+        s.removeprefix(lab.prefix): [line for e in entries for line in changes(e, lab)]
+        for s, entries in (_dvc_status(lab.root) if status is None else status).items()
+        if s.startswith(Second.prefix) == bool(lab.prefix)
     }
-    for more in (_chain_problems(lab), pipeline_problems(lab.root)):
+    second = {"dvc.yaml": odd} if lab.prefix and (odd := second_problems(lab.root)) else {}
+    for more in (_chain_problems(lab), second if lab.prefix else pipeline_problems(lab.root)):
         for stage, lines in more.items():
             for s in [s for s in lab.lock if kind(s) == stage] or [stage]:
                 found[s] = found.get(s, []) + lines
-    if odd := ignored_problems(lab.root):
+    if not lab.prefix and (odd := ignored_problems(lab.root)):
         found[".dvcignore"] = odd
     return found
 
@@ -294,14 +322,15 @@ def lock_problems(
 def stale_stages(
     root: str | Path = ".",
     lock: dict | None = None,  # of `locked`, if it was read
+    pipeline: str = "",  # its folder
 ) -> list[str]:
     "Stages that are in dvc.lock but no longer in dvc.yaml; DVC keeps them."
     p, known = resolve(Path(root) / "params.yaml"), set()
-    for s, stage in read_yaml(Path(root) / "dvc.yaml")["stages"].items():
-        known |= (
-            {f"{s}@{e}-{n}" for e in p.experiments for n in p.seeds} if "matrix" in stage else {s}
-        )
-    return [s for s in lock or locked(root) if s not in known]
+    for s, stage in read_yaml(Path(root) / pipeline / "dvc.yaml")["stages"].items():
+        each = stage.get("matrix", {})
+        exps, seeds = (each["exp"], each["seed"]) if each and pipeline else (p.experiments, p.seeds)
+        known |= {f"{s}@{e}-{n}" for e in exps for n in seeds} if each else {s}
+    return [s for s in lock or locked(root, pipeline) if s not in known]
 
 
 def forget_stages(names: list[str], root: str | Path = "."):
@@ -677,14 +706,15 @@ def check_lr_find(lab, stage, folder):
     )
 
 # %% ../../nbs/evidence/04_verify.ipynb #4ba3ebc2
+_STANDING = re.compile(r"(?<!\S)[-+.\de]*\d(?!\S)")  # a number by itself, not that of ap50
+
+
 @checks("train")
 def check_train(lab, stage, folder):
     "Compare the log with the history, epoch by epoch."
     history, p = pd.read_csv(folder / "results.csv"), _run_params(folder)["effective"]["train"]
     log = (folder / "train.log").read_text(encoding="utf-8").splitlines()
-    logged = np.array(
-        [re.findall(r"[-+.\de]*\d", line) for line in log if line.startswith("epoch ")], float
-    )
+    logged = np.array([_STANDING.findall(line) for line in log if line.startswith("epoch ")], float)
     if history.epoch.tolist() != list(range(1, len(history) + 1)):
         return ["results.csv: the epochs do not count up from 1"]
     early = p["patience"] or any(line.startswith("stopped") for line in log)
@@ -743,18 +773,107 @@ def check_evaluate(lab, stage, folder):
         *_figure_problem(folder / "reliability.png", lambda: plot_reliability(calibration(preds))),
     ]
 
+# %% ../../nbs/evidence/04_verify.ipynb #84c07138
+CHECKS["detect/train"] = check_train
+
+
+@checks("detect/prepare")
+def check_boxes(lab, stage, folder):
+    "Check the split, and that the table of boxes is that of the split."
+    from cvlab.data.things import read_things
+
+    s = lab.split
+    subsets = s.groupby("group").subset.nunique()
+    out = [f"split.csv: image {i} occurs twice" for i in s.id[s.id.duplicated()][:1]]
+    out += [
+        f"split.csv: unknown subset {x}" for x in sorted({*s.subset} - {"train", "val", "test"})
+    ]
+    out += [f"split.csv: group {g} is in several subsets" for g in subsets.index[subsets > 1][:1]]
+    read_things(folder / "things.csv", s)
+    return out
+
+
+@checks("detect/baseline")
+def check_blind(lab, stage, folder):
+    "Compute the detector that does not look again, from the boxes of the split."
+    from cvlab.evaluation.blind import blind_detections
+    from cvlab.evaluation.detections import detection_metrics
+
+    m = detection_metrics(blind_detections(lab.split), lab.split) | {"split": split_hash(lab.split)}
+    return _same_json(folder / "metrics.json", {"blind": m})
+
+
+@checks("detect/evaluate")
+def check_detections(lab, stage, folder):
+    "Recompute metrics, slices, figures and card, and compare the detections with the history."
+    from cvlab.data.things import read_things
+    from cvlab.evaluation.detections import detection_metrics, read_detections
+    from cvlab.evaluation.detector_card import detector_card
+    from cvlab.evaluation.detectors import hits, recall_slices
+    from cvlab.explain import detections as draw
+
+    run, split = run_of(folder, "evaluate"), {"split": split_hash(lab.split)}
+    preds = read_detections(folder / "detections.csv", lab.split)
+    metrics = {s: detection_metrics(preds, lab.split, s) | split for s in ("val", "test")}
+    history, p = pd.read_csv(run.history), _run_params(run.stage("train"))["effective"]
+    m, n = metrics["test"], metrics["val"]["n"]
+    known = read_things(run.things, lab.split)
+    slices = recall_slices([hits(preds, lab.split)], known, n_images=m["n"])
+    figures = dict(
+        results=lambda: plot_history(history, p["train"]["monitor"], n),
+        training_curves=lambda: draw.plot_detector_history(history),
+        confusion_matrix=lambda: draw.plot_box_confusion(
+            m["confusion_matrix"], m["confusion_classes"]
+        ),
+        errors=lambda: draw.plot_errors(m),
+        slices=lambda: draw.plot_slices({"": slices}),
+    )
+    card = run.card.exists() and run.card.read_text(encoding="utf-8") == detector_card(run)
+    return [
+        *_same_json(folder / "metrics.json", metrics),
+        *_against_history(metrics["val"], history, p),
+        *_same_table(folder / "slices.csv", slices),
+        *(x for name, f in figures.items() for x in _figure_problem(folder / f"{name}.png", f)),
+        *([] if card else ["MODEL_CARD.md: is not what the files of the run say"]),
+    ]
+
+# %% ../../nbs/evidence/04_verify.ipynb #5b15ef00
+@checks("detect/compare")
+def check_detectors(lab, stage, folder):
+    "Recompute the tables and figures of the comparison of detectors."
+    from cvlab.data.things import read_things
+    from cvlab.evaluation import detectors as d
+    from cvlab.explain.detections import plot_detectors, plot_slices
+
+    preds, metrics, parameters = d.evaluated_runs(lab.path(lab.runs), lab.split)
+    slices = d.slice_table(
+        preds, lab.split, read_things(lab.path(lab.runs) / "prepare/things.csv", lab.split)
+    )
+    tables = dict(
+        runs=d.run_table(metrics, parameters),
+        means=d.mean_table(preds, lab.split),
+        effects=d.effect_table(preds, lab.split),
+        slices=slices,
+    )
+    by_detector = dict(list(slices.groupby("detector", sort=False)))
+    return [
+        *(x for name, t in tables.items() for x in _same_table(folder / f"{name}.csv", t)),
+        *_figure_problem(folder / "comparison.png", lambda: plot_detectors(metrics)),
+        *_figure_problem(folder / "slices.png", lambda: plot_slices(by_detector)),
+    ]
+
 # %% ../../nbs/evidence/04_verify.ipynb #ff51007f
 def aside(lab: Lab, stage: str) -> Path:  # folder of the stage
     "Create a temporary copy of runs/ made of links, in which a stage can run again."
     base = lab.path(".cvlab/aside")
     base.mkdir(parents=True, exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=base))
-    more = {"train": "weights", "crossval": "weights", "report": "cards"}
+    more = {"train": "weights", "crossval": "weights", "report": "cards", "evaluate": "cards"}
     own = {kind(stage), more.get(kind(stage))}
-    for f in lab.path("runs").iterdir():
+    for f in lab.path(lab.runs).iterdir():
         if f.is_dir() and f.name not in own | {"local"}:
             (root / f.name).symlink_to(f)
-    return root / lab.folder(stage).relative_to(lab.path("runs"))
+    return root / lab.folder(stage).relative_to(lab.path(lab.runs))
 
 
 def _place_of(lab: Lab, folder: Path) -> Path:  # temporary copy of runs/
@@ -766,12 +885,12 @@ def _place_of(lab: Lab, folder: Path) -> Path:  # temporary copy of runs/
 def _places(lab: Lab, folder: Path) -> dict[str, str]:  # path in the new notebook -> in the old one
     "What the paths of a temporary folder are in the stored files."
     place = _place_of(lab, folder)
-    return {str(f): "runs" for f in (place.relative_to(lab.root), place)}
+    return {str(f): lab.runs for f in (place.relative_to(lab.root), place)}
 
 
 def _written(lab: Lab, folder: Path, file: Path) -> Path:
     "Where a stage that runs in a temporary folder writes one of its files."
-    runs = lab.path("runs")
+    runs = lab.path(lab.runs)
     if file.is_relative_to(runs):
         return _place_of(lab, folder) / file.relative_to(runs)
     return folder / file.relative_to(lab.root)
@@ -782,7 +901,7 @@ def _run_again(lab: Lab, stage: str) -> Path:  # folder of the new outputs
     folder, p = aside(lab, stage), _run_params(lab.folder(stage))
     ledger = lab.path("runs/ledger.csv")
     before = ledger.read_bytes()
-    args = kind(stage), str(folder), p["experiment"], p["seed"]
+    args = kind(stage), str(folder), p["experiment"], p["seed"], lab.overrides, lab.notebook(stage)
     done = subprocess.run(
         [sys.executable, "-c", f"from cvlab.runs.engine import run_stage; run_stage(*{args!r})"],
         cwd=lab.root,
@@ -888,7 +1007,8 @@ def _expected_params(lab: Lab, stage: str, folder: Path, effective: dict) -> dic
     given = dict(re.findall(r"-p (\w+) (\S+)", lab.lock[stage]["cmd"]))  # as DVC ran it
     exp, seed = given.get("experiment", ""), int(given.get("seed", 0))
     requested = lab.requested(exp).model_dump(exclude={"experiments"})
-    requested = {s: requested[s] for s in STAGES[kind(stage)].sections if s in requested}
+    sections = sections_of(kind(stage), requested["task"])
+    requested = {s: requested[s] for s in sections if s in requested}
     auto = {
         f"{s}.{k}": effective[s][k]
         for s, p in requested.items()
@@ -924,7 +1044,8 @@ def _notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
         return c["cell_type"], "".join(c["source"])
 
     cells = read_json(path)["cells"]
-    plan = [source(c) for c in read_json(lab.path(f"nbs/pipeline/{path.name}"))["cells"]]
+    name = f"{lab.notebook(stage)}.ipynb"
+    plan = [source(c) for c in read_json(lab.path(f"nbs/pipeline/{name}"))["cells"]]
     injected = [c for c in cells if "injected-parameters" in c["metadata"].get("tags", [])]
     given = dict(
         line.split(" = ", 1)
@@ -943,7 +1064,7 @@ def _notebook_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
         if k in want and ast.literal_eval(v) != want[k]
     ]
     if [source(c) for c in cells if c not in injected] != plan:
-        out.append(f"has other cells than nbs/pipeline/{path.name}")
+        out.append(f"has other cells than nbs/pipeline/{name}")
     if any(o["output_type"] == "error" for c in cells for o in c.get("outputs", [])):
         out.append("ends in an error")
     return [f"{path.name}: {o}" for o in out]
@@ -953,7 +1074,7 @@ def _ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     "Check that the use of the test set is in the ledger."
     if not STAGES[kind(stage)].test_set:
         return []
-    params, ledger = _run_params(folder), read_ledger(lab.path("runs/ledger.csv"))
+    params, ledger = _run_params(folder), read_ledger(lab.path(f"{lab.runs}/ledger.csv"))
     trained = run_of(folder, "evaluate").stage("train") if kind(stage) == "evaluate" else folder
     want = dict(
         split=split_hash(lab.split)[:16],
@@ -966,9 +1087,9 @@ def _ledger_problems(lab: Lab, stage: str, folder: Path) -> list[str]:
     mine, earlier = (ledger[is_mine[keys].all(axis=1)] for keys in ([*want], [*want][:-1]))
     n = int((lab.split.subset == "test").sum())
     if mine.empty:
-        return ["runs/ledger.csv: no entry for this use of the test set"]
+        return [f"{lab.runs}/ledger.csv: no entry for this use of the test set"]
     return [
-        f"runs/ledger.csv: {k} test images were used, the split has {n}"
+        f"{lab.runs}/ledger.csv: {k} test images were used, the split has {n}"
         for k in earlier.n  # also with other parameters
         if k != n
     ]
@@ -978,19 +1099,22 @@ def twins(lab: Lab, stage: str, folder: Path) -> list[str]:
     "Other runs whose predictions are the same, or the same but for a constant or a factor."
     if kind(stage) != "evaluate":
         return []
-    mine, found = folder / "predictions.csv", []
-    for f in sorted(folder.parents[1].glob("*/seed-*/predictions.csv")):
+    name = "detections.csv" if lab.task == "detect" else "predictions.csv"
+    mine, found = folder / name, []
+    for f in sorted(folder.parents[1].glob(f"*/seed-*/{name}")):
         near_by = f.parent.parent == folder.parent
-        name = f.parent.name if near_by else f.parent.relative_to(folder.parents[1]).as_posix()
+        whose = f.parent.name if near_by else f.parent.relative_to(folder.parents[1]).as_posix()
         if f.parent == folder:
             continue
         if f.read_bytes() == mine.read_bytes():
-            how = f"the same as those of {name}"
-        elif copies({n: predictions_of(p) for n, p in (("a", mine), ("b", f))}):
-            how = f"those of {name} but for a constant or a factor"
+            how = f"the same as those of {whose}"
+        elif lab.task != "detect" and copies(
+            {n: predictions_of(p) for n, p in (("a", mine), ("b", f))}
+        ):
+            how = f"those of {whose} but for a constant or a factor"
         else:
             continue
-        found.append(f"predictions.csv: {how}; one of the two was trained with another seed")
+        found.append(f"{name}: {how}; one of the two was trained with another seed")
     return found
 
 # %% ../../nbs/evidence/04_verify.ipynb #bdc8d0df
@@ -1020,7 +1144,7 @@ def check_stage(
 ) -> list[Line]:
     "Run the checks of a stage: one line with its state, or one line per problem."
     entry, folder = stage_of(kind(stage)), lab.folder(stage)
-    check = CHECKS.get(entry.name, lambda *a: [])
+    check = CHECKS.get(f"{lab.prefix}{entry.name}", lambda *a: [])
     for f in (check, _provenance_problems, _notebook_problems, _ledger_problems, twins):
         problems = problems + guarded(f, lab, stage, folder)
     return _state_of(lab, stage, problems)
@@ -1028,22 +1152,52 @@ def check_stage(
 
 def _state_of(lab: Lab, stage: str, problems: list[str]) -> list[Line]:
     "The lines of a stage: of its problems, or of its state."
-    again, rest = stage_of(kind(stage)).recomputed, stage_of(kind(stage)).rest
+    s = stage_of(kind(stage))
+    again, rest = _OF_DETECTION[s.name] if lab.task == "detect" else (s.recomputed, s.rest)
+    what = f"{lab.prefix}{stage}"
     if problems:
-        return [
-            Line(stage, "drift", p.replace(f"{lab.root}/", "")) for p in dict.fromkeys(problems)
-        ]
+        return [Line(what, "drift", p.replace(f"{lab.root}/", "")) for p in dict.fromkeys(problems)]
     if not again:
-        return [Line(stage, "re-trainable", rest)]
-    return [Line(stage, "verified", again + (f"; re-trainable: {rest}" if rest else ""))]
+        return [Line(what, "re-trainable", rest)]
+    return [Line(what, "verified", again + (f"; re-trainable: {rest}" if rest else ""))]
+
+
+_OF_DETECTION = {  # what is recomputed, and what the rest would take
+    "prepare": ("", "split.csv, boxes.csv, things.csv: the drawn images"),
+    "baseline": ("metrics", ""),
+    "train": ("", "results.csv, train.log, weights: a training (--retrain)"),
+    "evaluate": (
+        "metrics, slices, figures, card",
+        "detections.csv, images: the weights (--weights)",
+    ),
+    "compare": ("every table and figure", "compare.ipynb: a run (--retrain)"),
+}
 
 # %% ../../nbs/evidence/04_verify.ipynb #a072ca52
+def _measured_boxes(path: Path, run: RunPaths) -> list[str]:
+    "Compare the AP of detections with the history of the same run, and the slices with both."
+    from cvlab.data.things import read_things
+    from cvlab.evaluation.detections import detection_metrics, read_detections
+    from cvlab.evaluation.detectors import hits, recall_slices
+
+    split, p = read_split(run.split), _run_params(run.stage("train"))["effective"]
+    preds = read_detections(path, split)
+    n, known = int((split.subset == "test").sum()), read_things(run.things, split)
+    slices = recall_slices([hits(preds, split)], known, n_images=n)
+    return [
+        *_against_history(detection_metrics(preds, split, "val", 10), pd.read_csv(run.history), p),
+        *_same_table(path.with_name("slices.csv"), slices),
+    ]
+
+
 def _measured_problems(preds: Path) -> list[str]:
     "Compare predictions with the split and the history of the same run."
     from cvlab.evaluation.scores import score
     from cvlab.tasks.infer import task_type
 
     run = run_of(preds, "evaluate")
+    if preds.name == "detections.csv":
+        return _measured_boxes(preds, run)
     if not run.history.exists():  # of another tool, on the same images
         table, split = read_predictions(preds), read_split(run.split)
         check_images(table, split[split.subset.isin(table.subset)], preds.name)
@@ -1177,10 +1331,11 @@ def _measured_twins(recipe: Path, files: list[Path]) -> list[str]:
 def measured_line(recipe: Path, lab: Lab) -> Line:
     "Check the runs of one recipe, or one leakage report."
     files, name = sorted(recipe.rglob("predictions.csv")), recipe.relative_to(lab.root).as_posix()
+    every = [*files, *sorted(recipe.rglob("detections.csv"))]
     problems = [
-        f"{f.relative_to(recipe)}: {p}" for f in files for p in guarded(_measured_problems, f)
+        f"{f.relative_to(recipe)}: {p}" for f in every for p in guarded(_measured_problems, f)
     ] + guarded(_measured_twins, recipe, files)
-    what = f"{len(files)} predictions agree with their splits and histories"
+    what = f"{len(every)} predictions agree with their splits and histories"
     if (recipe / "oof_classes.csv").exists():
         problems, what = (
             guarded(check_classes, recipe),
@@ -1216,11 +1371,14 @@ def check_page(lab: Lab, page: Path) -> list[Line]:
         text = page_text(page, lab.root)
     except LabError as e:
         return [Line(name, "drift", str(e))]
-    made = {o for s in lab.lock for o in lab.outs(s)} | {  # redrawn by `check_classes`
+    made = {
+        o for x in (lab, lab.second) if x for s in x.lock for o in x.outs(s)
+    } | {  # redrawn by `check_classes`
         f.relative_to(lab.root).as_posix()
         for kept in lab.root.glob("runs/measured/*/*/oof_classes.csv")
         for f in kept.parent.glob("*.png")
     }
+    made.add("runs/detect/film/film.gif")  # see `film_lines`
     problems = guarded(check_text, text, lab.claims, lab.root)
     problems += guarded(check_links, text, page.parent, lab.root, made)
     n = len(MARKED.findall(text))
@@ -1302,19 +1460,49 @@ def divided(tasks: dict):  # what is checked -> function, arguments
 
 # %% ../../nbs/evidence/04_verify.ipynb #d5756bb2
 def _rest(lab: Lab) -> list[Line]:
-    "The lines of all other files below runs/, and of the second pipeline."
-    outs = [o for s in lab.lock for o in lab.outs(s)]
-    rest = (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))
-    if (second := lab.path("nbs/pipeline/detect/dvc.yaml")).exists():
-        says = (
-            "the second pipeline is not checked here; `dvc status` with this file compares hashes"
-        )
-        rest = [*rest, (second.relative_to(lab.root).as_posix(), "unverifiable", says)]
-    return [Line(*x) for x in rest]
+    "The lines of all other files below runs/."
+    outs = [o for x in (lab, lab.second) if x for s in x.lock for o in x.outs(s)]
+    return [Line(*x) for x in (*uncovered(lab.path("runs"), outs), ledger_line(lab.root))]
+
+
+def _film_problems(folder: Path) -> list[str]:
+    from cvlab.datasets.meadow_film import meadow_film
+    from cvlab.deploy.film import draw_film, film_errors, truth_table
+
+    frames, truth = meadow_film()
+    truth, table = truth_table(truth), pd.read_csv(folder / "detections.csv")
+    with tempfile.TemporaryDirectory() as tmp:
+        draw_film(Path(tmp) / "film.gif", frames, table)
+        same = (Path(tmp) / "film.gif").read_bytes() == (folder / "film.gif").read_bytes()
+    return [
+        *([] if same else ["film.gif: is not the film of its records"]),
+        *_same_table(folder / "truth.csv", truth),
+        *_same_json(folder / "errors.json", film_errors(table, truth)),
+    ]
+
+
+def film_lines(lab: Lab) -> list[Line]:
+    "Draw the film again from its detections, and compute its truth and its errors."
+    folder = lab.path("runs/detect/film")
+    if not folder.exists():
+        return []
+    odd = guarded(_film_problems, folder)
+    says = "the lawn, the film and its errors from detections.csv, which needs the weights"
+    return [Line("runs/detect/film", "drift", p) for p in odd] or [
+        Line("runs/detect/film", "verified", says)
+    ]
 
 
 def _measured(recipe: Path, lab: Lab) -> list[Line]:
     return [measured_line(recipe, lab)]
+
+
+def _second_checks(second: Second | None) -> dict:
+    "The checks of the second pipeline, without the images that it draws."
+    lock = second.lock if second else {}
+    stale = stale_stages(second.root, lock, second.pipeline) if second else []
+    each = [s for s in lock if kind(s) in SECOND and s not in stale]
+    return {f"{second.prefix}{s}": (check_stage, second, s, []) for s in each}
 
 
 def _all_checks(lab: Lab) -> dict:  # what is checked -> function, arguments; see `divided`
@@ -1325,9 +1513,11 @@ def _all_checks(lab: Lab) -> dict:  # what is checked -> function, arguments; se
     recipes.sort(key=lambda f: (f / "oof_classes.csv").exists())
     return {
         **{s: (check_stage, lab, s, []) for s in lab.lock if s not in stale},
+        **_second_checks(lab.second),
         **{p.relative_to(lab.root).as_posix(): (check_page, lab, p) for p in pages(lab)},
         "nbs": (declared, lab),
         "runs": (_rest, lab),
+        "runs/detect/film": (film_lines, lab),
         **{f.relative_to(lab.root).as_posix(): (_measured, f, lab) for f in recipes},
     }
 
@@ -1341,22 +1531,31 @@ def _stage_lines(
     "The lines of the stages of dvc.lock, those that run again last, and of dvc.lock itself."
 
     def joined(s, problems):
-        odd = [line.why for line in checked[s] if line.state == "drift"]
+        odd = [line.why for line in checked.get(f"{lab.prefix}{s}", ()) if line.state == "drift"]
         return _state_of(lab, s, problems + odd)
 
-    stale = stale_stages(lab.root, lab.lock)
+    stale = stale_stages(lab.root, lab.lock, lab.pipeline)
     lines = [
-        Line(s, "drift", "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it")
+        Line(
+            f"{lab.prefix}{s}",
+            "drift",
+            "dvc.lock: no such stage in dvc.yaml; `cvlab runs prune` removes it",
+        )
         for s in stale
     ]
     for s in lab.lock:
-        if s not in {*again, *stale}:
+        if s not in {*again, *stale} and kind(s) in STAGES:
             lines += joined(s, found.get(s, []))
     for s, problems in again.items():
         lines += joined(s, found.get(s, []) + problems.result())
-    lines += [Line(s, "drift", p) for s in found if s not in lab.lock for p in found[s]]
+    others = [s for s in found if s not in lab.lock or kind(s) not in STAGES]
+    lines += [Line(f"{lab.prefix}{s}", "drift", p) for s in others for p in found[s]]
     lines += [
-        Line(b, "drift", f"dvc.lock: the same weights as {a}; one of the two was not trained")
+        Line(
+            f"{lab.prefix}{b}",
+            "drift",
+            f"dvc.lock: the same weights as {a}; one of the two was not trained",
+        )
         for a, b in same_weights(lab.lock)
     ]
     return lines
@@ -1365,7 +1564,8 @@ def _stage_lines(
 def verify(root: str | Path | Lab = ".") -> list[Line]:  # the problems first
     "Check everything that needs no data, weights, GPU or internet."
     lab = root if isinstance(root, Lab) else Lab(root)
-    stages, tasks = [*lab.lock], _all_checks(lab)
+    tasks, _ = _all_checks(lab), lab.claims  # both processes share what was read before
+    stages = [*lab.lock, *_second_checks(lab.second)]
     others = sorted(k for k in tasks if k.startswith("runs/measured/"))
     others += [k for k in tasks if k not in {*stages, *others}]
     with divided(tasks) as answers, ThreadPoolExecutor(2) as pool:
@@ -1375,8 +1575,10 @@ def verify(root: str | Path | Lab = ".") -> list[Line]:  # the problems first
             for s in AGAIN
             if s in lab.lock
         }
-        checked = answers()
-        lines = _stage_lines(lab, lock_problems(lab, status.result()), again, checked)
+        checked, found = answers(), status.result()
+        lines = _stage_lines(lab, lock_problems(lab, found), again, checked)
+        if two := lab.second:
+            lines += _stage_lines(two, lock_problems(two, found), {}, checked)
     lines += [line for k in others for line in checked[k]]
     return sorted(lines, key=lambda line: line.state != "drift")
 
@@ -1548,7 +1750,7 @@ def _judged(
 def _weights_again(lab: Lab, stage: str, new: Path, same: bool):  # yields lines
     "Compare the hash of new weights with dvc.lock, where the stored ones are not here."
     for o in lab.lock[stage]["outs"]:
-        if not o["path"].startswith("runs/weights/") or lab.here(o["path"]):
+        if not o["path"].startswith(f"{lab.runs}/weights/") or lab.here(o["path"]):
             continue
         now = folder_hash(_written(lab, new, lab.path(o["path"])))
         answer = "equal to the hash in dvc.lock" if now == o["md5"] else "different: other weights"
@@ -1588,7 +1790,8 @@ def _check_known(lab: Lab, stage: str):
 
 def retrain(stage: str, root: str | Path = ".") -> list[Line]:  # one line per output
     "Run one stage in a temporary folder and compare its outputs."
-    lab = Lab(root)
+    lab = (Second if stage.startswith(Second.prefix) else Lab)(root)
+    stage = stage.removeprefix(lab.prefix)
     _check_known(lab, stage)
     new = _run_again(lab, stage)
     try:
@@ -1599,19 +1802,20 @@ def retrain(stage: str, root: str | Path = ".") -> list[Line]:  # one line per o
 # %% ../../nbs/evidence/04_verify.ipynb #6fbb5f57
 def again_lines(lab: Lab, stage: str) -> list[Line]:  # one line if all files are equal
     "Run one stage again; the lines name the stage and what differs."
+    what = f"{lab.prefix}{stage}"
     try:
         _check_known(lab, stage)
     except LabError as e:
-        return [Line(stage, "unverifiable", str(e))]
+        return [Line(what, "unverifiable", str(e))]
     try:
-        lines = retrain(stage, lab.root)
+        lines = retrain(what, lab.root)
     except (LabError, KeyError, ValueError, OSError) as e:
-        return [Line(stage, "drift", " ".join(str(e).split()))]
+        return [Line(what, "drift", " ".join(str(e).split()))]
     if odd := [x for x in lines if x.state != "verified"]:
-        return [Line(stage, x.state, f"{x.what}: {x.why}") for x in odd]
+        return [Line(what, x.state, f"{x.what}: {x.why}") for x in odd]
     n = sum(x.why == "byte-equal" for x in lines)
     rest = f", {len(lines) - n} equal up to last digits" if n < len(lines) else ""
-    return [Line(stage, "verified", f"run again: {n} files byte-equal{rest}")]
+    return [Line(what, "verified", f"run again: {n} files byte-equal{rest}")]
 
 # %% ../../nbs/evidence/04_verify.ipynb #b2d41142
 OF_WEIGHTS = ("evaluate", "interpret")  # stages that `--weights` runs again
@@ -1619,13 +1823,23 @@ OF_WEIGHTS = ("evaluate", "interpret")  # stages that `--weights` runs again
 
 def check_weights(lab: Lab) -> list[Line]:
     "Run the stages that read the stored weights again."
-    return [x for s in lab.lock if kind(s) in OF_WEIGHTS for x in again_lines(lab, s)]
+    return [
+        x
+        for pipeline in (lab, lab.second)
+        if pipeline
+        for s in pipeline.lock
+        if kind(s) in OF_WEIGHTS
+        for x in again_lines(pipeline, s)
+    ]
 
 
 def check_training(lab: Lab) -> list[Line]:
     "Run every stage again that neither plain verify nor `check_weights` runs."
-    others = [s for s in lab.lock if kind(s) not in (*OF_WEIGHTS, *AGAIN)]
-    return [x for s in others for x in again_lines(lab, s)]
+    ran = (*OF_WEIGHTS, *AGAIN)
+    others = [(lab, s) for s in lab.lock if kind(s) not in ran]
+    if two := lab.second:
+        others += [(two, s) for s in two.lock if kind(s) in SECOND and kind(s) not in OF_WEIGHTS]
+    return [x for pipeline, s in others for x in again_lines(pipeline, s)]
 
 # %% ../../nbs/evidence/04_verify.ipynb #30cda667
 def limits(data=False, weights=False, retrain=False, everything=False) -> str:

@@ -31,6 +31,7 @@ from ..data.augment import switched_on
 from ..evaluation.metrics import wilson_interval
 from ..tasks.base import Task
 from ..tasks.classify import Classification
+from ..tasks.detect import Detection
 from ..tasks.regress import Regression
 from ..tasks.tables import classes_of
 
@@ -883,3 +884,15 @@ def _(task: Classification, history, preds, params):
 @findings.register
 def _(task: Regression, history, preds, params):
     return diagnose(history, n_classes=None, n_val=_n_val(preds), params=params)
+
+
+@findings.register
+def _(task: Detection, history, preds, params):
+    "In units of the first epoch's loss; how low a detector's loss can get is not known, so no underfitting is named."
+    n = max(1, preds[preds.subset == "val"].id.nunique())
+    finite = history.train_loss[np.isfinite(history.train_loss) & (history.train_loss > 0)]
+    scale = float(finite.iloc[0]) if len(finite) else 1.0
+    h = history.assign(train_loss=history.train_loss / scale, val_loss=history.val_loss / scale)
+    known = {k: v for k, v in params.items() if k != "model"}  # a detector has no dropout
+    found = [f for f in diagnose(h, n_classes=None, n_val=n, params=known) if f.name != "underfit"]
+    return Findings(found or [converged(curves(h, None, n, known))])

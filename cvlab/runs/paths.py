@@ -38,6 +38,7 @@ class RunPaths:
         return folder / self.experiment / f"seed-{self.seed}" if name in PER_SEED else folder
 
     split = _file("prepare", "split.csv")
+    things = _file("prepare", "things.csv")  # of boxes: what is known about each
     leakage_report = _file("leakage", "leakage_report.json")
     params = _file("train", "params.yaml")
     history = _file("train", "results.csv")

@@ -128,10 +128,13 @@ def smoke_root(
     overrides = (*SMOKE, *STAGES[stage].smoke, f"data.path={root / 'data'}")
     if task == "detect":
         from cvlab.data.boxes import read_boxes
+        from cvlab.data.things import known_boxes
         from cvlab.tasks.detect import Detection  # imports torch
 
         samples = read_boxes(tiny_boxes(root / "data", n=40), root / "cache").samples
-        write_split(RunPaths(root).split, Detection.split(samples))
+        split = Detection.split(samples)
+        write_split(RunPaths(root).split, split)
+        write_table(RunPaths(root).things, known_boxes(split, (64, 64)).drop(columns="subset"))
         overrides = (*overrides, *SMOKE_BOXES, "task=detect")
     else:
         write_split(RunPaths(root).split, split_samples(find_samples(tiny_folder(root / "data"))))
@@ -287,9 +290,9 @@ def question(
 
 # %% ../../nbs/runs/05_run.ipynb #2eedbefa
 def ledger_path(root: Path, split: pd.DataFrame) -> Path:
-    "Ledger of the runs below `root`, or the lab's if the test sets share an image."
+    "Ledger of the runs below `root`, or the lab's if the test sets share an image; of a pipeline below runs/ its own."
     lab, own = RunPaths(repo_root() / "runs"), RunPaths(root)
-    if not lab.split.exists():
+    if not lab.split.exists() or root.parent == lab.root:
         return own.ledger
     ours = read_split(lab.split)
 
@@ -334,6 +337,7 @@ LEAKAGE_FILES = (
 # the tables of a run, without images
 _TABLES = (
     *("split.csv", "predictions.csv", "results.csv", "params.yaml"),
+    *("boxes.csv", "things.csv", "detections.csv", "slices.csv"),
     *("majority.csv", "histogram.csv", "probe.csv", "ledger.csv"),
     *LEAKAGE_FILES,
 )
@@ -347,9 +351,10 @@ def export_run(
     run, folder = Path(run), Path(folder)
     files = [f for name in _TABLES for f in sorted(run.rglob(name))]
     files += sorted(f for f in run.rglob("timing.json") if "train" in f.relative_to(run).parts)
-    if not any(f.name in ("predictions.csv", "leakage_report.json") for f in files):
+    told = ("predictions.csv", "detections.csv", "leakage_report.json")
+    if not any(f.name in told for f in files):
         raise LabError(
-            f"{run}: no predictions.csv here or below; name the folder that `cvlab train --out` named"
+            f"{run}: no predictions.csv or detections.csv here or below; name the folder that `cvlab train --out` named"
         )
     shutil.rmtree(folder, ignore_errors=True)
     for f in files:

@@ -229,7 +229,7 @@ def _joined(strata: "pd.Series", groups: "pd.Series", least: int) -> "pd.Series"
         n = groups.groupby(strata).nunique().sort_values(kind="stable")
     return strata
 
-# %% ../../nbs/tasks/05_detect.ipynb #ac443da4
+# %% ../../nbs/tasks/05_detect.ipynb #644def8c
 DETECTORS = "faster_rcnn", "one_stage"
 
 
@@ -252,7 +252,7 @@ def create_detector(
     kind = dict(zip(DETECTORS, (FasterRCNN, OneStage)))[name]
     return kind(create_body(body, strides, weights, size), n_classes, strides, width)
 
-
+# %% ../../nbs/tasks/05_detect.ipynb #a6a654a0
 def _of_info(info: dict, n: int) -> "Detector":  # see cvlab.models.create.BUILDERS
     d = info["detector"]
     good = (
@@ -271,9 +271,9 @@ def _of_info(info: dict, n: int) -> "Detector":  # see cvlab.models.create.BUILD
 
 BUILDERS["detector"] = _of_info
 
-
-class _Images(Task):
-    "Images with boxes, and the window that they are seen in."
+# %% ../../nbs/tasks/05_detect.ipynb #1646c047
+class _Split(Task):
+    "How images with boxes are read and divided."
 
     groups = "kinds of images, by the rarest class in them"
     sees_targets = True
@@ -318,6 +318,10 @@ class _Images(Task):
             round(float(ratio.median()), 4),
         )
 
+# %% ../../nbs/tasks/05_detect.ipynb #1e7400dc
+class _Images(_Split):
+    "Images with boxes, and the window that they are seen in."
+
     def window(self, side):
         return window_of(self.aspect, side)
 
@@ -346,9 +350,9 @@ class _Images(Task):
             augment=augmenter(**colours), mosaic=p.detect.mosaic, mosaic_epochs=until
         )
 
-# %% ../../nbs/tasks/05_detect.ipynb #4be221c2
-class Detection(_Images):
-    "Find objects and name them."
+# %% ../../nbs/tasks/05_detect.ipynb #14cc6ee2
+class _Named(_Images):
+    "What is recorded about a detector, and which parameters it has."
 
     name = "detect"
     monitors = "val_loss", "val_ap"
@@ -390,6 +394,10 @@ class Detection(_Images):
     @property
     def state(self):
         return {"classes": self.classes, "aspect": self.aspect}
+
+# %% ../../nbs/tasks/05_detect.ipynb #999ca685
+class Detection(_Named):
+    "Find objects and name them."
 
     @property
     def n_outputs(self):

@@ -20,7 +20,7 @@ SMALL = [
     "train.monitor=val_ap",
 ]
 ARTIFACTS = """detections.csv metrics.json results.png training_curves.png confusion_matrix.png errors.png
-val_batch0_labels.png val_batch0_pred.png worst.png evaluate.ipynb""".split()
+slices.csv slices.png val_batch0_labels.png val_batch0_pred.png worst.png evaluate.ipynb""".split()
 
 
 @pytest.mark.slow
@@ -34,6 +34,10 @@ def test_a_detector_from_boxes_to_video(name, tmp_path, monkeypatch):
     assert {f.name for f in run.stage("evaluate").iterdir()} >= set(ARTIFACTS)
     assert {f.name for f in run.stage("train").iterdir()} >= {"results.csv", "train.log"}
     assert (run.stage("weights") / "last.safetensors").exists()
+    assert run.paths.card.read_text().startswith(f"# Model card: {name}, seed 0")
+    assert read_json(run.paths.leakage_report)["probes"] == []
+    assert 0 <= run.baselines.loc["blind", "ap50"] < run.metrics.loc["test", "ap50"] + 0.5
+    assert "Learning curves: " in run.report()
     assert "objects" in measure(tmp_path / "run", "val")
     monkeypatch.chdir(TOP)
     predictor = Predictor(tmp_path / "run")
@@ -63,6 +67,17 @@ def test_one_clear_line_before_long_work(over, says, tmp_path, monkeypatch):
         over = [*SMALL, *over]
         train(folder, tmp_path / "run", task="detect", recipe="params", overrides=over)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("zone", ["gate", "gate=0.5,0,0.2,1", "gate=0,0,1"])
+def test_a_zone_is_checked_before_any_frame(zone):
+    with pytest.raises(LabError, match="write name=left,top,right,bottom"):
+        detect(None, ["street.gif"], "out.gif", zones=(zone,))
+
+
+def test_tracks_are_only_of_videos(tmp_path):
+    with pytest.raises(LabError, match="only of a video, with --out"):
+        detect(None, [tmp_path], tracks=True)
 
 
 def test_a_folder_without_boxes_is_no_data_for_detection(tmp_path, monkeypatch):

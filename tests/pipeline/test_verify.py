@@ -43,6 +43,7 @@ def test_a_fresh_clone_holds(published):
         re.M,
     )
     assert "train@default-0" in done.stdout and "runs/measured/" in done.stdout
+    assert "detect/evaluate@faster_rcnn-1" in done.stdout
     assert sh(published, "git", "status", "--porcelain").stdout == "", "looking changes nothing"
     print(f"{time.time() - started:.0f} s")
 
@@ -597,9 +598,65 @@ FAULTS = {
 }
 
 
+DETECTED = "runs/detect/evaluate/one_stage/seed-0"
+FAULTS |= {
+    "edited detection": (
+        f"{DETECTED}/detections.csv",
+        table(lambda t: t.loc.__setitem__(slice(0, 60), t.loc[0:60].assign(score="0.99"))),
+        "detect/evaluate@one_stage-0",
+        "metrics.json: ",
+        False,
+    ),
+    "edited recall of a slice": (
+        f"{DETECTED}/slices.csv",
+        table(lambda t: t.loc.__setitem__((0, "recall"), "0.99")),
+        "detect/evaluate@one_stage-0",
+        "slices.csv: recall.0",
+        False,
+    ),
+    "figure of another detector": (
+        f"{DETECTED}/confusion_matrix.png",
+        from_other("confusion_matrix.png"),
+        "detect/evaluate@one_stage-0",
+        "confusion_matrix.png: is not the figure",
+        False,
+    ),
+    "kinder card of a detector": (
+        "runs/detect/cards/one_stage/seed-0/MODEL_CARD.md",
+        replace("Worst class", "Best class"),
+        "detect/evaluate@one_stage-0",
+        "MODEL_CARD.md: is not what",
+        False,
+    ),
+    "edited history of a detector": (
+        "runs/detect/train/one_stage/seed-0/results.csv",
+        table(lower_loss),
+        "detect/train@one_stage-0",
+        "differs from results.csv",
+        False,
+    ),
+    "larger difference of detectors": (
+        "runs/detect/compare/effects.csv",
+        table(lambda t: t.loc.__setitem__((0, "low"), "0.001")),
+        "detect/compare",
+        "effects.csv: low.0",
+        False,
+    ),
+    "better detector that does not look": (
+        "runs/detect/baseline/metrics.json",
+        digit(r'"ap50": (0\.\d\d)'),
+        "detect/baseline",
+        "metrics.json: ",
+        False,
+    ),
+}
+
+
 def lines_of(root, where, locked):
     "The lines of verify for one stage, page or set of measurements."
     lab = Lab(root)
+    if where.startswith("detect/"):
+        return check_stage(lab.second, where.removeprefix("detect/"), [])
     if where.startswith("runs/measured"):
         return [measured_line(root / where, lab)]
     if (root / where).is_file():
