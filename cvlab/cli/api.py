@@ -6,8 +6,8 @@
 __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written', 'from_file', 'stage_folders', 'finished',
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
            'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'detect', 'compare_exported',
-           'served_file', 'monitored', 'space', 'page', 'advise', 'summary', 'reproduce', 'tell_study', 'track',
-           'need_tracker', 'register', 'prune', 'card_checks']
+           'local_model', 'served_file', 'monitored', 'space', 'page', 'register_model', 'push_model', 'advise',
+           'summary', 'reproduce', 'tell_study', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastcore.basics import patch
@@ -1206,18 +1206,40 @@ def compare_exported(
     verdict = "the same within" if worst <= LIMIT else "different: more than"
     return f"{table.to_string()}\n{found[0].name}: {verdict} {LIMIT:g}", worst <= LIMIT
 
+# %% ../../nbs/cli/00_api.ipynb #c4d498ae
+def local_model(
+    model: str | Path,  # a path, or an address
+) -> Path:  # the path, or the folder of what was fetched
+    "A model that an address names, fetched; a path stays as it is."
+    text = str(model)
+    if "://" not in text and not text.startswith("model:"):
+        return Path(model)
+    from cvlab.core.repro import repo_root
+
+    try:
+        root = repo_root()
+    except LabError:  # an installation without the repository
+        root = Path(mkdtemp(prefix="cvlab-"))
+    if text.startswith("model:"):
+        from cvlab.deploy.registry import fetch
+
+        return fetch(text, root)
+    from cvlab.deploy.storage import fetched_model
+
+    return fetched_model(text, root / ".cvlab" / "models")
+
 # %% ../../nbs/cli/00_api.ipynb #942fdf13
 def served_file(
-    model: str | Path,  # an exported file, its folder, or a run
+    model: str | Path,  # an exported file, its folder, a run, or an address
 ) -> Path:  # of model.onnx
-    "The exported file to serve; that of a run is in .cvlab/served."
+    "The exported file to serve; that of a run is in .cvlab/served, and one that an address names is fetched."
     from cvlab.core.io import file_hash
     from cvlab.deploy.exported import exported_file
     from cvlab.tasks.infer import find_weights, models_in
 
-    if file := exported_file(model):
+    if file := exported_file(model := local_model(model)):
         return file
-    weights = find_weights(Path(model).resolve(), folds=True)
+    weights = find_weights(model.resolve(), folds=True)
     key = file_hash(weights / f"{models_in(weights)[0]}.safetensors")[:12]
     root = to_root()
     folder = root / ".cvlab" / "served" / key
@@ -1321,6 +1343,50 @@ def page(model: str | Path, title: str = "") -> tuple[str, Path]:  # Python with
     weights, pages = _weights_of(model), root / ".cvlab" / "pages"
     folder = kept_page(served_file(model), pages, weights, title, cache_folder())
     return str(python), folder / "app.py"
+
+# %% ../../nbs/cli/00_api.ipynb #ef901b84
+def register_model(
+    model: str | Path,  # a run, or a folder of `cvlab export`
+    name: str,
+    run: str | Path | None = None,  # of an exported file
+    force: bool = False,  # also without evidence
+) -> str:  # one line
+    "Store a model and record its evidence in git."
+    from cvlab.deploy.exported import exported_file
+    from cvlab.deploy.registry import find, in_words, register
+
+    model, file = Path(model).resolve(), exported_file(Path(model).resolve())
+    if file and file.name != "model.onnx":
+        raise LabError(f"{model}: model.onnx is registered; name its folder")
+    if run and not file:
+        raise LabError(f"--run: only with a folder of `cvlab export`, and {model} is none")
+    of = Path(run).resolve() if run else None if file else model
+    paths = _one_run(of) if of else None
+    root = to_root()
+    version = register((file or served_file(paths.weights)).parent, name, paths, force, root)
+    return f"{name}@{version}: {in_words(find(f'{name}@{version}', root))}"
+
+
+def _one_run(run: Path) -> "RunPaths":
+    found = _runs_at(run)
+    if len(found) > 1:
+        raise LabError(
+            f"{run}: {len(found)} trainings; name the folder of one, such as {found[0].stage('train')}"
+        )
+    return found[0]
+
+# %% ../../nbs/cli/00_api.ipynb #e1f2d283
+def push_model(
+    run: str | Path,  # what `cvlab train --out` named
+    name: str,  # USER/MODEL
+    public: bool = False,  # readable by everybody
+) -> str:  # address of the commit
+    "Write a run to Hugging Face: its card, its weights, and an exported file, which is made first."
+    from cvlab.deploy.hub import push
+
+    paths = _one_run(Path(run).resolve())
+    to_root()
+    return push(paths, served_file(paths.weights).parent, name, public)
 
 # %% ../../nbs/cli/00_api.ipynb #60df560e
 def advise(
@@ -1490,14 +1556,10 @@ def register(
     need_tracker("mlflow")
     from cvlab.trackers.registry import register
 
-    found = _runs_at(Path(run).resolve())
-    if len(found) > 1:
-        raise LabError(
-            f"{run}: {len(found)} trainings; name the folder of one, such as {found[0].stage('train')}"
-        )
+    paths = _one_run(Path(run).resolve())
     to_root()
-    version = register(found[0], name, force)
-    return f"{name} {version}: registered from {found[0].name}"
+    version = register(paths, name, force)
+    return f"{name} {version}: registered from {paths.name}"
 
 # %% ../../nbs/cli/00_api.ipynb #78c5e377
 def prune() -> list[str]:  # one line per removed folder or stage

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
-           'Shown', 'Title', 'runs_app', 'registry_app', 'Commands', 'print_version', 'options', 'main', 'with_reading',
-           'params', 'schema', 'clean', 'data_check', 'data_add', 'data_use', 'data_import', 'repro', 'verify',
-           'portfolio', 'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'export',
-           'compress', 'serve', 'monitor', 'app_', 'space', 'runs_list', 'runs_export', 'runs_prune', 'track',
-           'registry_add', 'registry_promote', 'registry_list']
+           'Shown', 'Title', 'runs_app', 'registry_app', 'store_app', 'models_app', 'Ref', 'rollout_app', 'hub_app',
+           'Commands', 'print_version', 'options', 'main', 'with_reading', 'params', 'schema', 'clean', 'data_check',
+           'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train', 'crossval', 'tune',
+           'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress', 'serve', 'monitor', 'app_', 'space',
+           'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list',
+           'store_start', 'store_stop', 'store_status', 'store_remote', 'models_register', 'models_promote',
+           'models_list', 'models_show', 'models_get', 'rollout_run', 'rollout_show', 'hub_push']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -660,7 +662,12 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Weights,
+    run: Annotated[
+        str,
+        typer.Option(
+            help="A run, a folder of weights, an exported file, or an address such as model:photos#production."
+        ),
+    ],
     paths: Annotated[
         list[Path],
         typer.Argument(
@@ -688,6 +695,7 @@ def predict(
     from cvlab.data.samples import images_in
     from cvlab.deploy.exported import Exported, answer_row, exported_file
 
+    run = api.local_model(run)
     out, read = csv.writer(sys.stdout, lineterminator="\n"), 0
     if not to and (file := exported_file(run)) and file.suffix == ".onnx":
         row_of = functools.partial(answer_row, Exported(file, os.cpu_count() or 1))  # without torch
@@ -790,9 +798,9 @@ def compress(
 @app.command()
 def serve(
     model: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A file of `cvlab export`, its folder, or a run, which is exported first."
+            help="A file of `cvlab export`, its folder, a run, which is exported first, or an address."
         ),
     ],
     host: Annotated[
@@ -820,7 +828,7 @@ def serve(
     log, keys = (str(Path(p).resolve()) if p else "" for p in (log, keys))
     own = {"workers": workers} if workers else {}
     o = Options(keys=keys, rate=rate, log=log, max_bytes=max_bytes, **own)
-    run_server(api.served_file(model.resolve()), host, port, o)
+    run_server(api.served_file(model).resolve(), host, port, o)
 
 # %% ../../nbs/cli/01_main.ipynb #d286fe78
 @app.command()
@@ -1003,3 +1011,244 @@ def registry_list():
     to_root()
     t = registered()
     print(t.to_string(index=False) if len(t) else "no model is registered")
+
+# %% ../../nbs/cli/01_main.ipynb #f6b3d5a9
+store_app = typer.Typer(
+    help="An S3 server for development, on this machine only.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("start")
+def store_start():
+    "Start the server, and make its bucket; nothing happens if it runs."
+    from cvlab.core.progress import waiting
+    from cvlab.deploy.storage import STORE, start_store
+
+    to_root()
+    with waiting("starting the store"):
+        place = start_store()
+    print(f"{place}; keys in {STORE}/credentials, objects in {STORE}/objects")
+
+
+@store_app.command("stop")
+def store_stop():
+    "End the server; what is stored stays."
+    from cvlab.deploy.storage import stop_store
+
+    to_root()
+    print("stopped" if stop_store() else "no store was running")
+
+
+@store_app.command("status")
+def store_status():
+    "Whether it runs, where, and how much it holds. Exits with status 1 if it does not run."
+    from cvlab.deploy.storage import STORE, running
+
+    to_root()
+    size = sum(f.stat().st_size for f in Path(STORE).rglob("*") if f.is_file()) / 1e6
+    place = running(STORE)
+    print(f"{f'running: {place}' if place else 'not running'}; {size:.0f} MB in {STORE}")
+    if not place:
+        raise typer.Exit(1)
+
+
+@store_app.command("remote")
+def store_remote():
+    "Make the store the remote of DVC on this machine, with versions; `dvc push` then stores data and weights."
+    from cvlab.deploy.storage import STORE, add_remote, place_of
+
+    root = to_root()
+    place = place_of(root)
+    add_remote(place, root, (root / STORE / "credentials") if place.key else None)
+    print(f"dvc: remote store is {place}, in .dvc/config.local; `dvc push` and `dvc pull` use it")
+
+# %% ../../nbs/cli/01_main.ipynb #b75a86ce
+models_app = typer.Typer(
+    help="Versions of models: files in a store, evidence and stages in git.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+app.add_typer(models_app, name="models")
+Ref = Annotated[
+    str, typer.Argument(help="NAME@VERSION, NAME@latest or NAME#STAGE, such as photos#production.")
+]
+
+
+@models_app.command("register")
+def models_register(
+    model: Annotated[
+        Path,
+        typer.Argument(help="The --out folder of `cvlab train`, or a folder of `cvlab export`."),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Of an exported file: the run that it came from.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also without evidence, which is noted.")
+    ] = False,
+):
+    "Store a model, and record its metrics, interval, split and leakage verdict in git."
+    print(api.register_model(model, name, run, force))
+
+
+@models_app.command("promote")
+def models_promote(
+    name: str,
+    version: Annotated[str, typer.Argument(help="Such as v0.0.2.")],
+    to: Annotated[str, typer.Option(help="A stage, such as production.")],
+    reason: Annotated[str, typer.Option(help="Why; it stays in git.")],
+):
+    "Let a stage such as production point to a version."
+    from cvlab.deploy.registry import promote
+
+    before = promote(name, version, to, reason, to_root())
+    print(f"model:{name}#{to} is {version}" + (f", was {before}" if before else ""))
+
+# %% ../../nbs/cli/01_main.ipynb #eb65d6f8
+@models_app.command("list")
+def models_list():
+    "List all versions, the newest first, and write them into .cvlab/models.db."
+    from cvlab.deploy.registry import listed
+
+    t = listed(to_root()).astype({"n": "Int64"}).astype(object)
+    shown = t.where(t.notna(), "").to_string(index=False, float_format="{:.3f}".format)
+    print(shown if len(t) else "no model is registered")
+
+
+@models_app.command("show")
+def models_show(
+    ref: Ref,
+    lend: Annotated[
+        int, typer.Option(help="Also print an address that needs no key for so many hours.")
+    ] = 0,
+):
+    "Show a version: evidence, address, and when and why its stages moved."
+    from cvlab.deploy.registry import address_of, find, in_words, stages
+    from cvlab.deploy.storage import place_of, presigned
+
+    root = to_root()
+    v = find(ref, root)
+    address = address_of(v)
+    print(f"{v['name']}@{v['version']}, registered by {v['by']} at commit {v['code'][:8]}")
+    print(f"{in_words(v)}\n{address}")
+    for s in stages(root):
+        if (s["name"], s["version"]) == (v["name"], v["version"]):
+            when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(s["when"]))
+            print(
+                f"{s['stage']}{'' if s['current'] else ' until it moved on'}, {when}, {s['by']}: {s['reason']}"
+            )
+    if lend:
+        plain, _, sha256 = address.partition("#")
+        print(f"{presigned(place_of(root), plain, 3600 * lend)}#{sha256}")
+
+
+@models_app.command("get")
+def models_get(
+    ref: Ref,
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx and model.json.")],
+):
+    "Copy the files of a version, with their hash checked."
+    import shutil
+
+    from cvlab.core.io import atomic_folder
+    from cvlab.deploy.registry import fetch
+
+    out = out.resolve()
+    if out.exists():
+        raise LabError(f"--out {out}: exists already; name another folder, or remove it")
+    with atomic_folder(out) as tmp:
+        shutil.copytree(fetch(ref, to_root()), tmp, dirs_exist_ok=True)
+    print(out)
+
+# %% ../../nbs/cli/01_main.ipynb #68f52198
+rollout_app = typer.Typer(
+    help="Exchange a model step by step, and go back if it is worse.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+app.add_typer(rollout_app, name="rollout")
+
+
+@rollout_app.command("run")
+def rollout_run(
+    new: Annotated[
+        str, typer.Argument(help="The new model: a file, a folder, a run or an address.")
+    ],
+    against: Annotated[str, typer.Option(help="The model that answers now.")],
+    out: Annotated[Path, typer.Option(help="Folder of the history; an earlier one is continued.")],
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0: from other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: a free one.")] = 8000,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of each model; default: one per core.")
+    ] = None,
+    keys: Annotated[str, typer.Option(help="A file of keys, a line `name key` each.")] = "",
+    share: Annotated[
+        list[float] | None,
+        typer.Option(help="Shares of requests, from 0 (shadow) to 1; default: 0, 0.05, 0.25, 1."),
+    ] = None,
+    least: Annotated[int, typer.Option(help="Labels or requests in each phase, at least.")] = 500,
+    margin: Annotated[
+        float, typer.Option(help="Additional share of wrong answers that has to be excluded.")
+    ] = 0.02,
+    alpha: Annotated[
+        float, typer.Option(help="Probability of a false stop, over all phases.")
+    ] = 0.05,
+    slow_ms: Annotated[float, typer.Option(help="An answer that takes longer is slow.")] = 500.0,
+):
+    "Serve two models, and move from one to the other as the evidence allows."
+    from cvlab.deploy.exported import need_extra
+
+    need_extra(
+        "serve", "fastapi uvicorn onnxruntime prometheus_client python_multipart fastapi_offline"
+    )
+    from cvlab.deploy import rollout
+    from cvlab.deploy.serve import Options, run_server
+
+    shares = {"shares": tuple(share)} if share else {}
+    plan = rollout.Plan(least=least, margin=margin, alpha=alpha, slow_ms=slow_ms, **shares)
+    out, keys = out.resolve(), str(Path(keys).resolve()) if keys else ""
+    old, new = (api.served_file(m).resolve() for m in (against, new))
+    o = Options(keys=keys, **({"workers": workers} if workers else {}))
+    run_server(old, host, port, o, rollout.rollout_app(old, new, out, o, plan))
+
+
+@rollout_app.command("show")
+def rollout_show(
+    folder: Annotated[Path, typer.Argument(help="The --out folder of `cvlab rollout run`.")],
+):
+    "Print what was decided and why, and draw rollout.png into the folder."
+    from cvlab.core.style import save_figure, use_lab_style
+    from cvlab.deploy.rollout import plot_rollout, read_history, replayed, told_by
+
+    events = read_history(folder)
+    for e in events:
+        if e["event"] == "phase":
+            print(f"request {e['request']}: {e['state']}, share {e['share']:g}: {e['why']}")
+    now = told_by(replayed(events))
+    print(f"{now['state']} after {now['requests']} requests, share {now['share']:g}")
+    for kind, h in now["harm"].items():
+        low, high = h["interval"]
+        print(f"more {kind}: {h['mean']:+.4f} ({low:+.4f} to {high:+.4f}, n = {h['n']})")
+    use_lab_style()
+    save_figure(plot_rollout(events), folder / "rollout.png")
+    print(f"Open: {folder / 'rollout.png'}")
+
+# %% ../../nbs/cli/01_main.ipynb #bc8ca170
+hub_app = typer.Typer(
+    help="Publish models on Hugging Face.", rich_markup_mode=None, no_args_is_help=True
+)
+app.add_typer(hub_app, name="hub")
+
+
+@hub_app.command("push")
+def hub_push(
+    run: Annotated[Path, typer.Argument(help="The --out folder of `cvlab train`.")],
+    name: Annotated[str, typer.Argument(help="USER/MODEL.")],
+    public: Annotated[bool, typer.Option("--public", help="Readable by everybody.")] = False,
+):
+    "Write model card, weights and ONNX to Hugging Face, in one commit; the token comes from HF_TOKEN."
+    print(api.push_model(run, name, public))

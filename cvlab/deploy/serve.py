@@ -21,6 +21,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import time
 import uuid
 from collections import OrderedDict
@@ -34,7 +35,14 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from ..core.io import LabError, on_screen, printable, read_file
-from .exported import Exported, answers_of, exported_file, need_extra, read_model
+from cvlab.deploy.exported import (
+    Exported,
+    answers_of,
+    exported_file,
+    fetched,
+    need_extra,
+    read_model,
+)
 from .pool import SEEN, Pool, Refused
 
 if TYPE_CHECKING:  # names in annotations only
@@ -385,10 +393,20 @@ class Server:
         self.metrics.swaps.inc(what["event"] == "model")
         _say(**what)
 
+    async def ask(
+        self,
+        key: str,  # id of the request, a slash, and the number of the image
+        data: bytes,
+        maps: bool,
+    ) -> dict:  # of `Pool`
+        "Predict an image; raises `Refused`."
+        return await self.pool(data, maps)
+
 # %% ../../nbs/deploy/04_serve.ipynb #cf2aea66
 async def _answer_all(s: Server, images, top_k: int, heat_map: bool, request_id: str) -> Answers:
     got = await asyncio.gather(
-        *(s.pool(data, heat_map) for _, data in images), return_exceptions=True
+        *(s.ask(f"{request_id}/{i}", data, heat_map) for i, (_, data) in enumerate(images)),
+        return_exceptions=True,
     )
     answers, kept = [], ("sha256", "width", "height", *SEEN)
     for part, ((name, _), g) in enumerate(zip(images, got)):
@@ -448,6 +466,7 @@ def _refusal(request: "Request", status: int, text: str):
 def create_app(
     path: str | Path,  # model.onnx of `cvlab export`, or its folder
     o: Options | None = None,
+    server: Server | None = None,  # of another kind, for the same model
 ) -> "FastAPI":
     "The web application for a model; `LabError` if the model or an option cannot be used."
     need_extra(
@@ -457,7 +476,7 @@ def create_app(
     from fastapi_offline import FastAPIOffline  # documentation without a CDN
     from starlette.exceptions import HTTPException
 
-    s = Server(path, o or Options())
+    s = server or Server(path, o or Options())
     app = FastAPIOffline(
         title="cvlab",
         description=f"Predictions of {s.model[1].get('name', 'a model')}.",
@@ -606,10 +625,11 @@ def run_server(
     host: str = "127.0.0.1",  # 0.0.0.0: from everywhere
     port: int = 8000,  # 0: a free one
     o: Options | None = None,
+    app: "FastAPI | None" = None,  # default: `create_app`
 ):
     "Serve a model until SIGTERM or Ctrl-C; `LabError` if the port is taken or the model cannot be used."
     o = o or Options()
-    app = create_app(path, o)
+    app = app or create_app(path, o)
     import uvicorn
 
     sock = _listen(host, port)
@@ -647,6 +667,9 @@ def main(words: list[str] | None = None):
     asked = vars(parser.parse_args(words))
     where = {k: asked.pop(k) for k in ("host", "port")}
     try:
-        run_server(asked.pop("model"), **where, o=Options(**asked))
+        model = asked.pop("model")
+        if "://" in model:  # a presigned address of `cvlab models show`
+            model = fetched(model, tempfile.mkdtemp(prefix="cvlab-"))
+        run_server(model, **where, o=Options(**asked))
     except LabError as e:
         sys.exit(f"cvlab-serve: {on_screen(str(e))}")
