@@ -153,6 +153,7 @@ def test_nothing_lies_in_runs_that_no_stage_wrote():
         "runs/bench/",
         "runs/architectures/",
         "runs/exports/",
+        "runs/rollout/",
         "runs/trackers/",
         "runs/detect/",  # of the second pipeline, with a dvc.lock of its own
     )
