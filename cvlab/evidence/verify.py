@@ -607,6 +607,7 @@ def _crossval_problems(
 # %% ../../nbs/evidence/04_verify.ipynb #77af9552
 def _same_table(path: Path, now: pd.DataFrame) -> list[str]:
     "Compare a CSV file with the recomputed table."
+    now = now.replace("", np.nan)  # as an empty cell is read
     was = pd.read_csv(path, dtype={"id": str}) if path.stat().st_size > 2 else pd.DataFrame()
     if list(was.columns) != list(now.columns) or len(was) != len(now):
         return [f"{path.name}: other rows or columns than recomputed"]
