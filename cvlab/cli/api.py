@@ -1348,6 +1348,8 @@ def advise(
 # %% ../../nbs/cli/00_api.ipynb #2469bcf8
 def _answering(run: str | Path):  # -> info, task, predict, model (None: an exported file)
     "What explains images: a run, or a file of `cvlab export`."
+    import numpy as np
+
     from cvlab.deploy.exported import Exported, exported_file
     from cvlab.tasks.infer import find_weights, load_together, logits_of, task_of
 
@@ -1355,7 +1357,7 @@ def _answering(run: str | Path):  # -> info, task, predict, model (None: an expo
         opened = Exported(file, os.cpu_count() or 1)
         return opened.info, task_of(opened.info), lambda x: opened(x)[0], None
     model, info = load_together([find_weights(run)])
-    return info, task_of(info), lambda x: logits_of(model, x, info), model
+    return info, task_of(info), lambda x: logits_of(model, np.ascontiguousarray(x), info), model
 
 
 def explain_photos(

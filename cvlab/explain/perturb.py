@@ -141,7 +141,12 @@ def explain_images(
         (method,) = usable(model, info, [method])
         return heatmaps(model, model_input(images, info, device), targets, method)
     values = cell_values(
-        lambda x: logits_of(model, x, info, device), images, targets, method, cells, seed
+        lambda x: logits_of(model, np.ascontiguousarray(x), info, device),
+        images,
+        targets,
+        method,
+        cells,
+        seed,
     )
     return seen_subset(spread(values, images.shape[1]), info)
 
@@ -201,7 +206,7 @@ def trust(
     inner = seen_subset(images, info)
 
     def predict(x):
-        return logits_of(model, x, seen, device)
+        return logits_of(model, np.ascontiguousarray(x), seen, device)
 
     out, seconds = [], {}
     for m in dict.fromkeys(usable(model, info, methods)):

@@ -69,7 +69,8 @@ def test_decisions_beside_the_images_are_found_and_can_be_left_out(tmp_path, pho
 
 
 def test_twenty_removed_images_need_no_confirmation(photos):
-    write_decisions(photos / DECISIONS, decisions(find_samples(photos), 0, 22))
+    mixed = find_samples(photos).sample(frac=1, random_state=0)  # of both classes
+    write_decisions(photos / DECISIONS, decisions(mixed, 0, 22))
     code, out, _ = cvlab("data", "check", photos)
     assert code == 0 and "18 images of 2 classes" in out
     assert "labels decided by label_decisions.csv" in out
@@ -252,3 +253,27 @@ def test_badge_starts_and_spreads_as_the_library(pool):
     g = (u[:, :, None] * pool.x[pool.open][:, None]).reshape(len(u), -1)
     d2 = ((g - g[np.flatnonzero(pool.open == ours[0])[0]]) ** 2).sum(1)
     np.testing.assert_allclose(weights[1][pool.open], d2 / d2.sum(), atol=2e-3)
+
+
+def test_an_exported_file_is_explained_without_gradients(tmp_path, photos):
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    from cvlab.models.create import create_model, save_model
+
+    info = dict(name="small_cnn", classes=["disc", "square"], size=32, side=32, head="linear")
+    save_model(
+        tmp_path / "run", create_model("small_cnn", 2, size=32), {**info, "normalise": "half"}
+    )
+    code, _, err = cvlab("export", "--run", tmp_path / "run", "--out", tmp_path / "exported")
+    assert code == 0, err
+    words = [
+        "explain",
+        "--run",
+        tmp_path / "exported",
+        photos / "disc",
+        "--out",
+        tmp_path / "why.png",
+    ]
+    code, _, err = cvlab(*words, "--method", "occlusion")
+    assert code == 0 and (tmp_path / "why.png").stat().st_size > 5000, err
+    code, _, err = cvlab(*words, "--method", "gradcam")
+    assert code == 1 and "needs gradients, which an exported file has not" in err
