@@ -371,12 +371,13 @@ def _run_stages(
 
     with warm(at_once=bool(todo)):
         from cvlab.runs.engine import run_stage  # a slow import
-        from cvlab.runs.stages import variant_of
+        from cvlab.runs.stages import STAGES, variant_of
 
         for stage, folder in todo.items():
             print(f"{stage} ...", file=sys.stderr)
+            notebook = variant_of(stage, task)[0] if stage in STAGES else stage
             try:
-                run_stage(stage, folder, experiment, seed, overrides, variant_of(stage, task)[0])
+                run_stage(stage, folder, experiment, seed, overrides, notebook)
             except SystemExit as e:  # raised by the engine
                 if not isinstance(e.code, str):
                     raise

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -77,9 +78,16 @@ def describer(
     return Describer(model, dict(size=size, side=size, normalise=norm), name)
 
 # %% ../../nbs/studies/10_suspects.ipynb #0941d772
-def unit(feats: np.ndarray) -> np.ndarray:  # float32 (n, d)
+def unit(
+    feats: np.ndarray,  # (n, d)
+    most: int = 256,  # of more, the first principal components: a head is fitted in a fifth of the time
+) -> np.ndarray:  # float32 (n, d or most)
     "Features centred on their mean and of unit length."
-    return Directions(feats)[:]
+    x = Directions(feats)[:]
+    if min(x.shape) <= most:
+        return x
+    parts = PCA(most, svd_solver="covariance_eigh").fit_transform(x.astype(np.float64))
+    return Directions(parts, np.zeros(most, np.float32))[:]
 
 # %% ../../nbs/studies/10_suspects.ipynb #090fd3c2
 NEIGHBOURS, FOLDS, C = 10, 5, 10.0  # C: inverse strength of the L2 penalty
