@@ -97,7 +97,8 @@ def test_a_decision_about_something_else_stops_before_the_training(tmp_path, pho
 
 
 def test_a_detector_takes_no_decisions(tmp_path, photos):
-    words = ["task=detect", f"data.decisions={tmp_path / 'd.csv'}", "--recipe", "params"]
+    words = ["task=detect", "model.name=one_stage", f"data.decisions={tmp_path / 'd.csv'}"]
+    words += ["--recipe", "params"]
     code, _, err = cvlab("train", "--data", photos, "--out", tmp_path / "out", *words)
     assert code == 1 and "data.decisions" in err
 
