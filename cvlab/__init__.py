@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 # the public surface, by the module where each name lives
 _PUBLIC = {
-    "cli.api": "train load crossval tune TrainedRun",
+    "cli.api": "train load crossval tune suspects label TrainedRun",
     "core.io": "LabError",
     "core.params": "Params resolve",
     "core.repro": "pick_device seed_everything",

@@ -7,7 +7,8 @@ __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written'
            'differs', 'plan', 'verdict', 'TrainedRun', 'Explained', 'heat_map', 'load', 'asked', 'train',
            'check_crossval', 'crossval', 'folded', 'tune', 'tuned', 'join', 'measure', 'detect', 'compare_exported',
            'local_model', 'served_file', 'monitored', 'space', 'page', 'register_model', 'push_model', 'advise',
-           'summary', 'reproduce', 'tell_study', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
+           'explain_photos', 'suspects', 'label', 'join_decisions', 'export_labels', 'summary', 'reproduce',
+           'tell_study', 'track', 'need_tracker', 'register', 'prune', 'card_checks']
 
 # %% ../../nbs/cli/00_api.ipynb #bb35b157
 import base64
@@ -91,7 +92,18 @@ def from_here(overrides: list[str] | None) -> list[str]:
     def file(o):
         return o.startswith("preset=") and o.endswith(".yaml") and Path(o[7:]).is_file()
 
-    return [f"preset={Path(o[7:]).resolve()}" if file(o) else o for o in overrides]
+    return [f"preset={Path(o[7:]).resolve()}" if file(o) else _whole_path(o) for o in overrides]
+
+
+def _whole_path(override: str) -> str:
+    "The override with an absolute path, if it names a table of decisions."
+    key, _, value = override.partition("=")
+    path = Path(value.strip('"'))
+    return (
+        f"{key}={json.dumps(str(path.resolve()))}"
+        if key == "data.decisions" and path.is_file()
+        else override
+    )
 
 # %% ../../nbs/cli/00_api.ipynb #3504f020
 NAMED = dict(
@@ -359,12 +371,13 @@ def _run_stages(
 
     with warm(at_once=bool(todo)):
         from cvlab.runs.engine import run_stage  # a slow import
-        from cvlab.runs.stages import variant_of
+        from cvlab.runs.stages import STAGES, variant_of
 
         for stage, folder in todo.items():
             print(f"{stage} ...", file=sys.stderr)
+            notebook = variant_of(stage, task)[0] if stage in STAGES else stage
             try:
-                run_stage(stage, folder, experiment, seed, overrides, variant_of(stage, task)[0])
+                run_stage(stage, folder, experiment, seed, overrides, notebook)
             except SystemExit as e:  # raised by the engine
                 if not isinstance(e.code, str):
                     raise
@@ -1416,6 +1429,214 @@ def advise(
             *(f"{k:5}: {v}" for k, v in NEXT_STEPS.items()),
         ]
     )
+
+# %% ../../nbs/cli/00_api.ipynb #2469bcf8
+def _answering(run: str | Path):  # -> info, task, predict, model (None: an exported file)
+    "What explains images: a run, or a file of `cvlab export`."
+    import numpy as np
+
+    from cvlab.deploy.exported import Exported, exported_file
+    from cvlab.tasks.infer import find_weights, load_together, logits_of, task_of
+
+    if (file := exported_file(run)) and file.suffix == ".onnx":
+        opened = Exported(file, os.cpu_count() or 1)
+        return opened.info, task_of(opened.info), lambda x: opened(x)[0], None
+    model, info = load_together([find_weights(run)])
+    return info, task_of(info), lambda x: logits_of(model, np.ascontiguousarray(x), info), model
+
+
+def explain_photos(
+    run: str | Path,  # the --out folder of a training, a folder of weights, or an exported file
+    paths: list[str | Path],  # images
+    methods: list[str] | tuple = (
+        "gradcam",
+    ),  # see `cvlab.explain.attribution` and `cvlab.explain.perturb`
+    target: str = "",  # class to explain; "": the predicted one
+    most: int = 8,
+) -> "Figure":  # images above, a row of maps for each method
+    "Draw what influences the predictions for images; `LabError` for a method that the model has not."
+    from cvlab.explain.attribution import METHODS, readable, seen_subset
+    from cvlab.explain.perturb import NAMES, PERTURBED, cell_values, explain_images, spread
+    from cvlab.explain.plot_heatmaps import plot_heatmaps
+
+    for m in methods:
+        if m not in NAMES:
+            raise LabError(f"--method {m}: should be one of {', '.join(NAMES)}")
+    info, task, predict, model = _answering(run)
+    if model is None and (inside := [m for m in methods if m in METHODS]):
+        raise LabError(
+            f"--method {inside[0]}: needs gradients, which an exported file has not; it takes {', '.join(PERTURBED)}"
+        )
+    import pandas as pd
+
+    if target and (odd := task.unknown(pd.Series([target]))):
+        raise LabError(f"{run}: the model does not know {odd}")
+    images = readable(paths, info["side"], most)
+    preds = [task.prediction(row) for row in predict(images)]
+    ys = [task.output(target or p.label) for p in preds]
+    maps = {}
+    for m in methods:
+        if model is None:
+            maps[NAMES[m]] = seen_subset(
+                spread(cell_values(predict, images, ys, m), info["side"]), info
+            )
+        else:
+            maps[NAMES[m]] = explain_images(model, info, images, ys, m)
+    titles = [
+        f"predicted: {p.label}" + (f"\nprobability {p.probability:.2f}" if p.probabilities else "")
+        for p in preds
+    ]
+    return plot_heatmaps(
+        seen_subset(images, info), maps, titles, note=f"maps for {target or 'the prediction'}"
+    )
+
+
+@patch
+def explain(
+    self: TrainedRun,
+    image: str | Path,
+    methods: list[str] | tuple = (
+        "gradcam",
+    ),  # gradcam, saliency, integrated, occlusion, lime, shapley
+    target: str = "",  # class to explain; "": the predicted one
+) -> Explained:
+    "Predict an image file and draw what influences the prediction."
+    return Explained(
+        self.predict(image), explain_photos(self.stage("weights"), [image], methods, target)
+    )
+
+# %% ../../nbs/cli/00_api.ipynb #4d336c29
+def _photos(data, overrides, run=None) -> dict[str, str]:  # environment of a notebook about labels
+    "Check the images and the run before a notebook is executed; `LabError` for what it could not use."
+    p = resolve("params.yaml", "", overrides)
+    if p.task != "classification":
+        raise LabError(f"task={p.task}: only labels that are classes can be judged")
+    _opened(p)
+    if run:
+        from cvlab.tasks.infer import find_weights
+
+        find_weights(run)
+    return {"CVLAB_RUN": str(run)} if run else {}
+
+
+def suspects(
+    data: str | Path | None = None,  # images; default: data.path
+    out: str | Path | None = None,  # folder of the results; default: runs/local/<time>
+    run: str
+    | Path
+    | None = None,  # a trained run that describes the images; None: published weights
+    overrides: list[str] | tuple = (),  # such as ["model.weights=weights.safetensors"]
+) -> "pd.DataFrame":  # rank, id, path, label, suggested, score, model, neighbours, suggested_model
+    "The labels of a folder of images, the most suspicious first; they and a notebook to decide are in `out`."
+    import pandas as pd
+
+    out, run = (Path(path).resolve() if path else None for path in (out, run))
+    overrides = asked(data, overrides)
+    with _at_root() as root:
+        out = out or _new_folder(root)
+        _check_out(out)
+        with _environment(_photos(data, overrides, run)):
+            _run_stages({"suspects": out}, "", 0, overrides)
+    text = dict.fromkeys(("id", "path", "label", "suggested"), str)
+    table = pd.read_csv(
+        out / "suspects.csv", dtype=text, keep_default_na=False, na_values={"score": ""}
+    )
+    table.attrs["folder"] = str(out)
+    return table
+
+
+@contextmanager
+def _environment(values: dict[str, str]):
+    "Environment variables inside the block."
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for k, v in before.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
+
+# %% ../../nbs/cli/00_api.ipynb #c88a2998
+def label(
+    data: str | Path,  # class folders beside a folder `unlabeled`, or a table with empty labels
+    out: str | Path,  # folder of the session, continued if it exists
+    strategy: str
+    | None = None,  # see `cvlab.studies.active`; None: clustered_margin, or that of the session
+    n: int | None = None,  # images in a batch; None: 20, or as before
+    classes: list[str] | tuple = (),  # besides those that have a label
+    run: str
+    | Path
+    | None = None,  # a trained run that describes the images; None: published weights
+    seed: int = 0,
+    overrides: list[str] | tuple = (),
+):  # -> `cvlab.studies.labelling.Session`
+    "Choose the images to label next, and write them with a notebook to click in."
+    from cvlab.core.repro import pick_device, settings
+    from cvlab.data.folders import Reading
+    from cvlab.runs.run import cache_folder
+    from cvlab.studies.active import STRATEGIES
+    from cvlab.studies.auto import asked as asked_for
+    from cvlab.studies.labelling import begin_session, unlabelled_source
+    from cvlab.studies.suspects import describer
+
+    out, run = (Path(path).resolve() if path else None for path in (out, run))
+    overrides, before = asked(data, overrides), out / "session.json"
+    old = read_json(before) if before.exists() else {}
+    strategy, n = strategy or old.get("strategy", "clustered_margin"), n or old.get("batch", 20)
+    if strategy not in STRATEGIES:
+        raise LabError(f"--strategy {strategy}: should be one of {', '.join(STRATEGIES)}")
+    with _at_root():
+        _check_out(out)
+        p = resolve("params.yaml", "", overrides)
+        folder, samples, lines = unlabelled_source(p.data.path, cache_folder(), Reading.of(p.data))
+        for line in lines:
+            print(line, file=sys.stderr)
+        net = describer(run, asked_for(overrides))
+        feats = net.features(folder, samples, cache_folder(), pick_device(settings().device))
+        session = begin_session(
+            out, folder, samples, feats, [*classes, *old.get("classes", ())], strategy, n, seed
+        )
+        session.next_batch()
+    return session
+
+# %% ../../nbs/cli/00_api.ipynb #a3c231b7
+def join_decisions(
+    files: list[str | Path],  # tables of decisions, one per person
+    out: str | Path,  # the table to write
+) -> str:  # what was joined, and where people disagree
+    "Join decisions of several people; the majority counts."
+    from cvlab.core.io import printable
+    from cvlab.data.samples import read_decisions, write_decisions
+    from cvlab.studies import clicks
+
+    joined, apart, kappa = clicks.join_decisions([read_decisions(f) for f in files])
+    write_decisions(out, joined)
+    agree = (
+        f"; agreement of the first two beyond chance (Cohen's kappa): {kappa:.2f}"
+        if kappa == kappa
+        else ""
+    )
+    lines = [f"{out}: decisions about {len(joined)} images{agree}"]
+    if len(apart):
+        lines.append(
+            f"{len(apart)} without agreement; without a majority an image keeps its label:"
+        )
+    return "\n".join(lines + [printable(f"  {r.path}: {r.decided}") for r in apart.itertuples()])
+
+
+def export_labels(
+    data: str | Path,
+    out: str | Path,  # a .csv file, or a folder that does not exist yet
+    overrides: list[str] | tuple = (),
+) -> str:
+    "Write images with the labels that were decided, for other programs."
+    from cvlab.studies import clicks
+
+    out, overrides = Path(out).resolve(), asked(data, overrides)
+    with _at_root():
+        found = _opened(resolve("params.yaml", "", overrides))
+        n = clicks.export_labels(found.samples, found.folder, out)
+    return f"{out}: {n} images"
 
 # %% ../../nbs/cli/00_api.ipynb #02bcc00c
 def _stage_seconds(

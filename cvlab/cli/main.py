@@ -6,11 +6,12 @@
 __all__ = ['app', 'OS_ERRORS', 'Overrides', 'Experiment', 'DATA_HELP', 'Data', 'RecipeOption', 'Source', 'Weights', 'data_app',
            'Shown', 'Title', 'runs_app', 'registry_app', 'store_app', 'models_app', 'Ref', 'rollout_app', 'hub_app',
            'Commands', 'print_version', 'options', 'main', 'with_reading', 'params', 'schema', 'clean', 'data_check',
-           'data_add', 'data_use', 'data_import', 'repro', 'verify', 'portfolio', 'docs', 'train', 'crossval', 'tune',
-           'advise', 'evaluate', 'predict', 'interpret', 'export', 'compress', 'serve', 'monitor', 'app_', 'space',
-           'runs_list', 'runs_export', 'runs_prune', 'track', 'registry_add', 'registry_promote', 'registry_list',
-           'store_start', 'store_stop', 'store_status', 'store_remote', 'models_register', 'models_promote',
-           'models_list', 'models_show', 'models_get', 'rollout_run', 'rollout_show', 'hub_push']
+           'data_suspects', 'data_decisions', 'data_export', 'data_add', 'data_use', 'data_import', 'repro', 'verify',
+           'portfolio', 'docs', 'train', 'crossval', 'tune', 'advise', 'evaluate', 'predict', 'interpret', 'explain',
+           'label', 'export', 'compress', 'serve', 'monitor', 'app_', 'space', 'runs_list', 'runs_export', 'runs_prune',
+           'track', 'registry_add', 'registry_promote', 'registry_list', 'store_start', 'store_stop', 'store_status',
+           'store_remote', 'models_register', 'models_promote', 'models_list', 'models_show', 'models_get',
+           'rollout_run', 'rollout_show', 'hub_push']
 
 # %% ../../nbs/cli/01_main.ipynb #18b6db1c
 import csv
@@ -203,6 +204,7 @@ _READING = {
     "na": (str, "Labels such as NA or None in a table: ask, class or missing."),
     "follow_links": (bool, "Use the images that links outside the folder lead to."),
     "drop_small": (int, "Leave out classes with fewer images for training than this."),
+    "decisions": (str, "A table of decisions about labels; default: label_decisions.csv beside the images; none."),
 }
 # fmt: on
 
@@ -310,6 +312,58 @@ def data_check(
     check_data(path, data, task.check_samples)
     if (data.verdicts.verdict == "refused").any():
         raise typer.Exit(1)
+
+# %% ../../nbs/cli/01_main.ipynb #0cccfcc5
+@data_app.command("suspects")
+@with_reading
+def data_suspects(
+    overrides: Overrides = None,
+    data: Data = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: runs/local/<time>.")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A trained run that describes the images; default: published weights."),
+    ] = None,
+    reading: list[str] = (),
+):
+    "List the labels that are likely to be wrong, and how many of such labels would be found."
+    found = api.suspects(data, out, run, [*(overrides or []), *reading])
+    to_root()
+    for r in found.head(10).itertuples():
+        print(
+            on_screen(f"{r.rank:3}. {r.path}: {r.label}; suggested: {r.suggested} ({r.score:.2f})")
+        )
+    folder = os.path.relpath(found.attrs["folder"])
+    print(
+        f"Open: {folder}/suspects.ipynb, and to decide {folder}/clicks.ipynb  (in JupyterLab: make lab)"
+    )
+
+
+@data_app.command("decisions")
+def data_decisions(
+    files: Annotated[
+        list[Path], typer.Argument(help="Tables of decisions about labels, one per person.")
+    ],
+    out: Annotated[Path, typer.Option(help="The table to write.")],
+):
+    "Join the decisions of several people about labels, by majority, and list where they disagree."
+    print(api.join_decisions(files, out))
+
+
+@data_app.command("export")
+@with_reading
+def data_export(
+    data: Source,
+    out: Annotated[
+        Path,
+        typer.Option(help="A .csv file beside the images, or a folder that does not exist yet."),
+    ],
+    reading: list[str] = (),
+):
+    "Write images with the labels that were decided, as a CSV or as class folders."
+    print(api.export_labels(data, out, reading))
 
 # %% ../../nbs/cli/01_main.ipynb #ba9cd8fe
 @data_app.command("add")
@@ -747,6 +801,83 @@ def interpret(
     use_lab_style()
     save_figure(explain(find_weights(run), images_in(paths), target=target), out)
     print(f"Open: {out}")
+
+# %% ../../nbs/cli/01_main.ipynb #76145204
+@app.command()
+def explain(
+    run: Annotated[
+        Path,
+        typer.Option(
+            help="The --out folder of `cvlab train`, a folder of weights, or an exported file."
+        ),
+    ],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Images or folders of images; the first eight are shown.")
+    ],
+    method: Annotated[
+        list[str],
+        typer.Option(
+            help="gradcam, saliency, integrated, occlusion, lime or shapley; can be repeated."
+        ),
+    ] = ("gradcam",),
+    out: Annotated[Path, typer.Option(help="The figure to write, a .png file.")] = Path(
+        "explained.png"
+    ),
+    target: Annotated[
+        str, typer.Option(help="Class to explain; default: the predicted class.")
+    ] = "",
+):
+    "Draw what influences a prediction, by several methods. Which to trust: results/labels.md."
+    from cvlab.core.style import save_figure, use_lab_style
+    from cvlab.data.samples import images_in
+
+    if out.suffix.lower() != ".png":
+        raise LabError(f"--out {out}: name a file that ends in .png")
+    use_lab_style()
+    save_figure(api.explain_photos(run, images_in(paths), method, target), out)
+    print(f"Open: {out}")
+
+# %% ../../nbs/cli/01_main.ipynb #80ca3731
+@app.command()
+@with_reading
+def label(
+    data: Annotated[
+        Path,
+        typer.Option(help="Class folders beside a folder `unlabeled`, or a CSV with empty labels."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the session, continued if it exists.")],
+    overrides: Overrides = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="random, margin, entropy, core_set, badge, typiclust, centres or clustered_margin (default)."
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Images in a batch; default: 20.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="A class besides those that have a label; can be repeated."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A trained run that describes the images; default: published weights."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the choice.")] = 0,
+    reading: list[str] = (),
+):
+    "Choose the images to label next. Repeat with the same --out to go on; one clicks in clicks.ipynb."
+    session = api.label(
+        data, out, strategy, n, classes or (), run, seed, [*(overrides or []), *reading]
+    )
+    print(session.advice())
+    print(
+        f"Next: {out}/label_next.csv; open {out}/clicks.ipynb to click  (in JupyterLab: make lab)"
+    )
+    print(
+        f"Train on what is decided: cvlab train --data {data} --decisions {out}/label_decisions.csv"
+    )
 
 # %% ../../nbs/cli/01_main.ipynb #01382c9d
 @app.command()

@@ -176,6 +176,10 @@ class Data(Section):
     drop_small: CountOrOff = Field(
         description="leave out classes with fewer different images for training; 0 is off"
     )
+    decisions: Text = Field(
+        description="table of decisions about labels (keep, relabel, remove); auto: label_decisions.csv beside the "
+        "images, if there is one; none"
+    )
 
     @property
     def side(self) -> int:  # of a cached image, pixels

@@ -28,10 +28,14 @@ from cvlab.data.folders import (
     located,
 )
 from cvlab.data.samples import (
+    as_decided,
     bits_of,
     check_classes,
+    decisions_for,
+    decisions_used,
     find_root,
     name_samples,
+    newly_labelled,
     read_source,
     to_rgb,
     why_not,
@@ -176,6 +180,8 @@ def read_data(
 ) -> Data:
     "All usable samples, and a verdict for every other file."
     folder, files, notes = read_source(unpacked(source, cache), how)
+    decided = decisions_for(folder, how)
+    files = newly_labelled(files, decided)
     good = files[files.verdict == ""]
     seen = pd.DataFrame(
         list(in_threads(lambda p: look(located(folder, p)), good.path.tolist(), "reading")),
@@ -189,12 +195,16 @@ def read_data(
     samples = name_samples(good, seen.hash.tolist()).join(
         seen[["width", "height", "mode"]].reset_index(drop=True)
     )
+    samples, removed = as_decided(samples, decided)
     why = contradictions(samples)
     odd = pd.DataFrame(dict(path=samples.path, verdict="refused", why=why))[why != ""]
     samples, small, few = _without_small(samples[why == ""].reset_index(drop=True), how.drop_small)
-    verdicts = pd.concat([verdicts[~verdicts.path.isin([*odd.path, *small.path])], odd, small])
+    new = pd.concat([odd, small, removed])
+    verdicts = pd.concat([verdicts[~verdicts.path.isin(new.path)], new])
     verdicts = verdicts.sort_values(["verdict", "path"], ascending=[False, True])
     notes = [*notes, *few, *_assumed(folder, samples, verdicts, how)]
+    if decided is not None:
+        notes.append(f"labels decided by {decisions_used(folder, how)}")
     return Data(folder, samples, verdicts.reset_index(drop=True), notes)
 
 # %% ../../nbs/data/05_importers.ipynb #11184d3c

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..core.io import LabError, read_file
 from cvlab.data.folders import (
     AS_FOUND,
+    DECISIONS,
     FILE_COLUMNS,
     NO_LABEL,
     SUFFIXES,
@@ -450,6 +451,7 @@ def tables_beside(folder: Path, how: Reading = AS_FOUND) -> dict[Path, str]:
         and f.is_file()
         and not not_data(Path(f.name))
         and not left_out(Path(f.name), how.ignore)
+        and f.name != DECISIONS
     ]
     named = subsets_among([f.stem for f in found])
     return {f: named[f.stem] or subset_named(f.stem, _KINDS) for f in found}

@@ -34,6 +34,7 @@ from ..core.io import LabError, read_json
 from ..core.params import line_of, nearest, plain, read_yaml
 from ..data.samples import read_split
 from ..evaluation.compare import calibration, effects_table, over_splits
+from ..evaluation.labels import labels_saved, power_summary, shots_table
 from ..evaluation.leakage import across, balanced, families, given_away, leaking
 from cvlab.evaluation.metrics import (
     METRICS,
@@ -404,6 +405,50 @@ def _folded(paths, score, experiment):
         raise LabError(f"no {score} of {experiment!r}; there are {', '.join(known)}")
     row = t.loc[(experiment, score)].astype(float).to_dict()
     return _as_estimate(row | dict(n=row["folds"]))
+
+# %% ../../nbs/evidence/01_claims.ipynb #ee8ffd0e
+def _only(t: pd.DataFrame, **where) -> pd.Series:
+    "The row of a summary with these values; `LabError` if there is none."
+    found = _chosen_rows(t, where)
+    if len(found) != 1:
+        raise LabError(f"no row with {', '.join(f'{k}={v}' for k, v in where.items())}")
+    return found.iloc[0]
+
+
+@formula
+def _saved(paths, strategy):
+    r = _only(labels_saved(rows_of(one(paths))), strategy=strategy)
+    more = {
+        k: float(r[k])
+        for k in ("gain", "gain_low", "gain_high", "labels", "reference_labels", "accuracy")
+    }
+    return dict(
+        value=float(r.saved),
+        low=float(r.low),
+        high=float(r.high),
+        n=int(r.seeds),
+        wins=int(r.wins),
+        **more,
+    )
+
+
+@formula
+def _shots(paths, head, n):
+    r = _only(shots_table(rows_of(one(paths))), head=head, shots=n)
+    return dict(
+        value=float(r.accuracy),
+        low=float(r.low),
+        high=float(r.high),
+        n=int(r.seeds),
+        gain=float(r.gain),
+    )
+
+
+@formula
+def _planted(paths, kind, score, looked):
+    r = _only(power_summary(rows_of(one(paths))), kind=kind, score=score)
+    value, low, high = (float(r[f"{k}_{looked}"]) for k in ("found", "low", "high"))
+    return dict(value=value, low=low, high=high, n=int(r.planted), precision=float(r.precision))
 
 # %% ../../nbs/evidence/01_claims.ipynb #ceaf0b6b
 def _bench_row(path: Path, row: str) -> dict:  # value, low, high

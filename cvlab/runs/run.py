@@ -235,11 +235,13 @@ def finish(
     run: Run,
     device="cpu",
     effective_params: dict | None = None,  # dotted key -> value, see `check_effective`
+    decisions: str = "",  # about labels, of `cvlab.data.samples.decisions_used`
 ):
     "Close the run: write effective parameters and environment, release the lock."
     path = run.paths.split
     split = read_split(path) if path.exists() else None
     hashes = {} if split is None else {"data": data_hash(split), "split": split_hash(split)}
+    hashes |= {"decisions": decisions} if decisions else {}
     write_params(run, effective=check_effective(run.requested, effective_params or {}), **hashes)
     how = (
         {k: getattr(run.params.train, k) for k in ("threads", "precision")}
@@ -260,7 +262,7 @@ def without_places(
 ) -> dict:
     "The same with only the names of the image folder and weights file, without their paths."
     out = {s: dict(v) if isinstance(v, dict) else v for s, v in asked.items()}
-    for section, key in [("data", "path"), ("model", "weights")]:
+    for section, key in [("data", "path"), ("data", "decisions"), ("model", "weights")]:
         if place := out.get(section, {}).get(key):
             out[section][key] = Path(place).name
     return out
@@ -269,7 +271,7 @@ def without_places(
 # options that have no effect by themselves: option -> (the other option, its value)
 ONLY_WITH = {"magnitude": ("policy", "rand"), "beta": ("alpha", "effective")}
 # values of options that came later, with which all is as before
-_AS_BEFORE = {"processes": 1}
+_AS_BEFORE = {"processes": 1, "decisions": "auto"}
 
 
 def question(
@@ -302,8 +304,21 @@ def ledger_path(root: Path, split: pd.DataFrame) -> Path:
     return (lab if ids(ours) & ids(split) else own).ledger
 
 
-def ask_test(run: Run, split: pd.DataFrame, why: str):  # -> the recorder that `subset_of` calls
-    "Open the test set for a run, with a reason."
+def _decided(run: Run) -> str:  # "" if nobody did
+    "What the prepare stage wrote about decisions about labels."
+    file = run.paths.stage("prepare") / "params.yaml"
+    return plain(read_yaml(file)).get("decisions", "") if file.exists() else ""
+
+
+def ask_test(
+    run: Run,
+    split: pd.DataFrame,
+    why: str,
+    decisions: str = "",  # about labels; "": what the prepare stage wrote
+):  # -> the recorder that `subset_of` calls
+    "Open the test set for a run, with a reason; decisions about labels are named with it."
+    if told := decisions or _decided(run):
+        why = f"{why}; labels decided by {told}"
     asked = (
         plain(read_yaml(run.paths.params))["requested"]
         if run.stage == "evaluate"

@@ -43,6 +43,7 @@ from cvlab.studies.advise import (
     as_preset,
     choose_backbone,
     duration,
+    few_shots,
     seconds,
     situation,
 )
@@ -174,7 +175,10 @@ def choices(
 ) -> list[Choice]:  # the most thorough first
     "Every possible kind of training, with its time estimated from single steps on this machine."
     out = []
-    for kind in kinds_for(asked(overrides), missing):
+    kinds = kinds_for(asked(overrides), missing)
+    if few_shots(s) and "frozen" in kinds:
+        kinds = tuple(sorted(kinds, key="frozen".__ne__))  # the head alone is preferred
+    for kind in kinds:
         advice, p = _merged(s, kind, overrides, base)
         out.append(Choice(kind, advice, p, *seconds(p, n_train, len(s.counts), device)))
     return out

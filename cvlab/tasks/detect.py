@@ -360,7 +360,7 @@ class _Named(_Images):
     digits, interval = ".3f", "bootstrap over images"
     schema = Boxes
     off = {
-        "data": dict(crop_margin=0.0, drop_small=0),
+        "data": dict(crop_margin=0.0, drop_small=0, decisions="auto"),
         "loss": dict(label_smoothing=0.0, alpha=None, gamma=0.0, tau=0.0),
         "augment": dict(policy=None, albumentations=None, mixup=0.0, cutmix=0.0),
         "model": dict(head="linear", head_init="random", dropout=0.0),

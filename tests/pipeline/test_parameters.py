@@ -139,6 +139,7 @@ ELSEWHERE = {
         [f"data.{k}" for k in "layout depth ignore na follow_links drop_small".split()],
         "tests/pipeline/test_shapes.py",
     ),
+    "data.decisions": "tests/pipeline/test_suspects.py",
     "leakage.split": "tests/pipeline/test_data.py, data that come with parts",
     "leakage.action": "likewise",
     "leakage.extent": "nbs/evaluation/06_leakage, nbs/cli/00_api and below",

@@ -25,6 +25,7 @@ def test_there_is_one_for_each_task():
     assert {
         "default",
         "fast_dev",
+        "few_shot",
         "two_class",
         "unequal",
         "xray",
