@@ -188,8 +188,8 @@ $(PAGE)/.installed: requirements/space.txt # gradio wants other versions than th
 drift: install ## how often the monitor alarms without a reason, and how soon with one, into runs/measured/drift; a quarter of an hour
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
 	@papermill --engine cvlab nbs/pipeline/drift.ipynb runs/measured/drift/meadow/drift.ipynb -p out runs/measured/drift/meadow \
-	  -p weights runs/weights/default/seed-0 -p images 400 -p clean 1000 -p size 128 -p reference 300 -p checks 400 -p repeats 50 \
-	  -p streams 30 -y '{sizes: [20, 50, 100, 200]}'
+	  -p weights runs/weights/default/seed-0 -p images 400 -p clean 1000 -p size 128 -p reference 300 -p checks 400 -p repeats 40 \
+	  -p streams 25 -y '{sizes: [20, 50, 100, 200]}'
 
 image: ## the container image of the server, cvlab-serve, with ENGINE (docker or podman); ARGS="--build-arg BASE=..."
 	@$(ENGINE) build -f docker/serve.Dockerfile -t cvlab-serve $(ARGS) .

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from cvlab.data.fixtures import tiny_folder
 from cvlab.data.samples import find_samples, split_samples
 from cvlab.models.create import create_model, save_model
 
+SURE = re.compile("with a probability of|of about this probability")
 PYTHON = TOP / ".cvlab" / "space" / "bin" / "python"
 CARD = "# Model card\n\nTwo shapes. ![figure](x.png)\n\n| | |\n|---|---|\n| classes | 2 |\n"
 
@@ -118,7 +120,7 @@ def png(colour="white", size=(60, 40)):
 def test_an_image_gets_its_answer_on_a_phone(tab):
     shot(tab, "phone-empty")
     upload(tab, png())
-    tab.get_by_text("validation images with a probability of").wait_for(timeout=20_000)
+    tab.get_by_text(SURE).wait_for(timeout=20_000)
     shown = tab.inner_text("body")
     assert "disc" in shown and "square" in shown and "%" in shown
     tab.locator("img[src*='/file=']").nth(3).wait_for(timeout=20_000)
@@ -133,7 +135,7 @@ def test_an_image_gets_its_answer_on_a_phone(tab):
 
 def test_an_example_is_a_click(tab):
     tab.locator(".gallery-item, .examples img, [class*=gallery] button").first.click()
-    tab.get_by_text("validation images with a probability of").wait_for(timeout=20_000)
+    tab.get_by_text(SURE).wait_for(timeout=20_000)
 
 
 def test_card_and_calibration_are_there(tab):
@@ -179,7 +181,7 @@ def test_it_is_shown_on_a_wide_screen(page, chromium):
     tab = context.new_page()
     tab.goto(page)
     upload(tab, png("gray"))
-    tab.get_by_text("validation images with a probability of").wait_for(timeout=30_000)
+    tab.get_by_text(SURE).wait_for(timeout=30_000)
     tab.wait_for_timeout(1000)
     shot(tab, "wide")
     context.close()
