@@ -98,7 +98,8 @@ class Page:
         if "maps" in out:
             edge = (info["side"] - info.get("size", info["side"])) * PICTURE // (2 * info["side"])
             picture = read_square(data, PICTURE)[0][edge : PICTURE - edge, edge : PICTURE - edge]
-            found["heat"] = overlay(picture, out["maps"][out["logits"].argmax()])
+            evidence = out["maps"][out["logits"].argmax()]
+            found["heat"] = overlay(picture, evidence) if evidence.max() > 0 else None
         found["sure"] = how_often(max(answer.values()), self.about.get("calibration", []))
         return found | dict(probabilities=answer)
 
@@ -106,7 +107,8 @@ class Page:
 CSS = """
 .gradio-container {max-width: 64rem !important; margin: auto}
 footer {display: none !important}
-.label-wrap {min-height: 2.5rem}
+.label-wrap {min-height: 2rem}
+.prose td, .prose th {padding: .3rem .5rem !important; word-break: normal !important}
 """
 # the pictures of the examples are buttons without a name
 NAMES = """() => new MutationObserver(() => document.querySelectorAll("button.gallery-item").forEach(
@@ -169,6 +171,7 @@ def create_page(page: Page):  # -> gradio.Blocks
                     type="filepath",
                     sources=["upload", "clipboard", "webcam"],
                     height=320,
+                    buttons=[],
                 )
                 if about["examples"]:
                     files = [[str(page.folder / e)] for e in about["examples"]]
@@ -177,15 +180,16 @@ def create_page(page: Page):  # -> gradio.Blocks
                 label = gr.Label(label="Answer", num_top_classes=5)
                 says = gr.Markdown("")
                 heat = gr.Image(
-                    label="Where the evidence is (the rest is dark)",
+                    label="Where the evidence is",
+                    buttons=[],
                     interactive=False,
                     visible=page.model.has_maps,
                     format="jpeg",
                 )
         near = gr.Gallery(
-            label="Most similar training images, with cosine similarity",
-            columns=[3, 3, 6],
-            height="auto",
+            label="Most similar training images (cosine)",
+            columns=3,
+            buttons=[],
             object_fit="cover",
             interactive=False,
             visible=page.vectors is not None,

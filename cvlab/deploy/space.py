@@ -110,13 +110,13 @@ def _calibrated(model: Exported, known: Known) -> tuple[list[dict], str]:  # bin
         f"{fmt_interval(*(found['mass'][k] for k in ('ece', 'ece_low', 'ece_high')))}. The epoch was chosen by "
         "these images, so fresh ones may fare slightly worse.",
         "",
-        "| probability of the answer | images | right | 95 % interval |",
-        "|---|---|---|---|",
+        "| probability of the answer | images | right, and 95 % interval |",
+        "|---|---|---|",
     ]
     for b in bins:
         lines.append(
             f"| {b['low']:.3f} to {b['high']:.3f} | {b['n']} | {b['accuracy']:.3f} "
-            f"| {b['accuracy_low']:.3f} to {b['accuracy_high']:.3f} |"
+            f"({b['accuracy_low']:.3f} to {b['accuracy_high']:.3f}) |"
         )
     return bins, "\n".join(lines)
 
@@ -124,7 +124,7 @@ def _calibrated(model: Exported, known: Known) -> tuple[list[dict], str]:  # bin
 def _card(info: dict, weights: Path | None) -> str:
     run = weights and run_of(weights, "weights")
     if run and run.card.exists():
-        text = re.sub(r"!\[[^]]*\]\([^)]*\)\s*", "", run.card.read_text(encoding="utf-8"))
+        text = re.sub(r"!\[[^]]*\]\([^)]*\)", "", run.card.read_text(encoding="utf-8"))
         return re.sub(r"\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
     return ""
 
