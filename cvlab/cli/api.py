@@ -1081,10 +1081,13 @@ def tune(
         from cvlab.runs.paths import RunPaths
         from cvlab.runs.stages import check_task
         from cvlab.studies.auto import budget_seconds
+        from cvlab.studies.workers import check_executor
 
         out, own = out or _new_folder(root), _own_images(data, recipe, "", overrides)
         _check_out(out)
-        check_task("tune", resolve("params.yaml", "", overrides))  # before anything is read
+        asked_for = resolve("params.yaml", "", overrides)
+        check_task("tune", asked_for)  # before anything is read
+        check_executor(asked_for)
         if budget or own:
             seconds = budget_seconds(budget or TUNING)
             most = [] if trials else ["tune.trials=100000"]

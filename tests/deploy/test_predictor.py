@@ -144,6 +144,9 @@ def test_every_import_belongs_to_an_installation():
     others |= {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}  # serve
     others |= {"mlflow", "wandb", "tensorboard", "dvclive", "comet_ml"}  # trackers
     others |= {"ray", "submitit"}  # executors of a study
+    others |= {"boto3", "botocore"}  # extra store
+    others |= {"supervision", "trackers"}  # extra tracks
+    others |= {"gradio"}  # of `cvlab app`, which has an environment of its own
     unclear = {
         m
         for m in imported - set(sys.stdlib_module_names) - {"cvlab"} - others - LAB
