@@ -176,7 +176,8 @@ def delays(
             b = _two(logs[shift], after, 0, rng)[0]
             found.append(_one_delay(clean, b, a, window, step, onset, i))
         early, checks, delay = np.array(found, float).T
-        at = [float(np.quantile(delay, q, method="higher")) for q in (0.5, 0.9)]
+        at = [np.quantile(delay, q, method="higher") for q in (0.5, 0.9)]
+        at = [float(d) if np.isfinite(d) else np.nan for d in at]
         rows.append(
             dict(shift=shift, streams=streams, noticed=int(np.isfinite(delay).sum()), median=at[0])
             | dict(p90=at[1], early=early.sum() / checks.sum())

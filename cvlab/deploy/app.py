@@ -108,12 +108,19 @@ CSS = """
 .gradio-container {max-width: 64rem !important; margin: auto}
 footer {display: none !important}
 .label-wrap {min-height: 2rem}
-.prose td, .prose th {padding: .3rem .5rem !important; word-break: normal !important}
+.prose table {display: block; overflow-x: auto; font-size: .85rem}
+.prose td, .prose th {padding: .3rem .5rem !important; overflow-wrap: normal !important; word-break: normal !important}
+.grid-wrap {max-height: none !important}
+.caption-label {max-width: 100% !important; padding: 1px 4px !important; font-size: .7rem !important}
+@media (max-width: 40rem) {.grid-container {grid-template-columns: repeat(3, 1fr) !important}}
 """
 # the pictures of the examples are buttons without a name
-NAMES = """() => new MutationObserver(() => document.querySelectorAll("button.gallery-item").forEach(
-  (b, i) => b.ariaLabel || b.setAttribute("aria-label", `Example ${i + 1}`)
-)).observe(document.body, {childList: true, subtree: true})"""
+NAMES = """() => {
+  const name = () => document.querySelectorAll("button.gallery-item").forEach(
+    (b, i) => b.ariaLabel || b.setAttribute("aria-label", `Example ${i + 1}`))
+  name()
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true})
+}"""
 SAYS = "Upload an image, paste one, or use the camera."
 
 
@@ -188,7 +195,7 @@ def create_page(page: Page):  # -> gradio.Blocks
                 )
         near = gr.Gallery(
             label="Most similar training images (cosine)",
-            columns=3,
+            columns=6,
             buttons=[],
             object_fit="cover",
             interactive=False,
