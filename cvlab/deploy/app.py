@@ -112,7 +112,8 @@ footer {display: none !important}
 .prose td, .prose th {padding: .3rem .5rem !important; overflow-wrap: normal !important; word-break: normal !important}
 .grid-wrap {max-height: none !important}
 .caption-label {max-width: 100% !important; padding: 1px 4px !important; font-size: .7rem !important}
-@media (max-width: 40rem) {.grid-container {grid-template-columns: repeat(3, 1fr) !important}}
+.grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
+@media (max-width: 48rem) {.grid-container {grid-template-columns: repeat(3, minmax(0, 1fr)) !important}}
 """
 # the pictures of the examples are buttons without a name
 NAMES = """() => {
