@@ -103,7 +103,7 @@ class Page:
         found["sure"] = how_often(max(answer.values()), self.about.get("calibration", []))
         return found | dict(probabilities=answer)
 
-# %% ../../nbs/deploy/11_app.ipynb #22379e60
+# %% ../../nbs/deploy/11_app.ipynb #2e0eb5df
 CSS = """
 .gradio-container {max-width: 64rem !important; margin: auto}
 footer {display: none !important}
@@ -124,7 +124,7 @@ NAMES = """() => {
 }"""
 SAYS = "Upload an image, paste one, or use the camera."
 
-
+# %% ../../nbs/deploy/11_app.ipynb #42609d38
 def _gradio():
     try:
         major = int(importlib.metadata.version("gradio").split(".")[0])
@@ -151,7 +151,7 @@ def shown(page: Page, path: str | None) -> tuple:  # label, Markdown, heat map, 
         return f"{got['value']:.6g}", "", None, got["near"]
     return got["probabilities"], got["sure"], got["heat"], got["near"]
 
-
+# %% ../../nbs/deploy/11_app.ipynb #9f38e547
 def create_page(page: Page):  # -> gradio.Blocks
     "The page for a model."
     gr = _gradio()
