@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'HARMS', 'HISTORY', 'gets_new', 'half_width', 'Sequence', 'first_stop', 'paired_harm', 'weighted_harm',
            'stop_table', 'Plan', 'Rollout', 'play', 'Journey', 'replayed', 'read_history', 'course_of', 'plot_rollout',
-           'Arms', 'ask', 'rollout_app', 'told_by']
+           'Arms', 'rollout_app', 'told_by']
 
 # %% ../../nbs/deploy/09_rollout.ipynb #7a120206
 import asyncio
@@ -502,7 +502,7 @@ async def _timed(pool: Pool, data: bytes, maps: bool) -> tuple[dict | Refused, d
     return got, dict(answer=got["info"]["classes"][int(outputs.argmax())] if good else "", ms=ms)
 
 # %% ../../nbs/deploy/09_rollout.ipynb #b605eca9
-async def ask(self, key: str, data: bytes, maps: bool) -> dict:
+async def _ask(self, key: str, data: bytes, maps: bool) -> dict:
     "Predict an image with the model whose turn it is; raises `Refused`."
     r = self.journey.rollout
     is_new, phase = gets_new(key.rpartition("/")[0], r.share, r.salt), r.phase
@@ -528,7 +528,7 @@ async def _shadow(self, key: str, data: bytes, old: dict, phase: int):
         self.journey.see(key, old, new)
 
 
-Arms.ask, Arms._shadow = ask, _shadow
+Arms.ask, Arms._shadow = _ask, _shadow
 
 # %% ../../nbs/deploy/09_rollout.ipynb #3825bdf0
 def rollout_app(

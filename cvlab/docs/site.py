@@ -20,6 +20,7 @@ import tempfile
 from functools import cache
 from importlib.util import find_spec
 from itertools import permutations, product
+from operator import attrgetter
 from pathlib import Path
 from types import FunctionType
 
@@ -70,16 +71,27 @@ def _module(nb) -> str:  # "" if it exports none
     )
 
 
-def _defined(source: str) -> list[str]:
-    "The public functions and classes that a cell defines."
+_DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+
+
+def _class_of(n) -> str:  # "" if it is none's
+    "The class that a definition becomes a method of, by fastcore's `patch`."
+    patched = any(isinstance(d, ast.Name) and d.id == "patch" for d in n.decorator_list)
+    return ast.unparse(n.args.args[0].annotation) if patched else ""
+
+
+def _defined(source: str) -> list[str]:  # such as Tracker, or Tracker.log
+    "The public functions, classes and described methods that a cell defines."
     try:
         tree = ast.parse(source)
     except SyntaxError:
         return []  # a cell of shell commands
+    found = [n for n in tree.body if isinstance(n, _DEFINITIONS) and not n.name.startswith("_")]
+    homes = [(_class_of(n), n) for n in found]
     return [
-        n.name
-        for n in tree.body
-        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
+        f"{home}.{n.name}" if home else n.name
+        for home, n in homes
+        if not home or ast.get_docstring(n)
     ]
 
 # %% ../../nbs/docs/01_site.ipynb #0b9d95f4
@@ -87,7 +99,7 @@ def shown_doc(module: str, name: str) -> str:  # Markdown
     "nbdev's description of a function or class, under a heading that links can point to."
     from nbdev.showdoc import show_doc
 
-    thing = getattr(importlib.import_module(f"cvlab.{module}"), name)
+    thing = attrgetter(name)(importlib.import_module(f"cvlab.{module}"))
     try:
         words = show_doc(thing)._repr_markdown_()
     # an annotation in quotes may be imported only inside the function
