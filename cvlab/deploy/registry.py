@@ -144,7 +144,7 @@ def proof(
         known |= dict(metric=metric, value=float(found[metric]), n=int(found["n"]), **numbers)
     if not found["split"]:
         missing.append("its split is not known")
-    if info.get("calibrated_on"):
+    if info.get("compressed"):
         missing.append("it was compressed after the evaluation")
     return known, missing
 

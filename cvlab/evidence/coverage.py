@@ -72,8 +72,9 @@ RULES = [(pattern, mode) for mode, patterns in {
 
 # %% ../../nbs/evidence/03_coverage.ipynb #145a51c8
 _MACHINE = """*/timing.json */environment.json */*/seed-*/timing.json */*/seed-*/environment.json tune/trials/*/timing.json
-    bench/* bench/*/* architectures/* trackers/* rollout/* measured/batch_norm/*
+    bench/* bench/*/* architectures/* exports/* compress/*/* trackers/* rollout/* measured/batch_norm/*
     measured/drift/* measured/drift/*/* measured/labels/*/* measured/labels/*/review/*
+    measured/labels/*/maps/* measured/labels/*/unlabelled*/*
     detect/film/detections.csv detect/yolo/* detect/*/timing.json detect/*/environment.json detect/*/*/seed-*/timing.json detect/*/*/seed-*/environment.json"""
 RULES = [(p, "witness") for p in _MACHINE.split()] + RULES
 _TABLES = """params.yaml split.csv predictions.csv results.csv metrics.json majority.csv mean.csv
