@@ -40,15 +40,19 @@ def _draw(ax, im, rows, classes, scores):
         ax.add_patch(
             plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.3)
         )
-        text = (
-            f"{short_name(classes[int(c)], 12)} {score:.2f}"
-            if scores
-            else short_name(classes[int(c)], 12)
-        )
-        box = dict(fc=colour, ec="none", pad=0.8)
-        ax.text(x0, max(y0 - 1, 0), text, color="white", fontsize=5.5, va="bottom", bbox=box)
+        name = short_name(classes[int(c)], 12)
+        _write(ax, im, (x0, y0, x1, y1), f"{name} {score:.2f}" if scores else name, colour)
 
 
+def _write(ax, im, box, text, colour):
+    "Put text above a box, or inside at the upper border, so that it stays within the image."
+    (x0, y0, x1, _), (h, w) = box, im.shape[:2]
+    x, ha = (max(x0, 0), "left") if x0 < 0.65 * w else (min(x1, w - 1), "right")
+    y, va = (y0 - 1, "bottom") if y0 > 0.08 * h else (max(y0, 0), "top")
+    back = dict(fc=colour, ec="none", pad=0.8)
+    ax.text(x, y, text, color="white", fontsize=5.5, ha=ha, va=va, bbox=back)
+
+# %% ../../nbs/explain/09_detections.ipynb #7f3abdf3
 def show_boxes(
     images,  # uint8 (h, w, 3) each
     each: list[np.ndarray],  # rows of each image, see `sure_rows`
@@ -61,8 +65,8 @@ def show_boxes(
     images = list(images)
     ncols, tall = min(ncols, len(images)), images[0].shape[0] / images[0].shape[1]
     nrows = -(-len(images) // ncols)
-    wide = 9.5 / ncols
-    fig, axs = new_figure(9.5, nrows * (wide * tall + 0.22), nrows, ncols, squeeze=False)
+    wide = min(2.1, 9.5 / ncols)  # inches
+    fig, axs = new_figure(wide * ncols, nrows * (wide * tall + 0.22), nrows, ncols, squeeze=False)
     for ax in axs.flat:
         ax.axis("off")
     for ax, im, rows, title in zip(axs.flat, images, each, titles or [""] * len(images)):

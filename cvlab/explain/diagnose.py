@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_EPOCHS', 'UNDERFIT', 'NOTHING', 'WORSE', 'CLIMB', 'RISE', 'CALM', 'GAP', 'GAIN', 'STILL', 'LEFT', 'ONE_IMAGE',
-           'NOISY', 'PERFECT', 'SPREAD', 'SPIKE', 'ANNEALED', 'NEEDED', 'FLIPS', 'FLIPS_ONLY', 'LINES', 'RULES',
+           'NOISY', 'PERFECT', 'SPREAD', 'SPIKE', 'ANNEALED', 'NEEDED', 'FLIPS', 'AUGMENTATIONS', 'LINES', 'RULES',
            'EXPLAINS', 'check_history', 'Curves', 'curves', 'tail', 'end', 'smooth', 'best_epoch', 'Finding', 'change',
            'rate', 'augments', 'plot_diagnoses', 'diverged', 'too_high', 'rises', 'overfit', 'pace', 'falls',
            'not_converged', 'underfit', 'spread', 'noisy', 'spiked', 'plateau', 'leak', 'converged', 'findings_table',
@@ -285,7 +285,7 @@ def augments(c: Curves) -> bool | None:  # None if unknown
     return None if a is None else any(k not in FLIPS for k in switched_on(a))
 
 # %% ../../nbs/explain/03_diagnose.ipynb #a852abfc
-FLIPS_ONLY = [
+AUGMENTATIONS = [
     "augment.rotate=10.0",
     "augment.zoom=0.15",
     "augment.shift=0.1",
@@ -294,11 +294,16 @@ FLIPS_ONLY = [
 ]  # augmentations to add
 
 
+def _computed_anew(c: Curves) -> list[str]:
+    "What has to be off before images or frozen layers may change."
+    return ["train.cache_features=false"] if c.get("train.cache_features") else []
+
+
 def _regularise(c: Curves) -> list[str]:
     "More regularisation: the first unused of augmentation, dropout, decay, fewer epochs."
     drop, wd, best = c.get("model.dropout"), c.get("optim.wd"), int(c.epoch[best_epoch(c)])
     if augments(c) is False:
-        return FLIPS_ONLY
+        return [*_computed_anew(c), *AUGMENTATIONS]
     if drop is not None and drop < 0.5:
         return [change("model.dropout", float(min(0.5, max(0.25, 2 * drop))))]
     if wd is not None and wd < 0.1:
@@ -309,7 +314,7 @@ def _regularise(c: Curves) -> list[str]:
 def _liberate(c: Curves) -> list[str]:
     "More capacity: the first of frozen layers, dropout, augmentation, small model, low rate."
     if c.get("model.freeze", "none") != "none":
-        return ["model.freeze=none"]
+        return [*_computed_anew(c), "model.freeze=none"]
     if c.get("model.dropout", 0) > 0.25:
         return ["model.dropout=0.0"]
     if augments(c):

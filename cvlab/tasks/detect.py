@@ -374,6 +374,8 @@ class _Named(_Images):
                 f"model.name={p.model.name}: with task=detect one of {', '.join(DETECTORS)}"
             )
         super().check(p)
+        if p.train.processes > 1:
+            raise LabError("train.processes: a detector trains in one process; set it to 1")
         if (s := p.detect.strides) != sorted(set(s)):
             raise LabError(f"detect.strides={s}: write each once, the smallest first")
 
