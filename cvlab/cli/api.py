@@ -14,6 +14,7 @@ __all__ = ['NAMED', 'FEW', 'BUDGET', 'TUNING', 'to_root', 'from_here', 'written'
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -386,13 +387,14 @@ def _run_stages(
 # %% ../../nbs/cli/00_api.ipynb #7206c6f5
 def _may_help(p: dict) -> str:  # p: the parameters of a training
     "What may improve a model, without what is used already."
-    ideas = ["more images", "more train.epochs (--budget 1h)"]
+    ideas = ["more images", "more train.epochs"]
     if p.get("train", {}).get("batch_size", 0) > 8:
         ideas.append("a smaller train.batch_size")
     if not p.get("model", {}).get("weights"):
         ideas.append("published weights (model.weights)")
     elif p["model"].get("freeze", "none") != "none":
-        ideas.append("training all layers (model.freeze=none)")
+        anew = " train.cache_features=false" * bool(p.get("train", {}).get("cache_features"))
+        ideas.append(f"training all layers (model.freeze=none{anew})")
     return ", ".join(ideas)
 
 
@@ -737,7 +739,7 @@ def _own_images(data, recipe: str, experiment: str, overrides: list[str]) -> boo
         return False
     return Path(data).resolve() != Path(resolve("params.yaml").data.path).resolve()
 
-
+# %% ../../nbs/cli/00_api.ipynb #f28f2379
 def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe`
     "The recipe for images, read with the given overrides; `data`: of `_opened`."
     from cvlab.core.repro import pick_device, settings
@@ -759,7 +761,7 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
         data.samples, TASKS[p.task], folder, cache, overrides, budget, target, device
     )
 
-
+# %% ../../nbs/cli/00_api.ipynb #44d8950b
 def _with_preset(text: str, overrides: list[str], experiment: str = ""):  # -> Params
     "The parameters with a preset that is not in a file yet."
     with TemporaryDirectory(prefix="cvlab-") as tmp:
@@ -1033,7 +1035,7 @@ _PARTS = 16  # of the time, for one training
 def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete already
     "Raise a `LabError` for what a study could not do, and for a folder that belongs to another one."
     from cvlab.studies.population import check_population
-    from cvlab.studies.space import check_space, propose
+    from cvlab.studies.space import check_space, propose, with_values
     from cvlab.studies.tune import Study, split_of
     from cvlab.studies.workers import check_executor, complete, joined
 
@@ -1043,11 +1045,15 @@ def _check_study(out: Path, p, seed: int) -> bool:  # whether it is complete alr
     if p.tune.method == "grid":
         propose(p.tune.space, "grid", 0, 0)
     check_space(p)
-    split_of(Study(p, _check_before(p), out, out, out), 0)  # folds that cannot be
+    named = {
+        k: d.choices or () for k, d in p.tune.space.items() if k in ("model.name", "model.weights")
+    }
+    others = [with_values(p, {k: v}) for k, values in named.items() for v in values]
+    split_of(Study(p, _check_before(p, *others), out, out, out), 0)  # folds that cannot be
     begun = out / "tune" / "trials" / "study.json"
     return begun.exists() and complete(joined(out), p, seed)
 
-
+# %% ../../nbs/cli/00_api.ipynb #a6986016
 def _with_space(overrides: list[str], p) -> list[str]:
     "The overrides with a search space around the recipe, unless one is asked for, and trials as long as a training."
     from cvlab.studies.space import space_around
@@ -1058,7 +1064,7 @@ def _with_space(overrides: list[str], p) -> list[str]:
         return overrides
     return [*overrides, f"tune.space={json.dumps(space_around(p))}"]
 
-
+# %% ../../nbs/cli/00_api.ipynb #7af91475
 def tune(
     data: str | Path | None = None,  # as in `train`
     out: str | Path | None = None,  # folder, continued if it exists; default: runs/local/<time>
@@ -1091,7 +1097,8 @@ def tune(
         if budget or own:
             seconds = budget_seconds(budget or TUNING)
             most = [] if trials else ["tune.trials=100000"]
-            overrides += [f"tune.minutes={0 if seconds == float('inf') else seconds / 60}", *most]
+            free = seconds == float("inf") or (asked_for.tune.method == "population" and not budget)
+            overrides += [f"tune.minutes={0 if free else seconds / 60}", *most]
         if own:
             each = f"{min(seconds, 86400) / _PARTS:.0f}s"
             known = (out / "recipe.yaml").exists() or RunPaths(out).params.exists()
@@ -1106,7 +1113,7 @@ def tune(
         _run_stages({s: RunPaths(out).stage(s) for s in todo}, "", seed, overrides)
     return out
 
-
+# %% ../../nbs/cli/00_api.ipynb #b3a59c6b
 def tuned(run: Path) -> str:  # run: the root
     "The winner of a study and the verdict, in words."
     found = read_json(run / "tune" / "verdict.json")
@@ -1228,7 +1235,7 @@ def local_model(
 ) -> Path:  # the path, or the folder of what was fetched
     "A model that an address names, fetched; a path stays as it is."
     text = str(model)
-    if "://" not in text and not text.startswith("model:"):
+    if "://" not in text and not text.startswith(("model:", "models:/")):
         return Path(model)
     from cvlab.core.repro import repo_root
 
@@ -1236,6 +1243,13 @@ def local_model(
         root = repo_root()
     except LabError:  # an installation without the repository
         root = Path(mkdtemp(prefix="cvlab-"))
+    if text.startswith("models:/"):
+        from cvlab.trackers.courier import tracker_class
+
+        tracker_class("mlflow")  # says what is missing
+        from cvlab.trackers.registry import fetch_model
+
+        return fetch_model(text, root / ".cvlab" / "models" / re.sub("[^A-Za-z0-9.]+", "-", text))
     if text.startswith("model:"):
         from cvlab.deploy.registry import fetch
 
@@ -1447,7 +1461,7 @@ def _answering(run: str | Path):  # -> info, task, predict, model (None: an expo
     model, info = load_together([find_weights(run)])
     return info, task_of(info), lambda x: logits_of(model, np.ascontiguousarray(x), info), model
 
-
+# %% ../../nbs/cli/00_api.ipynb #57a85b42
 def explain_photos(
     run: str | Path,  # the --out folder of a training, a folder of weights, or an exported file
     paths: list[str | Path],  # images
@@ -1493,7 +1507,7 @@ def explain_photos(
         seen_subset(images, info), maps, titles, note=f"maps for {target or 'the prediction'}"
     )
 
-
+# %% ../../nbs/cli/00_api.ipynb #6426d6c4
 @patch
 def explain(
     self: TrainedRun,
@@ -1712,7 +1726,7 @@ def _runs_at(run: Path) -> list["RunPaths"]:
         )
     return list(dict.fromkeys(found))
 
-
+# %% ../../nbs/cli/00_api.ipynb #40739c85
 def tell_study(
     run: str | Path,  # the root of a study or a cross-validation
     to: list[str] | tuple = (),  # trackers; default: those of settings.ini
@@ -1729,7 +1743,7 @@ def tell_study(
         out += [check_parts(parts, n, addresses[n]) for n in names if parts and check]
     return out
 
-
+# %% ../../nbs/cli/00_api.ipynb #8f94ca4c
 def track(
     run: str | Path,  # the root of a run, or a folder of trainings; "sync": send what waits
     to: list[str] | tuple = (),  # trackers; default: those of settings.ini

@@ -713,7 +713,7 @@ def evaluate(
     "Measure a trained model on its test set or on another folder."
     print(api.measure(run, subset, data, tta))
 
-
+# %% ../../nbs/cli/01_main.ipynb #868e0e88
 @app.command()
 def predict(
     run: Annotated[
@@ -827,7 +827,7 @@ def explain(
         str, typer.Option(help="Class to explain; default: the predicted class.")
     ] = "",
 ):
-    "Draw what influences a prediction, by several methods. Which to trust: results/labels.md."
+    "Draw what influences a prediction, by several methods."
     from cvlab.core.style import save_figure, use_lab_style
     from cvlab.data.samples import images_in
 
@@ -914,16 +914,44 @@ def export(
 @app.command()
 def compress(
     run: Weights,
-    out: Annotated[Path, typer.Option(help="Folder for fp32/, int8/ and compress.csv.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for fp32/, int8/, what else is asked for, and compress.csv."),
+    ],
     images: Annotated[int, typer.Option(help="Training images for the calibration.")] = 200,
+    prune: Annotated[
+        float,
+        typer.Option(help="Also remove this share of the channels, such as 0.5 (extra: prune)."),
+    ] = 0.0,
+    student: Annotated[
+        str, typer.Option(help="Also train this smaller model, such as small_cnn.")
+    ] = "",
+    epochs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Epochs of either, with the model as a teacher; 0: those of the run."
+        ),
+    ] = 0,
+    margin: Annotated[
+        float, typer.Option(help="Share of the images that may be lost, for the recommendation.")
+    ] = 0.02,
 ):
-    "Export a model with 8-bit numbers, beside the one with 32; compared on the validation images."
+    "Make a model smaller: 8-bit numbers, fewer channels, a student; compared on the validation images."
     run, out = run.resolve(), out.resolve()
     to_root()
-    from cvlab.deploy.compress import compress_run
+    from cvlab.core.style import save_figure, use_lab_style
+    from cvlab.deploy.smaller import advice_lines, compress_run, plot_front
     from cvlab.runs.run import cache_folder
 
-    print(compress_run(run, out, cache_folder(), images).T.round(4).to_string())
+    say = functools.partial(print, file=sys.stderr)
+    table = compress_run(
+        run, out, cache_folder(), images, prune=prune, student=student, epochs=epochs, log=say
+    )
+    use_lab_style()
+    save_figure(plot_front(table), out / "front.png")
+    print(
+        table.round(4).to_string(), *advice_lines(table, margin), f"Open: {out}/front.png", sep="\n"
+    )
 
 # %% ../../nbs/cli/01_main.ipynb #0964054d
 @app.command()

@@ -493,7 +493,7 @@ class Dimension(Section):
     def ends(self) -> list:  # what has to be allowed for the parameter
         return self.choices if self.choices is not None else [self.low, self.high]
 
-
+# %% ../../nbs/core/01_params.ipynb #952f9fed
 class Tune(Section):
     "A study: many trainings, to choose parameters."
 

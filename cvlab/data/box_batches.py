@@ -82,7 +82,7 @@ def box_mover(
         else None
     )
 
-
+# %% ../../nbs/data/11_box_batches.ipynb #5b96b5c6
 def _padded(each: list[Tensor]) -> Tensor:  # (n, 5) each -> (bs, most, 5)
     "Boxes of several images as one tensor; class -1 fills the gaps."
     out = torch.zeros(len(each), max(1, *map(len, each), 1), 5)

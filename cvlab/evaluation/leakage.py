@@ -214,7 +214,7 @@ def _nearest_pairs(a: Seen, b: Seen) -> list[np.ndarray]:  # int (p, 2) each
         _neighbours([(embedded, features)], same),
     ]
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #d5355f8d
 def _candidates(
     a: Seen,
     b: Seen,
@@ -239,7 +239,7 @@ def _candidates(
         pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
     return np.unique(pairs, axis=0)
 
-
+# %% ../../nbs/evaluation/06_leakage.ipynb #73f96248
 def _bits_apart(a: Seen, b: Seen, pairs: np.ndarray) -> np.ndarray:  # int (p,)
     "Number of bits in which the hashes of pairs differ, or that of a mirror image."
     i, j = pairs.T

@@ -367,6 +367,10 @@ def _first_difference(
     return next((d for k in was if (d := _first_difference(was[k], now[k], f"{at}{k}."))), None)
 
 
+def _columns(t: pd.DataFrame) -> dict:  # column -> its values, None where there is none
+    return t.astype(object).where(t.notna(), None).to_dict("list")
+
+
 def _same_json(path: Path, now) -> list[str]:
     "Compare a JSON file with recomputed values."
     d = _first_difference(read_json(path), json.loads(json.dumps(now)))
@@ -505,9 +509,7 @@ def check_leakage(lab, stage, folder):
         for n in ("probe", "probe_without")
     ]
     now = pd.concat([accuracy_without(p.id, predicted(p) == p.label, leak) for p in preds])
-    off = _first_difference(
-        stored[now.columns].fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list")
-    )
+    off = _first_difference(_columns(stored[now.columns]), _columns(now))
     return (
         _same_json(folder / "leakage_report.json", again | {"findings": list_findings(again)})
         + ([f"accuracy.csv: {off}"] if off else [])
@@ -611,7 +613,7 @@ def _same_table(path: Path, now: pd.DataFrame) -> list[str]:
     was = pd.read_csv(path, dtype={"id": str}) if path.stat().st_size > 2 else pd.DataFrame()
     if list(was.columns) != list(now.columns) or len(was) != len(now):
         return [f"{path.name}: other rows or columns than recomputed"]
-    off = _first_difference(was.fillna(-1).to_dict("list"), now.fillna(-1).to_dict("list"))
+    off = _first_difference(_columns(was), _columns(now))
     return [f"{path.name}: {off}"] if off else []
 
 # %% ../../nbs/evidence/04_verify.ipynb #54939b09

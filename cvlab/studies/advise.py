@@ -393,8 +393,8 @@ def duration(s: float) -> str:
 NEXT_STEPS = {
     "first": "compare augmentations and two or three models on the same folds (`cvlab crossval`, "
     "crossval.experiments), and check where the model looks (`cvlab interpret`)",
-    "then": "predict with all models of the folds (`cvlab predict --run`); a demo page, an API, a container and an "
-    "experiment tracker are not part of this lab, but other tools can load the weights (safetensors)",
-    "last": "distil the models into a smaller one (crossval.student), and run the tests on every push (.github); "
-    "hyperparameter search, gradual roll-out and drift monitoring are not part of this lab",
+    "then": "search for better parameters (`cvlab tune`), and try the model on a page (`cvlab app`) or over HTTP "
+    "(`cvlab serve`)",
+    "last": "make it smaller (`cvlab compress`), exchange it step by step (`cvlab rollout`), and watch what it sees "
+    "(`cvlab monitor`)",
 }

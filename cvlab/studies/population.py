@@ -71,6 +71,11 @@ def check_population(p: Params):
         raise LabError(
             f"tune.seeds={p.tune.seeds}: not with tune.method=population, whose members are trained once; set it to 1"
         )
+    if p.tune.minutes:
+        raise LabError(
+            f"a limit of {p.tune.minutes:g} minutes: not with tune.method=population, whose members train as long as "
+            "the others; choose tune.members and tune.epochs instead of a budget"
+        )
 
 
 def generations(p: Params) -> int:

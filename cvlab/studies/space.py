@@ -242,7 +242,7 @@ def optuna_study(space: Space, past: list[Tried], sampler=None, pruner=None):  #
         study.add_trials([f for t in past if (f := frozen(space, t))])
     return study
 
-
+# %% ../../nbs/studies/03_space.ipynb #baa419b0
 def _ask(space: Space, past: list[Tried], sampler) -> dict:
     trial, values = optuna_study(space, past, sampler).ask(), {}
     for key, d in space.items():
@@ -257,7 +257,7 @@ def _ask(space: Space, past: list[Tried], sampler) -> dict:
             values[key] = _tidy(d, trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log))
     return values
 
-
+# %% ../../nbs/studies/03_space.ipynb #a263e887
 def _tpe(space: Space, seed: int, number: int, past) -> dict:
     from optuna.samplers import TPESampler
 

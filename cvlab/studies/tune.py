@@ -442,6 +442,8 @@ def record(study: Study, number: int, values: dict, train: Callable[..., Trial])
     folder, began = study.trial(number), time.perf_counter()
     try:
         trial = train(study, number, values, trial_params(study.p, values))
+    except OSError:  # a full disk says nothing about the values; the trial is trained again
+        raise
     except Exception as e:
         (folder / "last.safetensors").unlink(missing_ok=True)
         trial = failed_trial(number, values, e)

@@ -83,7 +83,7 @@ def _quiet(home: Path) -> dict[str, str]:  # environment variables
     fonts = home / "Ultralytics"
     fonts.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", fonts / "Arial.ttf")
-    off = dict(YOLO_OFFLINE="1", YOLO_AUTOINSTALL="0", YOLO_VERBOSE="0", WANDB_MODE="disabled")
+    off = dict(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="0", YOLO_VERBOSE="0", WANDB_MODE="disabled")
     return os.environ | off | dict(YOLO_CONFIG_DIR=str(fonts), MPLBACKEND="Agg")
 
 

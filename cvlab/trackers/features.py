@@ -65,7 +65,7 @@ def seen_live(name: str, address: str, seconds: float = 5.0) -> str:
 
 # %% ../../nbs/trackers/12_features.ipynb #fb1780f3
 def queried(address: str) -> str:
-    "Find runs by a parameter and a metric, and compare them as a table."
+    "Find runs by a metric and a tag."
     client = mlflow_client(address)
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     runs = client.search_runs([experiment], max_results=1000)
