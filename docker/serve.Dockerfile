@@ -11,7 +11,7 @@ RUN python3 -m venv /opt/cvlab && \
       --only-binary :all: --require-hashes -r requirements/serve.txt && \
     /opt/cvlab/bin/python -m pip uninstall --quiet --yes pip setuptools
 COPY cvlab/ cvlab/
-# what a server imports, and nothing else of the lab
+# what a server imports is in these packages of the lab
 RUN site="$(/opt/cvlab/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
     mkdir -p "$site/cvlab" && cp cvlab/__init__.py "$site/cvlab/" && \
     for package in core data deploy; do cp -r "cvlab/$package" "$site/cvlab/"; done && \

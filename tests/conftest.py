@@ -25,8 +25,12 @@ LONGEST = """pipeline/test_verify pipeline/test_tune pipeline/test_parameters si
 trackers/test_trackers pipeline/test_pipeline pipeline/test_presets cli/test_api cli/test_cli deploy/test_predictor""".split()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is applied
 def pytest_collection_modifyitems(config, items):
-    "Files named on the command line first (what the last commit changed), then the longest."
+    "Files named on the command line first (what the last commit changed), then the longest; the site is built at night."
+    for item in items:
+        if "site" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
     named = [Path(a.split("::")[0]).resolve() for a in config.args]
 
     def turn(item):

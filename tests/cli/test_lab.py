@@ -143,6 +143,7 @@ def errors(page):
     ).all_text_contents()
 
 
+@pytest.mark.slow
 def test_the_landing_notebook_runs(lab, page, clone):
     "A bar that moves, figures, a list of runs, no error; and after Ctrl+S nothing that git would notice."
     address, _ = lab

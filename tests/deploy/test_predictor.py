@@ -141,6 +141,7 @@ def test_every_import_belongs_to_an_installation():
     small, lab = names_in("predict.txt"), names_in("lab.txt")
     others = {"albumentations", "pyarrow", "lightning", "pillow_heif", "av"}
     others |= {"onnx", "onnxruntime"}  # extra export
+    others |= {"torch_pruning"}  # extra prune
     others |= {"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"}  # serve
     others |= {"mlflow", "wandb", "tensorboard", "dvclive", "comet_ml"}  # trackers
     others |= {"ray", "submitit"}  # executors of a study

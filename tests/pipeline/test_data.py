@@ -22,6 +22,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow
 def test_hostile_images_are_named_and_left_alone(tmp_path):
     folder = hostile_folder(tmp_path / "hostile")
     before = contents(folder)

@@ -47,6 +47,7 @@ def run(root, source, stages, *overrides):
         run_inline(s, where, [*SMOKE, f"data.path={source}", *overrides])
 
 
+@pytest.mark.slow
 def test_any_text_is_a_class(tmp_path):
     source = table(tmp_path / "odd", ODD * 20)
     run(
@@ -128,6 +129,7 @@ def test_a_thousand_classes(tmp_path):
     assert preds.label.nunique() == 1000 and preds.filter(like="logit_").shape[1] == 1000
 
 
+@pytest.mark.slow
 def test_a_part_that_lacks_a_class_is_said_and_trained_on(tmp_path):
     "As in the photographs of fruit whose published validation set lacks three of 28 kinds."
 

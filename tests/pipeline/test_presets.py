@@ -185,6 +185,7 @@ def test_advice_can_be_trained_on(tmp_path):
     assert requested["train"]["monitor"] == "val_accuracy"
 
 
+@pytest.mark.slow
 def test_a_number_is_learned_and_predicted(tmp_path):
     folder = bright_folder(tmp_path / "bright", 120)
     words = ["data.size=32", "train.batch_size=16", "train.epochs=25", "optim.lr=0.02"]

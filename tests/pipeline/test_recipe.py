@@ -1,5 +1,6 @@
 "Own images without options: the recipe, the probe as a model, and what the last lines recommend."
 
+import io
 import subprocess
 from pathlib import Path
 
@@ -70,6 +71,21 @@ def test_the_probe_is_a_model(trained):
         assert names[split.path[i]] == label
     # the trained model is what the folder of the run means
     assert cvlab.load(root / "run").predictor().info["size"] == 32
+
+
+def test_the_probe_is_exported_and_served(trained):
+    pytest.importorskip("onnxruntime", reason="the extra export is missing")
+    from cvlab.cli.api import served_file
+
+    root, _, _ = trained
+    probe, images = root / "run/weights/probe", sorted((root / "photos").rglob("*.png"))[:12]
+    done = command("export", "--run", probe, "--out", root / "probe")
+    assert done.returncode == 0 and "differs from the run by" in done.stdout, done.stderr
+    answers = [command("predict", "--run", m, *images).stdout for m in (probe, root / "probe")]
+    first, second = (pd.read_csv(io.StringIO(a)) for a in answers)
+    assert first.label.tolist() == second.label.tolist()
+    assert (first.probability - second.probability).abs().max() < 1e-4
+    assert served_file(root / "probe").name == "model.onnx"
 
 
 def test_a_resumed_training_keeps_its_recipe(trained):

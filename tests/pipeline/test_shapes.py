@@ -611,7 +611,7 @@ def test_a_regression_has_no_small_classes(tmp_path):
 
 @pytest.mark.parametrize("command", ["train --data", "crossval --data", "advise"])
 def test_the_options_reach_every_command(command, tmp_path):
-    asked = "--depth 2 --ignore a --ignore b --na class --follow-links --drop-small 4 --layout sets"
+    asked = "--depth 2 --ignore a --ignore b --na class --follow-links --drop-small 4 --layout sets --decisions none"
     name = command.split()[0]
     with patch(f"cvlab.cli.api.{name}", side_effect=SystemExit(0)) as called:
         said(*command.split(), tmp_path, *asked.split())
@@ -624,9 +624,10 @@ def test_the_options_reach_every_command(command, tmp_path):
         follow_links="true",
         drop_small="4",
         layout='"sets"',
+        decisions='"none"',
     ).items():
         assert f"data.{k}={v}" in text, text
-    assert len(Reading.__dataclass_fields__) == 6
+    assert len(Reading.__dataclass_fields__) == 7
 
 
 def test_other_images_are_read_like_those_of_the_run(tmp_path):

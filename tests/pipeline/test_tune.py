@@ -131,6 +131,7 @@ def finished(process):
     assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_three_processes_share_a_study(images, tmp_path):
     "Every trial once, and the same trials as one process makes."
     alone = begun(tmp_path / "alone", images, "tune.method=random", "tune.trials=6")

@@ -71,6 +71,7 @@ def kept(text):  # lines of `cvlab track --check` -> whether everything came bac
 
 @pytest.mark.skipif(not HERE, reason="no tracker is installed")
 @pytest.mark.parametrize("names", [HERE[:1], pytest.param(HERE, marks=night)], ids=["one", "all"])
+@pytest.mark.slow
 def test_a_tracked_training_has_the_same_bytes(lab, names):
     for out, told in [("run-a", []), ("run-b", names)]:
         code, _, err = cvlab(lab, *train(lab, out, "train.epochs=3", *tracked(*told)))
