@@ -87,7 +87,8 @@ def in_process(words, cwd, **env):
     with (
         contextlib.chdir(cwd),
         patch.object(sys, "argv", ["cvlab", *map(str, words)]),
-        patch.dict(os.environ, env),
+        # nobody watches, although another test may have imported ipykernel
+        patch.dict(os.environ, {"CVLAB_STAGE": "unwatched", **env}),
         contextlib.redirect_stdout(streams[0]),
         contextlib.redirect_stderr(streams[1]),
     ):
