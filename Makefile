@@ -29,7 +29,7 @@ help: ## this list
 repro: install ## train and evaluate what is out of date, then compare with the last commit
 	@cvlab repro
 
-repro-detect: install ## the second pipeline: two detectors on the boxes of the meadow, compared; about ten minutes on two cores
+repro-detect: install ## the second pipeline: two detectors on the boxes of the meadow, compared; a quarter of an hour on two cores
 	@[ -d data ] || cvlab data use meadow
 	@dvc repro $(ARGS) nbs/pipeline/detect/dvc.yaml
 
