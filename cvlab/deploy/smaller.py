@@ -200,7 +200,7 @@ def asked_for(
         found += [replace(s, name=f"{s.name}-labels", share=0.0) for s in found]
     return found
 
-
+# %% ../../nbs/deploy/16_smaller.ipynb #f3168e0c
 def _checked(run, images, cache, prune, student, controls):
     weights = find_weights(run)
     teacher, info = load_together([weights])
