@@ -1261,13 +1261,22 @@ def local_model(
 # %% ../../nbs/cli/00_api.ipynb #942fdf13
 def served_file(
     model: str | Path,  # an exported file, its folder, a run, or an address
+    but_boxes: str = "",  # what does not take detectors, for the message; "": they are taken
 ) -> Path:  # of model.onnx
     "The exported file to serve; that of a run is in .cvlab/served, and one that an address names is fetched."
     from cvlab.core.io import file_hash
     from cvlab.deploy.exported import exported_file
     from cvlab.tasks.infer import find_weights, models_in
 
-    if file := exported_file(model := local_model(model)):
+    file = exported_file(model := local_model(model))
+    beside = (
+        file.with_name("model.json")
+        if file
+        else find_weights(model.resolve(), folds=True) / "best.json"
+    )
+    if but_boxes and beside.exists() and read_json(beside).get("task") == "detect":
+        raise LabError(f"{model}: a detector; {but_boxes} takes classifiers and regressions only")
+    if file:
         return file
     weights = find_weights(model.resolve(), folds=True)
     key = file_hash(weights / f"{models_in(weights)[0]}.safetensors")[:12]
@@ -1288,7 +1297,7 @@ def _reference(reference: Path, model: Path | None) -> Path:  # a log
 
     if reference.is_file() and not exported_file(reference):
         return reference
-    file = served_file(model or reference)
+    file = served_file(model or reference, "cvlab monitor")
     return write_reference(reference, file, to_root() / ".cvlab" / "references", cache_folder())
 
 
@@ -1349,7 +1358,8 @@ def space(
 
     model, out = Path(model).resolve(), Path(out).resolve()
     weights = _weights_of(model)
-    return write_space(served_file(model), out, weights, images, title, cache_folder())
+    file = served_file(model, "cvlab space")
+    return write_space(file, out, weights, images, title, cache_folder())
 
 
 def page(model: str | Path, title: str = "") -> tuple[str, Path]:  # Python with Gradio, program
@@ -1371,7 +1381,8 @@ def page(model: str | Path, title: str = "") -> tuple[str, Path]:  # Python with
             ) from None
         python = Path(sys.executable)
     weights, pages = _weights_of(model), root / ".cvlab" / "pages"
-    folder = kept_page(served_file(model), pages, weights, title, cache_folder())
+    file = served_file(model, "cvlab app")
+    folder = kept_page(file, pages, weights, title, cache_folder())
     return str(python), folder / "app.py"
 
 # %% ../../nbs/cli/00_api.ipynb #ef901b84
@@ -1486,6 +1497,8 @@ def explain_photos(
         )
     import pandas as pd
 
+    if task.sees_targets:
+        raise LabError(f"{run}: a detector; only classes and numbers are explained")
     if target and (odd := task.unknown(pd.Series([target]))):
         raise LabError(f"{run}: the model does not know {odd}")
     images = readable(paths, info["side"], most)

@@ -751,8 +751,10 @@ def predict(
 
     run = api.local_model(run)
     out, read = csv.writer(sys.stdout, lineterminator="\n"), 0
-    if not to and (file := exported_file(run)) and file.suffix == ".onnx":
-        row_of = functools.partial(answer_row, Exported(file, os.cpu_count() or 1))  # without torch
+    file = exported_file(run)
+    opened = Exported(file, os.cpu_count() or 1) if file and file.suffix == ".onnx" else None
+    if not to and opened and not opened.finds_boxes:
+        row_of = functools.partial(answer_row, opened)  # without torch
     else:
         from cvlab.deploy import predictor
 
@@ -1370,7 +1372,7 @@ def rollout_run(
     shares = {"shares": tuple(share)} if share else {}
     plan = rollout.Plan(least=least, margin=margin, alpha=alpha, slow_ms=slow_ms, **shares)
     out, keys = out.resolve(), str(Path(keys).resolve()) if keys else ""
-    old, new = (api.served_file(m).resolve() for m in (against, new))
+    old, new = (api.served_file(m, "cvlab rollout").resolve() for m in (against, new))
     o = Options(keys=keys, **({"workers": workers} if workers else {}))
     run_server(old, host, port, o, rollout.rollout_app(old, new, out, o, plan))
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Source', 'DECIDED', 'KINDS', 'CORNERS', 'SIZES', 'find_root', 'read_source', 'images_in', 'bits_of', 'to_rgb',
-           'why_not', 'squared', 'placement', 'whole', 'fitted', 'decode_bytes', 'decode', 'tie', 'name_samples',
-           'read_decisions', 'write_decisions', 'decisions_file', 'decisions_for', 'decisions_used', 'newly_labelled',
-           'as_decided', 'find_samples', 'check_classes', 'split_samples', 'most_common', 'draw', 'boxes_text',
-           'boxes_of', 'boxes_table', 'split_hash', 'data_hash', 'write_split', 'read_split']
+           'why_not', 'squared', 'placement', 'in_image', 'whole', 'fitted', 'decode_bytes', 'decode', 'tie',
+           'name_samples', 'read_decisions', 'write_decisions', 'decisions_file', 'decisions_for', 'decisions_used',
+           'newly_labelled', 'as_decided', 'find_samples', 'check_classes', 'split_samples', 'most_common', 'draw',
+           'boxes_text', 'boxes_of', 'boxes_table', 'split_hash', 'data_hash', 'write_split', 'read_split']
 
 # %% ../../nbs/data/03_samples.ipynb #385478ca
 import hashlib
@@ -231,6 +231,18 @@ def placement(
     scale = min(wide / w, high / h)
     new_w, new_h = (min(most, max(1, round(v * scale))) for v, most in ((w, wide), (h, high)))
     return (wide - new_w) // 2, (high - new_h) // 2, new_w, new_h
+
+
+def in_image(
+    boxes: np.ndarray,  # float (n, 4) in the window
+    size: tuple[int, int],  # width and height of the image
+    window: tuple[int, int],
+) -> np.ndarray:  # float64 (n, 4) in pixels of the image
+    "Boxes of a window as boxes of its image, cut at the border."
+    left, top, new_w, new_h = placement(size, window)
+    back = np.asarray(boxes, np.float64).reshape(-1, 4) - [left, top, left, top]
+    back = back / (np.array([new_w, new_h] * 2) / [*size, *size])
+    return back.clip(0, [*size, *size])
 
 
 def whole(

@@ -18,7 +18,7 @@ from PIL import Image
 from ..core.escape import as_text
 from ..core.io import LabError, on_screen, read_file, read_json
 from .exported import Exported, answers_of
-from .pool import Refused, read_square
+from .pool import Refused, read_fitted
 
 # %% ../../nbs/deploy/11_app.ipynb #d6224e61
 PICTURE = 384  # pixels
@@ -87,7 +87,7 @@ class Page:
     ) -> dict:  # probabilities (or value), sure, heat (or None), near; raises `Refused`
         "Everything that the page shows of an image."
         info = self.model.info
-        square, _ = read_square(data, info["side"])
+        square, _ = read_fitted(data, info["side"])
         out = {k: v[0] for k, v in self.model.everything(square[None]).items()}
         answer = answers_of(info, out["logits"][None])[0]
         found = dict(
@@ -97,7 +97,7 @@ class Page:
             return found | dict(value=answer["value"])
         if "maps" in out:
             edge = (info["side"] - info.get("size", info["side"])) * PICTURE // (2 * info["side"])
-            picture = read_square(data, PICTURE)[0][edge : PICTURE - edge, edge : PICTURE - edge]
+            picture = read_fitted(data, PICTURE)[0][edge : PICTURE - edge, edge : PICTURE - edge]
             evidence = out["maps"][out["logits"].argmax()]
             found["heat"] = overlay(picture, evidence) if evidence.max() > 0 else None
         found["sure"] = how_often(max(answer.values()), self.about.get("calibration", []))

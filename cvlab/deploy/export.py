@@ -28,7 +28,8 @@ from ..core.params import read_yaml
 from ..core.progress import waiting
 from ..data.loaders import STATS, image_cache, subset_of
 from ..data.samples import data_hash, split_hash
-from .exported import exported_file, need_extra, open_session, sealed
+from .export_boxes import BoxModel, box_parity, compare_detections
+from .exported import Exported, exported_file, need_extra, open_session, sealed
 from .predictor import Predictor
 from ..evaluation.metrics import read_predictions
 from ..evaluation.predict import samples_for
@@ -129,15 +130,16 @@ def _quiet():
         logging.disable(level)
 
 
-def _example(side: int):  # two images, and what may vary
-    images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+def _example(window: int | tuple):  # two images, and what may vary
+    height, width = (window, window) if isinstance(window, int) else window
+    images = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     return (images,), ({0: torch.export.Dim("n", min=1, max=4096)},)
 
 # %% ../../nbs/deploy/02_export.ipynb #7c38d595
-def to_onnx(model: ImageModel, side: int) -> bytes:
+def to_onnx(model: ImageModel | BoxModel, window: int | tuple[int, int]) -> bytes:
     "An ONNX file with all weights in it; the same bytes for the same weights."
     need_extra("export", "onnx onnxscript onnxruntime")
-    args, shapes = _example(side)
+    args, shapes = _example(window)
     with _quiet(), torch.no_grad():
         made = torch.onnx.export(
             model,
@@ -158,9 +160,9 @@ def to_onnx(model: ImageModel, side: int) -> bytes:
         return made.model_proto.SerializeToString(deterministic=True)
 
 # %% ../../nbs/deploy/02_export.ipynb #91e0c7ed
-def to_pt2(model: ImageModel, side: int) -> bytes:
+def to_pt2(model: ImageModel, window: int) -> bytes:
     "An archive of torch.export without pickled objects."
-    args, shapes = _example(side)
+    args, shapes = _example(window)
     file, out = io.BytesIO(), io.BytesIO()
     with _quiet(), torch.no_grad():
         torch.export.save(torch.export.export(model, args, dynamic_shapes=shapes), file)
@@ -171,11 +173,11 @@ def to_pt2(model: ImageModel, side: int) -> bytes:
     return out.getvalue()
 
 
-def to_torchscript(model: ImageModel, side: int) -> bytes:
+def to_torchscript(model: ImageModel, window: int) -> bytes:
     "A traced program, for what cannot load anything newer; torch has deprecated the format."
     file = io.BytesIO()
     with _quiet(), torch.no_grad():
-        torch.jit.save(torch.jit.trace(model, _example(side)[0]), file)
+        torch.jit.save(torch.jit.trace(model, _example(window)[0]), file)
     return file.getvalue()
 
 # %% ../../nbs/deploy/02_export.ipynb #3c72b155
@@ -223,6 +225,7 @@ def about(
     return dict(
         **{k: info[k] for k in kept if k in info},
         **task.state,
+        **({"window": [*task.window(info["side"])]} if task.sees_targets else {}),
         task=task.name,
         weights={n: file_hash(weights / f"{n}.safetensors") for n in models_in(weights)},
         split=info.get("split") or (split_hash(split) if split is not None else ""),
@@ -234,14 +237,29 @@ def about(
 FORMATS = {"onnx": to_onnx, "pt2": to_pt2, "torchscript": to_torchscript}
 
 
-def _images(weights, info, task, cache):  # -> which, uint8 (n, side, side, 3), split or None
+def _images(weights, info, task, cache):  # -> which, uint8 (n, height, width, 3), split or None
+    window = task.window(info["side"])
     try:
         split, folder = samples_for(weights, "val", None, task, cache)
-        images, _, _ = subset_of(split, image_cache(folder, split, info["side"], cache), "val")
+        images, _, _ = subset_of(split, image_cache(folder, split, window, cache), "val")
         return "val", images[np.arange(len(images))], split
     except LabError:
-        shape = 64, info["side"], info["side"], 3
+        shape = 64, *([window] * 2 if isinstance(window, int) else window), 3
         return "random", np.random.default_rng(0).integers(0, 256, shape, np.uint8), None
+
+
+def _graph(model, info, task, formats) -> ImageModel | BoxModel:
+    if not task.sees_targets:
+        return ImageModel(model, info).eval()
+    if odd := [f for f in formats if f != "onnx"]:
+        raise LabError(f"format {odd[0]}: a detector is exported as onnx only")
+    return BoxModel(model, info).eval()
+
+
+def _compared(graph, info: dict, images: np.ndarray, path: Path) -> dict:  # of `parity`
+    if isinstance(graph, BoxModel):
+        return box_parity(graph, Exported(path, os.cpu_count() or 1), images)
+    return parity(logits_of(graph.model, images, info), _outputs(path, images))
 
 
 def _outputs(path: Path, images: np.ndarray, bs: int = 32) -> np.ndarray:
@@ -268,21 +286,18 @@ def export_run(
     weights, out = find_weights(run, folds=True), Path(out)
     model, info = load_together([weights])
     task = task_of(info)
-    if task.sees_targets:
-        raise LabError(f"{run}: a detector; only classifiers and regressions are exported")
+    graph, found, parities = _graph(model, info, task, formats), {}, {}
     which, images, split = _images(weights, info, task, cache)
-    expected = logits_of(model, images, info)
-    graph, found, parities = ImageModel(model, info).eval(), {}, {}
     with tempfile.TemporaryDirectory() as tmp:
         for f in formats:
             with waiting(f"exporting {f}"):
-                found[f"model.{f}"] = data = FORMATS[f](graph, info["side"])
+                found[f"model.{f}"] = data = FORMATS[f](graph, task.window(info["side"]))
             path = Path(tmp) / f"model.{f}"
             path.write_bytes(data)
             files = {n: _sha(d) for n, d in found.items()}
             whole = about(weights, info, task, split) | dict(files=files, maps=bool(graph.pool))
             write_json(Path(tmp) / "model.json", sealed(whole))
-            parities[path.name] = parity(expected, _outputs(path, images)) | {"subset": which}
+            parities[path.name] = _compared(graph, info, images, path) | {"subset": which}
             check_parity(parities[path.name], out / path.name)
         whole |= dict(parity=parities, made_with=_versions(), opset=_opset(found))
         for name, data in found.items():
@@ -335,8 +350,9 @@ def check_exported(
     predictor, info = Predictor(file), read_json(weights / "best.json")
     split, folder = samples_for(weights, "val", None, predictor.task, cache)
     schema = predictor.task.schema
-    of_run = read_predictions(run.predictions, schema)
-    cached = image_cache(folder, split, predictor.info["side"], cache)
+    boxes = predictor.task.sees_targets
+    of_run = read_predictions(run.detections if boxes else run.predictions, schema)
+    cached = image_cache(folder, split, predictor.task.window(predictor.info["side"]), cache)
     asked = {"exported": predictor.info["files"][file.name]}
     why = "an exported file compared with its run"
     log = ledger_path(run.root, split)
@@ -348,7 +364,10 @@ def check_exported(
         images, _, rows = subset_of(split, cached, subset, note if subset == "test" else None)
         outputs = _outputs(file, images[np.arange(len(images))])
         tables.append(predictor.task.table(rows, outputs))
-    return compare_tables(of_run, pd.concat(tables), schema.answers(of_run))
+    of_file = pd.concat(tables)
+    if boxes:
+        return compare_detections(of_run, of_file)
+    return compare_tables(of_run, of_file, schema.answers(of_run))
 
 # %% ../../nbs/deploy/02_export.ipynb #bb1f445e
 def try_export(

@@ -31,6 +31,7 @@ from cvlab.core.io import (
     write_json,
 )
 from ..data.samples import decode
+from .found import ANSWERS, suppressed
 
 # %% ../../nbs/deploy/00_exported.ipynb #3bf6caa4
 def need_extra(
@@ -68,18 +69,32 @@ def _is_number(v) -> bool:
     return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e300
 
 
+def _is_side(v) -> bool:
+    return type(v) is int and 16 <= v <= 2048
+
+
+def _is_window(v) -> bool:
+    return isinstance(v, list) and len(v) == 2 and all(map(_is_side, v))
+
+
 # keys of model.json: check, and what they should be
 KEYS = {
     "files": (
         lambda v: isinstance(v, dict) and all(_is_hash(h) for h in v.values()),
         "names of files with their sha256",
     ),
-    "side": (lambda v: type(v) is int and 16 <= v <= 2048, "a number of pixels from 16 to 2048"),
-    "task": (lambda v: v in ("classification", "regression"), "classification or regression"),
+    "side": (_is_side, "a number of pixels from 16 to 2048"),
+    "task": (
+        lambda v: isinstance(v, str) and v in OF_TASK,
+        "classification, regression or detect",
+    ),
     "seal": (_is_hash, "the hash of the other keys"),
 }
+_NAMES = {"classes": (_are_names, "a list of different names")}
 OF_TASK = {
-    "classification": {"classes": (_are_names, "a list of different names")},
+    "classification": _NAMES,
+    "detect": _NAMES
+    | {"window": (_is_window, "height and width, numbers of pixels from 16 to 2048")},
     "regression": {
         "mean": (_is_number, "a number"),
         "sd": (lambda v: _is_number(v) and v > 0, "a number above 0"),
@@ -171,7 +186,7 @@ def open_session(
         why = next((m.expand(say) for m, say in found if m), "is no ONNX file, or a damaged one")
         raise LabError(f"{name}: {why}") from None
 
-# %% ../../nbs/deploy/00_exported.ipynb #5711739c
+# %% ../../nbs/deploy/00_exported.ipynb #21d77373
 class Exported:
     "An ONNX file of `cvlab export`, opened."
 
@@ -185,45 +200,72 @@ class Exported:
         data, self.info = read or read_model(self.path)
         self.sha256 = self.info["files"][self.path.name]
         self.session = open_session(data, self.path, threads)
-        self._check()
+        _check_graph(self)
+        shapes = {o.name: o.shape for o in self.session.get_outputs()}
+        self.has_maps = "maps" in shapes
+        self.map_shape = shapes["maps"][2:] if self.has_maps else None  # height, width
 
     @property
-    def n_outputs(self) -> int:
-        return len(self.info["classes"]) if self.info["task"] == "classification" else 1
+    def finds_boxes(self) -> bool:
+        return self.info["task"] == "detect"
 
-    def _check(self):
-        side, n = self.info["side"], self.n_outputs
-        takes = [(i.type, i.shape[1:]) for i in self.session.get_inputs()]
-        gives = {o.name: o.shape[1:2] for o in self.session.get_outputs()}
-        if takes != [("tensor(uint8)", [side, side, 3])]:
-            raise LabError(f"{self.path}: takes {takes}, not images of {side} pixels as bytes")
-        gives.pop("features", None)  # of a page; see `cvlab.deploy.space`
-        if gives.pop("logits", None) != [n] or gives not in ({}, {"maps": [n]}):
-            raise LabError(
-                f"{self.path}: its outputs are not those of {n} "
-                f"{'classes' if self.info['task'] == 'classification' else 'number'}; export again"
-            )
-        self.has_maps = bool(gives)
-        shapes = {o.name: o.shape for o in self.session.get_outputs()}
-        self.map_shape = shapes["maps"][2:] if self.has_maps else None  # height, width
+    @property
+    def window(self) -> int | tuple[int, int]:  # side of a square, or height and width
+        "The images that it takes, see `cvlab.data.samples.fitted`."
+        return tuple(self.info["window"]) if self.finds_boxes else self.info["side"]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:  # of one image
+        height, width = (self.window,) * 2 if isinstance(self.window, int) else self.window
+        return height, width, 3
+
+    @property
+    def answer_shape(self) -> tuple:  # of one image
+        return (ANSWERS, 6) if self.finds_boxes else (_n_outputs(self.info),)
 
     def __call__(
         self,
-        images: np.ndarray,  # uint8 (n, side, side, 3)
+        images: np.ndarray,  # uint8 (n, height, width, 3)
         maps: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:  # float32 (n, n_outputs), (n, n_outputs, h, w)
-        "Outputs of the network, and maps if they are asked for and there are any."
+    ) -> tuple[np.ndarray, np.ndarray | None]:  # float32 (n, *answer_shape), (n, n_outputs, h, w)
+        "Answers of the network, and maps if they are asked for and there are any."
+        if self.finds_boxes:
+            found = zip(*self.session.run(["boxes", "scores"], {"images": images}))
+            return np.stack([suppressed(*each, self.window) for each in found]), None
         names = ["logits", "maps"] if maps and self.has_maps else ["logits"]
         out = self.session.run(names, {"images": images})
         return out[0], out[1] if len(out) > 1 else None
 
     def everything(
         self,
-        images: np.ndarray,  # uint8 (n, side, side, 3)
+        images: np.ndarray,  # uint8 (n, height, width, 3)
     ) -> dict[str, np.ndarray]:  # logits, and maps and features if it has them
         "All outputs of the network, by name."
         names = [o.name for o in self.session.get_outputs()]
         return dict(zip(names, self.session.run(names, {"images": images})))
+
+# %% ../../nbs/deploy/00_exported.ipynb #7f4806b9
+def _n_outputs(info: dict) -> int:
+    return 1 if info["task"] == "regression" else len(info["classes"])
+
+
+def _check_graph(model: "Exported"):
+    n, shape = _n_outputs(model.info), [*model.input_shape]
+    takes = [(i.type, i.shape[1:]) for i in model.session.get_inputs()]
+    if takes != [("tensor(uint8)", shape)]:
+        raise LabError(
+            f"{model.path}: takes {takes}, not images of {shape[1]}x{shape[0]} pixels as bytes"
+        )
+    if model.finds_boxes:
+        gives = {o.name: o.shape[2:] for o in model.session.get_outputs()}
+        good = gives == {"boxes": [4], "scores": [n]}
+    else:
+        gives = {o.name: o.shape[1:2] for o in model.session.get_outputs()}
+        gives.pop("features", None)  # of a page; see `cvlab.deploy.space`
+        good = gives.pop("logits", None) == [n] and gives in ({}, {"maps": [n]})
+    if not good:
+        words = "number" if model.info["task"] == "regression" else "classes"
+        raise LabError(f"{model.path}: its outputs are not those of {n} {words}; export again")
 
 # %% ../../nbs/deploy/00_exported.ipynb #40489d80
 def answers_of(

@@ -19,8 +19,7 @@ from cvlab.evaluation.detections import (
     detector_draws,
     detector_effect,
     drawn_weights,
-    evaluated,
-    of_every_size,
+    found_in,
     read_detections,
 )
 from ..runs.paths import runs_in
@@ -35,7 +34,7 @@ def hits(
 ) -> np.ndarray:  # bool, one per box of the subset, in the order of `known_boxes`
     "Which true boxes are found."
     out = np.zeros(len(boxes_table(split[split.subset == subset])), bool)
-    for e in of_every_size(evaluated(preds[preds.score >= least], split, subset)):
+    for e in found_in(preds[preds.score >= least], split, subset):
         out[np.asarray(e["gtIds"], int) - 1] = np.asarray(e["gtMatched"])[0]
     return out
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..core.io import LabError, printable
 from ..data.augment import augmenter
-from ..data.box_batches import BoxBatches, box_targets, in_image
-from ..data.samples import CORNERS, boxes_of, split_samples
+from ..data.box_batches import BoxBatches, box_targets
+from ..data.samples import CORNERS, boxes_of, in_image, split_samples
 from ..models.create import BUILDERS
 from .base import SHOWN, Meter, Prediction, Task, check_outputs
 from .tables import Schema, as_numbers
@@ -34,6 +34,7 @@ def coco_eval(
     found: np.ndarray,  # float64 (n, 7): image, left, top, right, bottom, score, class
     n_images: int,
     classes: list[str],
+    sizes: bool = True,  # whether small, medium and large objects are also evaluated apart
 ):  # a hotcoco.COCOeval after `accumulate`
     "Compare detections with true boxes."
     from hotcoco import COCO, COCOeval  # part of the lab, not of the installation for predictions
@@ -52,6 +53,8 @@ def coco_eval(
     f = np.asarray(found, np.float64).reshape(-1, 7)
     rows = np.c_[f[:, 0] + 1, f[:, 1:3], f[:, 3:5] - f[:, 1:3], f[:, 5], f[:, 6] + 1]
     out = COCOeval(gt, gt.load_res(rows), "bbox")
+    if not sizes:
+        out.params.area_rng, out.params.area_rng_lbl = out.params.area_rng[:1], ["all"]
     out.evaluate()
     out.accumulate()
     return out
