@@ -1618,14 +1618,15 @@ def label(
     with _at_root():
         _check_out(out)
         p = resolve("params.yaml", "", overrides)
-        folder, samples, lines = unlabelled_source(p.data.path, cache_folder(), Reading.of(p.data))
+        more = [*classes, *old.get("classes", ())]
+        folder, samples, lines = unlabelled_source(
+            p.data.path, cache_folder(), Reading.of(p.data), more
+        )
         for line in lines:
             print(line, file=sys.stderr)
         net = describer(run, asked_for(overrides))
         feats = net.features(folder, samples, cache_folder(), pick_device(settings().device))
-        session = begin_session(
-            out, folder, samples, feats, [*classes, *old.get("classes", ())], strategy, n, seed
-        )
+        session = begin_session(out, folder, samples, feats, more, strategy, n, seed)
         session.next_batch()
     return session
 

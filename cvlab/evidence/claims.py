@@ -445,6 +445,12 @@ def _shots(paths, head, n):
 
 
 @formula
+def _shots_gain(paths, head, n):  # minus the class mean, on the same images
+    r = _only(shots_table(rows_of(one(paths))), head=head, shots=n)
+    return dict(value=float(r.gain), low=float(r.gain_low), high=float(r.gain_high), n=int(r.seeds))
+
+
+@formula
 def _planted(paths, kind, score, looked):
     r = _only(power_summary(rows_of(one(paths))), kind=kind, score=score)
     value, low, high = (float(r[f"{k}_{looked}"]) for k in ("found", "low", "high"))

@@ -38,6 +38,7 @@ def unlabelled_source(
     source: str | Path,
     cache: str | Path,
     how: Reading = AS_FOUND,
+    classes: list[str] | tuple = (),  # besides those of the labelled images
 ) -> tuple[
     Path, pd.DataFrame, list[str]
 ]:  # folder; id, path, label ("": none), group, subset; lines
@@ -67,9 +68,21 @@ def unlabelled_source(
     )
     samples = samples[~twice].drop(columns="key").reset_index(drop=True)
     _check_pool(source, samples)
-    return folder, samples, lines
+    return folder, samples, lines + _named_only(samples, classes)
 
 # %% ../../nbs/studies/14_labelling.ipynb #fd69cdf5
+def _named_only(samples, classes) -> list[str]:
+    "A line for each folder within the unlabelled ones whose name is no class; it may be one."
+    known, below = {*samples.label, *classes}, samples.path[samples.label == ""].map(Path)
+    folders = below[below.map(lambda p: len(p.parts) > 2)].map(lambda p: p.parent)
+    return [
+        f"{printable(f)}: {n} unlabelled images; if {printable(f.name)!r} is a class, add --class {printable(f.name)}, "
+        "since the name of a folder within the unlabelled ones is no label"
+        for f, n in folders.value_counts(sort=False).items()
+        if f.name not in known
+    ]
+
+
 def _check_pool(source, samples):
     "Raise a `LabError` for what cannot be labelled."
     open_ = samples.label == ""

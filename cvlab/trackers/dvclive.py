@@ -74,6 +74,8 @@ def close(self: DVCLiveTracker, status: str):
     self.ours["status"] = status
     self._note()
     self.live.end()
+    if self.live._dvc_repo:  # DVCLive leaves its databases and git's packs open
+        self.live._dvc_repo.close()
 
 # %% ../../nbs/trackers/04_dvclive.ipynb #8f5192ed
 @patch(cls_method=True)
