@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGES', 'DIRECTIVE', 'HIDDEN', 'KNOWN', 'SITE', 'LINK', 'FIELD', 'PACKAGES', 'NEEDED', 'pages', 'shown_doc',
-           'alternative', 'numbered', 'library_page', 'names', 'placed', 'stage_graph', 'stage_figure', 'claims_page',
-           'toctree', 'runs_list', 'mistakes_table', 'level', 'write_sources', 'build_site']
+           'alternative', 'numbered', 'library_page', 'run_page', 'names', 'placed', 'stage_graph', 'stage_figure',
+           'claims_page', 'toctree', 'runs_list', 'mistakes_table', 'level', 'write_sources', 'build_site']
 
 # %% ../../nbs/docs/01_site.ipynb #9746bee0
 import ast
@@ -273,6 +273,40 @@ def library_page(
         if any(map(_is_image, c.get("outputs", ()))):
             c.metadata["mystnb"] = {"image": {"alt": next(texts)}}
     return _as_page(cells, module, name)
+
+# %% ../../nbs/docs/01_site.ipynb #7b7d9c86
+def _asks(c) -> bool:
+    "Whether a cell names the parameters of the run, or opens it."
+    tags = {*c.metadata.get("tags", [])}
+    return bool(tags & {"parameters", "injected-parameters"}) or "open_run(" in c.source
+
+
+def run_page(
+    nb,
+    path: Path,  # such as runs/train/default/seed-0/train.ipynb
+) -> nbformat.NotebookNode:  # the page
+    "Convert an executed notebook to a page: result first, parameters folded."
+    cells = [nbformat.from_dict(dict(c, metadata=dict(c.metadata))) for c in nb.cells]
+    if of := " ".join(path.parts[2:-1]):
+        cells[0].source = re.sub(r"^# (.+)$", rf"# \1 ({of})", cells[0].source, count=1, flags=re.M)
+    for c in cells:
+        if c.cell_type == "code" and _asks(c):
+            c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-cell"]
+    shown = (
+        (alternative(nb.cells, i, o), o)
+        for i, c in enumerate(nb.cells)
+        if c.cell_type == "code"
+        for o in c.outputs
+        if _is_image(o)
+    )
+    if first := next(shown, None):
+        kind = next(k for k in first[1].data if k.startswith("image/"))
+        output = nbformat.from_dict(dict(first[1], metadata={kind: dict(alt=first[0])}))
+        figure = nbformat.v4.new_code_cell(
+            "pass", outputs=[output], metadata=dict(tags=["remove-input"])
+        )
+        cells.insert(1, figure)
+    return library_page(nbformat.from_dict(dict(nb, cells=cells)), path.as_posix())
 
 # %% ../../nbs/docs/01_site.ipynb #2ff5cd5e
 @cache
@@ -714,7 +748,8 @@ def _pages_and_files(
     for p in found:
         if p.suffix != ".ipynb":
             continue
-        page = library_page(nbformat.read(root / p, 4), p.as_posix())
+        nb = nbformat.read(root / p, 4)
+        page = run_page(nb, p) if p.parts[0] == "runs" else library_page(nb, p.as_posix())
         for c in page.cells:
             if c.cell_type == "markdown":
                 c.source = _markdown(c.source, p, root, shown, wanted)

@@ -50,6 +50,7 @@ def both(tmp_path_factory):
     return root, run, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", SAME)
 def test_python_and_the_command_line_leave_the_same_bytes(both, file):
     root, *_ = both

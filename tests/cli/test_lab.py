@@ -256,7 +256,14 @@ def test_nothing_is_written_into_the_home_folder(lab, page):
 OF_THIS_COPY = {"tutorials/walkthrough"}  # names commits, and a copy has others
 
 
-@pytest.mark.parametrize("name", ["tutorials/walkthrough", "pipeline/train", "pipeline/compare"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("tutorials/walkthrough", marks=pytest.mark.slow),
+        "pipeline/train",
+        "pipeline/compare",
+    ],
+)
 def test_a_plain_kernel_runs_it(clone, name):
     "From top to bottom without papermill, nbdev or JupyterLab; cleaned, it is as it was. `make test` runs the others."
     path = clone / "nbs" / f"{name}.ipynb"

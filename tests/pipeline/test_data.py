@@ -145,6 +145,7 @@ def test_other_images_become_the_labs_and_travel(clone, tmp_path):
     assert (clone / "data.dvc").read_bytes() == committed and len(contents(clone / "data")) == 1002
 
 
+@pytest.mark.slow
 def test_a_published_set_comes_from_a_repository_of_its_shape(clone, tmp_path):
     theirs = tiny_folder(tmp_path / "theirs" / "data", n=20).parent
     (theirs / "data" / "model.h5").write_text("other files")

@@ -286,6 +286,7 @@ def refused(done, run):
     ).replace(f"{run.parents[3]}/", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["papermill", "dvc"])
 def test_two_at_once_and_a_kernel_that_outlives_its_parents(victim, clone, settled, long_run):
     dvc, run = long_run
@@ -304,6 +305,7 @@ def test_two_at_once_and_a_kernel_that_outlives_its_parents(victim, clone, settl
         assert gone(kernel), "the folder is free only when nobody writes to it"
 
 
+@pytest.mark.slow
 def test_after_the_kills_the_pipeline_ends_where_it_would_have(clone, settled):
     edit(clone, **{new: old for old, new in LONG.items()})
     left = clone / "runs/train/lr_too_high/seed-0/last.safetensors"

@@ -73,6 +73,7 @@ def test_the_probe_is_a_model(trained):
     assert cvlab.load(root / "run").predictor().info["size"] == 32
 
 
+@pytest.mark.slow
 def test_the_probe_is_exported_and_served(trained):
     pytest.importorskip("onnxruntime", reason="the extra export is missing")
     from cvlab.cli.api import served_file
@@ -88,6 +89,7 @@ def test_the_probe_is_exported_and_served(trained):
     assert served_file(root / "probe").name == "model.onnx"
 
 
+@pytest.mark.slow
 def test_a_resumed_training_keeps_its_recipe(trained):
     root, _, weights = trained
     before = (root / "run/recipe.yaml").read_bytes()

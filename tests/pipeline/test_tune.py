@@ -37,6 +37,7 @@ def tune(images, out, *words):
     return cvlab("tune", "--data", images, "--out", out, *SMALL, *words)
 
 
+@pytest.mark.slow
 def test_one_command_finds_a_winner_and_goes_on(images, tmp_path):
     "A first study, the same again, one with more trials, and one that is another."
     out = tmp_path / "study"

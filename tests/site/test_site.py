@@ -204,6 +204,29 @@ SHOWN = (
 )
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(site, chromium, scheme):
+    look = (TOP / "tests/site/contrast.js").read_text()
+    tab = chromium.new_context(color_scheme=scheme, offline=True).new_page()
+    pages = *SHOWN, "results/speed", "runs/train/default/seed-0/train", "nbs/tutorials/walkthrough"
+    found = {}
+    for name in pages:
+        tab.goto((site / f"{name}.html").as_uri())
+        if bad := tab.evaluate(look):
+            found[name] = bad
+    tab.context.close()
+    assert not found, found
+
+
+def test_a_run_opens_with_its_result(site, chromium):
+    tab = chromium.new_context(offline=True, viewport=dict(width=1280, height=900)).new_page()
+    tab.goto((site / "runs/train/default/seed-0/train.html").as_uri())
+    assert "default seed-0" in tab.title()
+    assert tab.locator("article img").first.bounding_box()["y"] < 900
+    assert not tab.get_by_text("folder with one subfolder of images per class").is_visible()
+    tab.context.close()
+
+
 def test_search_finds_without_a_server(site, chromium):
     tab = chromium.new_context(offline=True).new_page()
     tab.goto((site / "search.html").as_uri() + "?q=lr_find")

@@ -46,6 +46,7 @@ def test_questions_say_where_their_answer_lies(walk):
         assert re.search(r"\]\(|`", q) or "not tested" in q or "not asked" in q, q
 
 
+@pytest.mark.slow
 def test_the_walk_says_what_the_records_say(walk):
     "Claims and film again; commits are left out, since a commit cannot name itself."
     from cvlab.core.params import resolve

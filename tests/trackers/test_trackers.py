@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -129,12 +130,14 @@ def test_what_cannot_be_sent_waits(lab):
     server = http.server.HTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings, usual = lab / "settings.ini", (lab / "settings.ini").read_text()
+    hanging = socket.create_server(("127.0.0.1", 0))  # connects, and never answers
     broken = lab / "broken.db"
     broken.write_text("not a database " * 100)
     trouble = {
         "http://127.0.0.1:9": "no answer",
         f"http://127.0.0.1:{server.server_port}": "credentials are refused",
         "sqlite:///broken.db": "not a database",
+        f"http://127.0.0.1:{hanging.getsockname()[1]}": "no answer",
     }
     code, _, err = cvlab(lab, *train(lab, "run", "train.epochs=2"))
     assert code == 0, err
@@ -143,6 +146,13 @@ def test_what_cannot_be_sent_waits(lab):
         code, out, err = cvlab(lab, "track", lab.parent / "run", "--to", "mlflow")
         assert code == 0 and says in out and "`cvlab track sync` sends it" in out, out + err
         assert "Traceback" not in out + err and len(out.splitlines()) == 1
+    # the server that hangs holds no training up, and changes nothing
+    code, _, err = cvlab(lab, *train(lab, "held", "train.epochs=2", *tracked("mlflow")))
+    assert code == 0 and "no answer" in err and "Traceback" not in err, err
+    for file in ("train/seed-0/results.csv", "evaluate/seed-0/predictions.csv"):
+        a, b = ((lab.parent / out / file).read_bytes() for out in ("run", "held"))
+        assert a == b, file
+    hanging.close()
     settings.write_text(usual)
     code, out, err = cvlab(lab, "track", "sync")
     assert code == 0 and "mlflow: " in out and " rows and " in out, out + err
