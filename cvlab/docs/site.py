@@ -292,6 +292,9 @@ def run_page(
     for c in cells:
         if c.cell_type == "code" and _asks(c):
             c.metadata["tags"] = [*c.metadata.get("tags", []), "hide-cell"]
+            c.metadata["mystnb"] = {
+                f"code_prompt_{w.lower()}": f"{w} parameters" for w in ("Show", "Hide")
+            }
     shown = (
         (alternative(nb.cells, i, o), o)
         for i, c in enumerate(nb.cells)
