@@ -179,7 +179,12 @@ def test_the_landing_notebook_runs(lab, page, clone):
 
 
 def test_tab_completes(lab, page):
-    "In the landing notebook, whose kernel has the extension by now."
+    "In the landing notebook, after its first cell of code has loaded the extension."
+    open_notebook(page, lab[0], "nbs/pages/lab.ipynb")
+    loads = page.locator(".jp-Notebook:visible .jp-CodeCell", has_text="%load_ext cvlab").first
+    loads.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    loads.locator(".jp-InputPrompt", has_text="[1]").wait_for()
     cell = page.locator(
         ".jp-Notebook:visible .jp-CodeCell .cm-content", has_text="%params optim"
     ).first
