@@ -761,6 +761,32 @@ def _make_recipe(overrides, budget, data=None, target="accuracy"):  # -> `Recipe
         data.samples, TASKS[p.task], folder, cache, overrides, budget, target, device
     )
 
+# %% ../../nbs/cli/00_api.ipynb #09f31f97
+_asked = {}  # in the copy: what to call
+
+
+def _call_asked():
+    return _asked["call"]()
+
+
+def _apart(call, what: str):  # call: () -> a result that can be pickled
+    "Call a function in a copy of this process; in this one where copies are not safe."
+    if sys.platform != "linux" or "torch" in sys.modules:
+        return call()
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    begin = partial(_asked.update, call=call)
+    try:
+        with ProcessPoolExecutor(1, get_context("fork"), begin) as pool:
+            return pool.submit(_call_asked).result()
+    except BrokenProcessPool:
+        raise LabError(
+            f"{what}: its process ended without a word (killed, perhaps for lack of memory, or a library "
+            "crashed); --recipe params needs less"
+        ) from None
+
 # %% ../../nbs/cli/00_api.ipynb #44d8950b
 def _with_preset(text: str, overrides: list[str], experiment: str = ""):  # -> Params
     "The parameters with a preset that is not in a file yet."
@@ -775,25 +801,29 @@ def _with_recipe(
     budget: str,
     resume: bool,
     check=None,  # called with a function experiment -> Params before anything is written; None: as a training
-):  # -> overrides, data
+):  # -> overrides
     "Write the recipe of a training to `out`, unless it is resumed, and put it below the overrides."
-    file, data = out / "recipe.yaml", None
+    file = out / "recipe.yaml"
     if not resume:
         from cvlab.core.io import write_text
 
-        data = _opened(resolve("params.yaml", "", overrides), chosen=True)
-        recipe = _make_recipe(overrides, budget, data)
-        read = partial(_with_preset, recipe.preset, overrides)
-        check(read) if check else _check_before(read(), data=data)
-        write_text(file, recipe.preset)
+        def choose():
+            data = _opened(resolve("params.yaml", "", overrides), chosen=True)
+            recipe = _make_recipe(overrides, budget, data)
+            read = partial(_with_preset, recipe.preset, overrides)
+            check(read) if check else _check_before(read(), data=data)
+            return recipe.preset, list(recipe.lines)
+
+        preset, lines = _apart(choose, "the choice of a recipe")
+        write_text(file, preset)
         print(
             f"Recipe, written to {os.path.relpath(file)} (`--recipe params` uses params.yaml instead):",
-            recipe.preset,
-            *recipe.lines,
+            preset,
+            *lines,
             sep="\n",
             file=sys.stderr,
         )
-    return [f"preset={file}", *overrides], data
+    return [f"preset={file}", *overrides]
 
 # %% ../../nbs/cli/00_api.ipynb #2e5e9022
 @contextmanager
@@ -835,9 +865,9 @@ def _tell_trackers(out: Path, experiment: str, seed: int) -> list[str]:  # lines
     return send_run(RunPaths(out, experiment, seed), chosen)
 
 
-def _train(out, experiment, seed, p, resume, overrides, data=None):  # data: checked already
+def _train(out, experiment, seed, p, resume, overrides, checked=False):
     "Check, run the stages, write the card (from the top of the repository)."
-    if not data:
+    if not checked:
         _check_before(p)
     folders = stage_folders(out, experiment, seed, p)
     todo = plan(out, experiment, seed, p, resume)
@@ -892,7 +922,7 @@ def train(
         own = _own_images(data, recipe, experiment, overrides)
         if resume and not out:
             raise LabError(_out_of_resume(experiment, seed))
-        out, images = out or _new_folder(root), None
+        out = out or _new_folder(root)
         _check_out(out)
         resolve("params.yaml", experiment, overrides)  # a mistake is named before anything is read
         goes_on = resume and not (out / "recipe.yaml").exists()  # it had none
@@ -905,13 +935,13 @@ def train(
         if chosen:
             if not resume:
                 _check_interrupted(out, experiment, seed)
-            overrides, images = _with_recipe(out, overrides, budget or BUDGET, resume)
+            overrides = _with_recipe(out, overrides, budget or BUDGET, resume)
         p = resolve("params.yaml", experiment, overrides)
         if fast:
             overrides = [*overrides, f"train.epochs={max(1, p.train.epochs // 4)}"]
             p = resolve("params.yaml", experiment, overrides)
         with _tracked(track):
-            return _train(out, experiment, seed, p, resume, overrides, images)
+            return _train(out, experiment, seed, p, resume, overrides, chosen and not resume)
 
 # %% ../../nbs/cli/00_api.ipynb #7a504119
 def check_crossval(split, p, *others, student=None):
@@ -963,7 +993,7 @@ def _recipe_of_folds(out: Path, overrides: list[str], p, known: bool) -> list[st
     from cvlab.studies.auto import budget_seconds
 
     each = budget_seconds(BUDGET) / (p.crossval.folds * p.crossval.repeats)
-    return _with_recipe(out, overrides, f"{each:.0f}s", known, _check_folds)[0]
+    return _with_recipe(out, overrides, f"{each:.0f}s", known, _check_folds)
 
 
 def _check_folds(read):  # function experiment -> Params
@@ -1103,7 +1133,7 @@ def tune(
             each = f"{min(seconds, 86400) / _PARTS:.0f}s"
             known = (out / "recipe.yaml").exists() or RunPaths(out).params.exists()
             if (out / "recipe.yaml").exists() or not known:
-                overrides = _with_recipe(out, overrides, each, known)[0]
+                overrides = _with_recipe(out, overrides, each, known)
             overrides = _with_space(overrides, resolve("params.yaml", "", overrides))
         p = resolve("params.yaml", "", overrides)
         if _check_study(out, p, seed):

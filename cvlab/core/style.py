@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, ScalarFormatter
@@ -91,6 +92,18 @@ def _plain_text(fig):
             text.set_parse_math(False)
 
 
+def _pixels(fig, dpi) -> Image.Image:
+    "The figure drawn once, which takes half the time of `savefig`: that draws it for the layout first."
+    before = fig.dpi, fig.canvas
+    try:
+        fig.dpi, canvas = dpi, FigureCanvasAgg(fig)
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    finally:
+        fig.dpi = before[0]
+        fig.set_canvas(before[1])
+
+
 def figure_png(
     fig: Figure,  # any figure
     dpi: int | None = None,  # dots per inch; None: the figure's own
@@ -98,13 +111,12 @@ def figure_png(
     "The figure as a small PNG: 128 colours for lines and text, 256 for photographs."
     if hasattr(fig, "saved_png"):
         return fig.saved_png  # rendered once, so that it is shown and saved with the same bytes
-    raw, small = io.BytesIO(), io.BytesIO()
     _plain_text(fig)
-    fig.savefig(raw, format="png", dpi=dpi or fig.dpi)
     colours = (
         (256, Image.Quantize.MAXCOVERAGE) if _has_photo(fig) else (128, Image.Quantize.MEDIANCUT)
     )
-    image = Image.open(raw).convert("RGB").quantize(*colours, dither=Image.Dither.NONE)
+    image = _pixels(fig, dpi or fig.dpi).quantize(*colours, dither=Image.Dither.NONE)
+    small = io.BytesIO()
     image.save(small, "png", optimize=True)
     return small.getvalue()
 

@@ -12,7 +12,6 @@ __all__ = ['Source', 'DECIDED', 'KINDS', 'CORNERS', 'SIZES', 'find_root', 'read_
 # %% ../../nbs/data/03_samples.ipynb #385478ca
 import hashlib
 import json
-import math
 import re
 import warnings
 from collections import namedtuple
@@ -551,16 +550,22 @@ def most_common(samples: "pd.DataFrame") -> "pd.Series":  # label, by group
 
 
 def draw(groups: "pd.Series", fraction: float, seed: int):  # -> (kept, drawn)
-    "A stratified draw of a fraction of the groups."
+    "A stratified draw of a fraction of the groups, at least one of each class that has two."
+    import pandas as pd
     from sklearn.model_selection import train_test_split
 
     try:
-        return train_test_split(groups, test_size=fraction, stratify=groups, random_state=seed)
-    except ValueError:  # fewer groups than classes in one of the subsets
-        raise LabError(
-            f"{len(groups)} different images of {groups.nunique()} classes cannot be split; "
-            f"each class needs at least {math.ceil(1 / fraction)} of them"
-        ) from None
+        kept, drawn = train_test_split(
+            groups, test_size=fraction, stratify=groups, random_state=seed
+        )
+    except ValueError:  # fewer groups to draw than classes, or a class with one
+        mixed = groups.sample(frac=1, random_state=seed)
+        n = mixed.groupby(mixed).transform("size")
+        first = mixed.groupby(mixed).cumcount() < (fraction * n).round().clip(upper=n - 1)
+        kept, drawn = mixed[~first], mixed[first]
+    without = kept[~kept.isin(drawn)]
+    more = without[~without.duplicated() & without.duplicated(keep="last")]
+    return kept.drop(more.index), pd.concat([drawn, more])
 
 # %% ../../nbs/data/03_samples.ipynb #eb8ccd0d
 CORNERS = ["x0", "y0", "x1", "y1"]  # left, top, right, bottom

@@ -69,7 +69,7 @@ def fold_split(
     val: float = 0.15,  # fraction of the groups outside the fold; selects the epoch
     seed: int = 0,
 ) -> pd.DataFrame:  # without test rows; subset train | val | fold
-    "The three subsets of a fold; a rare class may be missing in val, but not in train."
+    "The three subsets of a fold; a class with a single image may be missing in val, but not in train."
     here = folds[folds.repeat == repeat].set_index("id").fold
     rows = split[split.id.isin(here.index)]
     judged = (rows.id.map(here) == fold).to_numpy()

@@ -13,10 +13,10 @@ import pandas as pd
 from scipy.stats import t as student_t
 from sklearn.metrics import brier_score_loss
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from ..core.io import LabError, json_hash
 from cvlab.evaluation.metrics import (
+    holm,
     losses,
     predicted,
     probabilities,
@@ -406,7 +406,7 @@ def effects_table(
     _refuse_mixed(_image_hashes(dict(reference=reference, **others)))
     rows = [_one_row(name, reference, other, metric, subset, kw) for name, other in others.items()]
     ran = [r for r in rows if "p" in r]
-    corrected = multipletests([r["p"] for r in ran], method="holm")[1] if ran else []
+    corrected = holm(np.array([r["p"] for r in ran]))
     for r, p in zip(ran, corrected):
         r["p_holm"] = float(p)
     for r in ran:

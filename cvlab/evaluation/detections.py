@@ -38,8 +38,9 @@ def read_detections(
     known = set(zip(split.id, split.subset))
     if odd := next((pair for pair in zip(preds.id, preds.subset) if pair not in known), None):
         raise LabError(f"{path}: image {odd[0]!r} is not in subset {odd[1]} of the split")
-    if odd := next((c for c in preds.label.unique() if c not in classes_in(split)), None):
-        raise LabError(f"{path}: class {odd!r} is none of {', '.join(classes_in(split))}")
+    classes = classes_in(split)
+    if odd := next((c for c in preds.label.unique() if c not in classes), None):
+        raise LabError(f"{path}: class {odd!r} is none of {', '.join(classes)}")
     return preds
 
 

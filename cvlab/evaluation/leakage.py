@@ -47,8 +47,7 @@ from cvlab.data.similarity import (
     perceptual_hashes,
     shrink,
 )
-from .metrics import wilson_interval
-from .slices import holm
+from .metrics import holm, wilson_interval
 
 # %% ../../nbs/evaluation/06_leakage.ipynb #5f69e023
 def _exact_pairs(split: pd.DataFrame) -> np.ndarray:  # int (p, 2), row numbers, ascending

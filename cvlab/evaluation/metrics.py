@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'write_predictions', 'read_predictions', 'check_images', 'probabilities', 'predicted', 'true_probability',
-           'losses', 'wilson_interval', 'evaluate_classes', 'evaluate', 'by_frequency', 'report_table', 'over_seeds',
-           'fmt_interval']
+           'losses', 'wilson_interval', 'holm', 'evaluate_classes', 'evaluate', 'by_frequency', 'report_table',
+           'over_seeds', 'fmt_interval']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #ccc8eb52
 import io
@@ -130,6 +130,16 @@ def wilson_interval(
     "Wilson confidence interval of a proportion."
     low, high = proportion_confint(int(k), int(n), alpha=1 - level, method="wilson")
     return max(0.0, float(low)), min(1.0, float(high))
+
+# %% ../../nbs/evaluation/00_metrics.ipynb #f4e85a32
+def holm(
+    p: np.ndarray,  # (n,)
+) -> np.ndarray:  # (n,)
+    "Holm's p-values; faster than statsmodels', which runs the garbage collector on each call."
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return out
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #6498fd18
 def _round(x):

@@ -23,6 +23,7 @@ from cvlab.evaluation.baselines import (
 from cvlab.evaluation.metrics import (
     evaluate,
     fmt_interval,
+    holm,
     predicted,
     probabilities,
     report_table,
@@ -32,7 +33,6 @@ from cvlab.evaluation.slices import (
     FEW,
     LEVELS,
     PROPERTIES,
-    holm,
     slice_mask,
     slice_table,
     with_slices,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROPERTIES', 'LEVELS', 'FEW', 'laplacian', 'colourfulness', 'properties', 'levels', 'slices_of', 'write_slices',
-           'read_slices', 'with_slices', 'joined', 'slice_mask', 'holm', 'slice_table', 'shown_slices']
+           'read_slices', 'with_slices', 'joined', 'slice_mask', 'slice_table', 'shown_slices']
 
 # %% ../../nbs/evaluation/03_slices.ipynb #7804386c
 from functools import cache
@@ -18,7 +18,7 @@ from ..core.boundary import read_csv
 from ..core.io import LabError, atomic_write
 from ..core.params import nearest
 from ..core.progress import progress
-from .metrics import SUBSETS, predicted, wilson_interval
+from .metrics import SUBSETS, holm, predicted, wilson_interval
 
 # %% ../../nbs/evaluation/03_slices.ipynb #1ada612f
 PROPERTIES = ("brightness", "contrast", "colourfulness", "sharpness")
@@ -215,14 +215,6 @@ def slice_mask(
 def _fisher(k: int, n: int, k2: int, n2: int) -> float:  # p-value, two-sided
     "Fisher's exact test of k correct of n against k2 correct of n2."
     return float(fisher_exact([[k, n - k], [k2, n2 - k2]])[1])
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    "Holm's p-values; faster than statsmodels', which runs the garbage collector on each call."
-    order = np.argsort(p, kind="stable")
-    out = np.empty(len(p))
-    out[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return out
 
 
 def _row(right, inside):

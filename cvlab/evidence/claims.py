@@ -432,9 +432,12 @@ def _saved(paths, strategy):
     )
 
 
+_shots_of = _read_once(lambda path: shots_table(rows_of(path)))
+
+
 @formula
 def _shots(paths, head, n):
-    r = _only(shots_table(rows_of(one(paths))), head=head, shots=n)
+    r = _only(_shots_of(one(paths)), head=head, shots=n)
     return dict(
         value=float(r.accuracy),
         low=float(r.low),
@@ -446,7 +449,7 @@ def _shots(paths, head, n):
 
 @formula
 def _shots_gain(paths, head, n):  # minus the class mean, on the same images
-    r = _only(shots_table(rows_of(one(paths))), head=head, shots=n)
+    r = _only(_shots_of(one(paths)), head=head, shots=n)
     return dict(value=float(r.gain), low=float(r.gain_low), high=float(r.gain_high), n=int(r.seeds))
 
 

@@ -193,12 +193,15 @@ class Lab:
 
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
-        self.lock = locked(self.root, self.pipeline)
         params = self.root / "params.yaml"
         self.requested = cache(lambda experiment: resolve(params, experiment, [*self.overrides]))
         self.params = self.requested("")
         self.split = read_split(RunPaths(self.root / self.runs).split)
         self.classes = sorted(self.split.label.unique())
+
+    @cached_property
+    def lock(self) -> dict:  # stage -> its entry, see `locked`
+        return locked(self.root, self.pipeline)
 
     @cached_property
     def claims(self) -> dict:

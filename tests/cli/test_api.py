@@ -158,3 +158,22 @@ def test_params_lists_what_is_allowed():
     assert lines["optim.name"].endswith("[adamw, adam, sgd, radam, ranger, lamb]")
     assert lines["model.dropout"].endswith("[number, at least 0, less than 1]")
     assert all(line.endswith("]") for line in lines.values())
+
+
+def test_the_recipe_leaves_no_library_behind(tmp_path):
+    "The stages begin with a small process: the recipe, with torch and the images, was chosen in a copy of it."
+    images = tiny_folder(tmp_path / "images", n=30)
+    code = "\n".join(
+        [
+            "import sys",
+            "import cvlab.cli.api as api",
+            "api._train = lambda *a, **k: print('torch' in sys.modules)",
+            f"api.train({str(images)!r}, out={str(tmp_path / 'run')!r}, overrides={QUICK})",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TOP, env=environ(TOP), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "epochs:" in (tmp_path / "run" / "recipe.yaml").read_text()
