@@ -16,6 +16,7 @@ UI := .cvlab/mlflow-ui
 UI_PORT ?= 5000
 PAGE := .cvlab/space
 FEW := 32, 100, 320
+RECIPES := auto, fine_tune, params
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
@@ -119,9 +120,9 @@ compare-trackers: install ## the same run told to every tracker and read back, h
 	@papermill --engine cvlab nbs/pipeline/trackers.ipynb runs/trackers/trackers.ipynb -p out runs/trackers -p names all \
 	  -p many 100000 -p killed_after 200 -p install $(or $(INSTALL),True) -p meadow_images 2000 -p xray_images 1000 -p rounds 10 -p epochs 8
 
-compare-recipes: install ## the recipe chosen for DATA beside a linear probe and fastai's fine_tune, into runs/measured/recipes/NAME
+compare-recipes: install ## the recipe chosen for DATA beside a linear probe, fastai's fine_tune and params.yaml, into runs/measured/recipes/NAME
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
-	  -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2]}'
+	  -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2], names: [$(RECIPES)]}'
 
 compare-tuning: install ## methods of tuning at equal seconds on DATA, and with FEED=1000 trials how many workers one study feeds, into runs/bench/tuning-NAME
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/tuning_methods.ipynb runs/bench/tuning-$(NAME)/tuning.ipynb \

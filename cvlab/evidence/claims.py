@@ -34,7 +34,7 @@ from ..core.io import LabError, read_json
 from ..core.params import line_of, nearest, plain, read_yaml
 from ..data.samples import read_split
 from ..evaluation.compare import calibration, effects_table, over_splits
-from ..evaluation.labels import labels_saved, power_summary, shots_table
+from ..evaluation.labels import labels_saved, mean_interval, power_summary, shots_table
 from ..evaluation.leakage import across, balanced, families, given_away, leaking
 from cvlab.evaluation.metrics import (
     METRICS,
@@ -451,6 +451,17 @@ def _shots(paths, head, n):
 def _shots_gain(paths, head, n):  # minus the class mean, on the same images
     r = _only(_shots_of(one(paths)), head=head, shots=n)
     return dict(value=float(r.gain), low=float(r.gain_low), high=float(r.gain_high), n=int(r.seeds))
+
+
+@formula
+def _switched(paths, column, switch, **where):
+    "Mean difference of a column with a switch on and off, paired by seed."
+    t = _chosen_rows(rows_of(one(paths)), where).pivot(index="seed", columns=switch, values=column)
+    if t.empty:
+        raise LabError(f"no row with {', '.join(f'{k}={v}' for k, v in where.items())}")
+    mean, low, high = mean_interval(t[True] - t[False])
+    means = dict(on=float(t[True].mean()), off=float(t[False].mean()))
+    return dict(value=mean, low=low, high=high, n=len(t), **means)
 
 
 @formula

@@ -133,6 +133,25 @@ def test_an_image_gets_its_answer_on_a_phone(tab):
     shot(tab, "phone")
 
 
+def test_occlusion_is_shown_instead_of_the_map(tab):
+    "Another picture takes the place of the map, for an image of which one part shows more than another."
+    heat = "img[src*='/file=']"
+    file, image = io.BytesIO(), Image.new("RGB", (60, 40), "black")
+    image.paste("white", (5, 5, 25, 25))
+    image.save(file, "PNG")
+    upload(tab, file.getvalue())
+    tab.get_by_text(SURE).wait_for(timeout=20_000)
+    tab.locator(heat).nth(3).wait_for(timeout=20_000)
+    before = tab.locator(heat).evaluate_all("all => all.map(i => i.src)")
+    shot(tab, "phone-map")
+    tab.get_by_label("occlusion").check()
+    changed = (
+        f"before => [...document.querySelectorAll({heat!r})].some(i => !before.includes(i.src))"
+    )
+    tab.wait_for_function(changed, arg=before, timeout=20_000)
+    shot(tab, "phone-occlusion")
+
+
 def test_an_example_is_a_click(tab):
     tab.locator(".gallery-item, .examples img, [class*=gallery] button").first.click()
     tab.get_by_text(SURE).wait_for(timeout=20_000)
