@@ -233,7 +233,7 @@ def plot_growth(
     rows: pd.DataFrame,  # from `grown`
 ):  # -> matplotlib's Figure
     "Seconds per image and memory against the number of images, on logarithmic axes."
-    fig, axes = new_figure(9, 3.4, 1, 2)
+    fig, axes = new_figure(10.5, 3.8, 1, 2)
     looks = zip(cycle(PALETTE), MARKERS, ["-"] * len(PALETTE) + ["--"] * len(PALETTE))
     for (what, t), (colour, marker, line) in zip(rows.groupby("what", sort=False), looks):
         look = dict(color=colour, marker=marker, ls=line, ms=5, lw=1.3)

@@ -182,6 +182,9 @@ def test_a_file_that_is_no_image_is_one_sentence(tab, data, says):
 
 def test_controls_have_names(tab):
     "Everything that can be pressed says what it is to whom cannot see it."
+    tab.locator("button.gallery-item[aria-label]").first.wait_for(
+        timeout=20_000
+    )  # named by a script
     mute = tab.evaluate("""[...document.querySelectorAll("button, input:not([type=hidden])")]
       .filter(e => e.offsetParent && !(e.innerText || e.getAttribute("aria-label") || e.title || e.labels?.length
         || e.querySelector("img[alt]")?.alt)).map(e => e.outerHTML.slice(0, 120))""")
