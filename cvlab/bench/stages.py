@@ -143,6 +143,9 @@ def check_records(images: str) -> None:
     class Short(Lab):
         overrides = *overrides_of("crossval", images), *SHORT["tune"]
 
+        def read_lock(self):
+            return {}  # DVC ran none of these stages
+
     lab = Short()
     for stage in NEEDS["records"]:
         folder = RunPaths(lab.root / lab.runs, RUN, 0).stage(stage)

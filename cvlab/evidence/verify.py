@@ -193,14 +193,14 @@ class Lab:
 
     def __init__(self, root: str | Path = "."):
         self.root = Path(root).resolve()
+        self.lock = self.read_lock()
         params = self.root / "params.yaml"
         self.requested = cache(lambda experiment: resolve(params, experiment, [*self.overrides]))
         self.params = self.requested("")
         self.split = read_split(RunPaths(self.root / self.runs).split)
         self.classes = sorted(self.split.label.unique())
 
-    @cached_property
-    def lock(self) -> dict:  # stage -> its entry, see `locked`
+    def read_lock(self) -> dict:  # stage -> its entry, see `locked`
         return locked(self.root, self.pipeline)
 
     @cached_property
