@@ -1005,6 +1005,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cvlab.deploy.app.Page.__call__': ('deploy/app.html#page.__call__', 'cvlab/deploy/app.py'),
                                   'cvlab.deploy.app.Page.__init__': ('deploy/app.html#page.__init__', 'cvlab/deploy/app.py'),
                                   'cvlab.deploy.app.Page.near': ('deploy/app.html#page.near', 'cvlab/deploy/app.py'),
+                                  'cvlab.deploy.app._answer': ('deploy/app.html#_answer', 'cvlab/deploy/app.py'),
                                   'cvlab.deploy.app._gradio': ('deploy/app.html#_gradio', 'cvlab/deploy/app.py'),
                                   'cvlab.deploy.app.create_page': ('deploy/app.html#create_page', 'cvlab/deploy/app.py'),
                                   'cvlab.deploy.app.how_often': ('deploy/app.html#how_often', 'cvlab/deploy/app.py'),

@@ -183,6 +183,27 @@ def shown(
     return got["probabilities"], got["sure"], got["heat"], got["near"]
 
 # %% ../../nbs/deploy/13_app.ipynb #9f38e547
+def _answer(gr, page: Page) -> tuple:  # label, Markdown, explanation, heat map
+    "The components of an answer."
+    label = gr.Label(label="Answer", num_top_classes=5)
+    says = gr.Markdown("")
+    classes = page.model.info["task"] == "classification"
+    how = gr.Radio(
+        [(text, key) for key, text in EXPLAINED.items()],
+        value="maps" if page.model.has_maps else "occlusion",
+        label="Explanation",
+        visible=classes and page.model.has_maps,
+    )
+    heat = gr.Image(
+        label="Where the evidence is",
+        buttons=[],
+        interactive=False,
+        visible=classes,
+        format="jpeg",
+    )
+    return label, says, how, heat
+
+
 def create_page(page: Page):  # -> gradio.Blocks
     "The page for a model."
     gr = _gradio()
@@ -216,22 +237,7 @@ def create_page(page: Page):  # -> gradio.Blocks
                     files = [[str(page.folder / e)] for e in about["examples"]]
                     gr.Examples(files, image, label="Examples")
             with gr.Column():
-                label = gr.Label(label="Answer", num_top_classes=5)
-                says = gr.Markdown("")
-                classes = page.model.info["task"] == "classification"
-                how = gr.Radio(
-                    [(text, key) for key, text in EXPLAINED.items()],
-                    value="maps" if page.model.has_maps else "occlusion",
-                    label="Explanation",
-                    visible=classes and page.model.has_maps,
-                )
-                heat = gr.Image(
-                    label="Where the evidence is",
-                    buttons=[],
-                    interactive=False,
-                    visible=classes,
-                    format="jpeg",
-                )
+                label, says, how, heat = _answer(gr, page)
         near = gr.Gallery(
             label="Most similar training images (cosine)",
             columns=6,
