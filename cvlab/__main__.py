@@ -1,4 +1,4 @@
 "`python -m cvlab`: the same as the program `cvlab`."
-from cvlab.cli.start import main
+from cvlab.cli.start import program
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": program()

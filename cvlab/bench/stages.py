@@ -116,7 +116,7 @@ def command_of(what: str, images: Path) -> list[str]:  # what: a key of GROWING
         "predict": ["predict", "--run", str(paths.stage("weights")), str(images)],
     }
     if what in words:
-        code = "from cvlab.cli.start import main; main()"
+        code = "from cvlab.cli.start import program; program()"
         return [sys.executable, "-c", code, *words[what]]
     experiment = RUN if what in ("train", "evaluate", "interpret") else ""
     asked = what, str(paths.stage(what)), experiment, 0, overrides_of(what, images)

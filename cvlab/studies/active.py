@@ -262,7 +262,8 @@ def _estimates(pool: Pool, before) -> dict:
         out["agreement"] = round(
             float(cohen_kappa_score(a, b)) if len(set(a) | set(b)) > 1 else 1.0, 6
         )
-    if np.bincount(y).max() > 1:
+    out["out_of_fold"] = np.nan
+    if (np.bincount(y) > 1).sum() > 1:  # a label is judged by other images of its class
         op = opinions(pool.x[pool.known], y, k=1)
         guess = np.nan_to_num(op.probs, nan=-1.0).argmax(1)
         out["out_of_fold"] = round(float((guess == op.y).mean()), 6)
@@ -321,7 +322,7 @@ def when_to_stop(
     before: Callable | None = None,  # the head of the batch before
 ) -> str:  # one sentence
     "What is known of the accuracy without test images, and whether more labels still change the answers."
-    if pool.head is None or (found := _estimates(pool, before)).get("out_of_fold") is None:
+    if pool.head is None or np.isnan((found := _estimates(pool, before))["out_of_fold"]):
         return "too few labels to estimate an accuracy"
     n = len(pool.known)
     low, high = wilson_interval(round(found["out_of_fold"] * n), n)
