@@ -342,7 +342,9 @@ def _chosen_rows(
 
 @formula
 def _row(paths, column, **where):
-    t = _chosen_rows(rows_of(one(paths)), where)
+    if (t := rows_of(one(paths))).empty:  # such as a comparison of a winner that is the default
+        return dict.fromkeys([*t.columns, "value"])
+    t = _chosen_rows(t, where)
     if len(t) != 1:
         found = ", ".join(f"{k}={v}" for k, v in where.items())
         raise LabError(f"{len(t)} rows with {found}; one is needed")

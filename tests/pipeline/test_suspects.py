@@ -288,3 +288,26 @@ def test_an_exported_file_is_explained_without_gradients(tmp_path, photos):
     assert code == 0 and (tmp_path / "why.png").stat().st_size > 5000, err
     code, _, err = cvlab(*words, "--method", "gradcam")
     assert code == 1 and "needs gradients, which an exported file has not" in err
+
+
+# the same order as cleanlab's, where it is installed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ours", "adjusted"), [("model", False), ("adjusted", True)])
+def test_labels_are_in_the_order_of_cleanlab(ours, adjusted):
+    library = pytest.importorskip("cleanlab.rank", reason="the extra `peers` is not installed")
+    from sklearn.datasets import make_blobs
+
+    from cvlab.studies.suspects import SCORES, opinions, unit
+
+    x, y = make_blobs(600, 16, centers=6, cluster_std=6, random_state=3)
+    rng = np.random.default_rng(0)
+    wrong = rng.random(600) < 0.1
+    y[wrong] = (y[wrong] + rng.integers(1, 6, wrong.sum())) % 6
+    op = opinions(unit(x), y.astype(str))
+    quality = library.get_label_quality_scores(
+        op.y, op.probs, method="self_confidence", adjust_pred_probs=adjusted
+    )
+    assert (np.argsort(-SCORES[ours](op)) == np.argsort(quality)).all()
+    assert (np.argsort(-SCORES["both"](op)) != np.argsort(quality)).any()
