@@ -169,7 +169,7 @@ first-steps: install ## run the commands of the README in a fresh clone and time
 bench: install ## time everything against the bare compute time and other packages, into runs/bench; ROWS="loader_torch step" repeats some
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/bench.txt
 	@papermill --engine cvlab nbs/pipeline/bench.ipynb runs/bench/$(or $(subst $(space),-,$(ROWS)),bench).ipynb -p out runs/bench -p rows "$(or $(ROWS),all)" \
-	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000], growing: [1000, 10000, 100000]}'
+	  -p net resnet18 -p bs 32 -p images 320 -p side 400 -p product 2048 -p rounds 5 -y '{sizes: [224, 128], many: [1000, 10000, 100000], growing: [1000, 10000, 100000]}'
 
 exports: install ## which of the fifty models can be exported to ONNX, and how exactly, into runs/exports; half an hour
 	@pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/export.txt

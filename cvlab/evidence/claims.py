@@ -435,6 +435,7 @@ def _saved(paths, strategy):
 
 
 _shots_of = _read_once(lambda path: shots_table(rows_of(path)))
+_unlabelled_of = _read_once(lambda path: shots_table(rows_of(path), "labels"))
 
 
 @formula
@@ -453,6 +454,17 @@ def _shots(paths, head, n):
 def _shots_gain(paths, head, n):  # minus the class mean, on the same images
     r = _only(_shots_of(one(paths)), head=head, shots=n)
     return dict(value=float(r.gain), low=float(r.gain_low), high=float(r.gain_high), n=int(r.seeds))
+
+
+@formula
+def _against_labels(paths, method, n):  # minus labels alone, paired by seed; n: labels
+    r = _only(_unlabelled_of(one(paths)), head=method, shots=n)
+    return dict(value=float(r.gain), low=float(r.gain_low), high=float(r.gain_high), n=int(r.seeds))
+
+
+@formula
+def _unlabelled(paths):
+    return _unlabelled_of(one(paths))
 
 
 @formula

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ITEMS', 'STATES', 'page_templates', 'values_of', 'load_reasons', 'lr_words', 'difference_words',
-           'effect_words', 'effects_of', 'tuned_effects', 'code', 'reasons_table', 'kinds_line', 'card_claims',
-           'shortcuts', 'made_card', 'write_card', 'card_run', 'check_card', 'item', 'state', 'Repository', 'fences',
-           'portfolio']
+           'effect_words', 'short_verdict', 'effects_of', 'tuned_effects', 'code', 'reasons_table', 'kinds_line',
+           'card_claims', 'shortcuts', 'made_card', 'write_card', 'card_run', 'check_card', 'item', 'state',
+           'Repository', 'fences', 'portfolio']
 
 # %% ../../nbs/evidence/02_pages.ipynb #8e8ce385
 import ast
@@ -155,6 +155,13 @@ def difference_words(
 def effect_words(experiment: str, reference: str) -> str:
     "Effect on the test accuracy and its 95 % confidence interval, as claims (see `cvlab.evaluation.compare`)."
     return f"{{{{claim:effect.{experiment}}}}} ({{{{claim:effect.{experiment}:ci}}}})"
+
+
+def short_verdict(words: str) -> str:  # of `cvlab.evaluation.compare.effect_words`
+    "The verdict on one experiment without its numbers."
+    if found := re.search(r"\(alone: (better|worse) by", words):
+        return f"{found[1]} if taken alone, not after the correction for the number of comparisons"
+    return words.split(" by ")[0].split(" (")[0]
 
 
 def effects_of(
