@@ -200,6 +200,10 @@ class Lab:
         self.split = read_split(RunPaths(self.root / self.runs).split)
         self.classes = sorted(self.split.label.unique())
 
+    def maker(self, path: str) -> str:
+        "The command that creates an input of a stage."
+        return "make repro"
+
     def read_lock(self) -> dict:  # stage -> its entry, see `locked`
         return locked(self.root, self.pipeline)
 
@@ -235,6 +239,10 @@ class Second(Lab):
 
     pipeline, runs, prefix, task = DETECT, "runs/detect", "detect/", "detect"
     overrides = ("preset=detect_meadow",)
+
+    def maker(self, path):
+        drawn = path.startswith(".cvlab/")  # the images, which can be had without a training
+        return f"dvc repro -s {DETECT}/dvc.yaml:boxes" if drawn else "make repro-detect"
 
 
 def kind(stage: str) -> str:  # train@default-0 -> train
@@ -1791,7 +1799,9 @@ def _check_known(lab: Lab, stage: str):
         )
     reads = [d["path"] for d in lab.lock[stage]["deps"]]
     if gone := [p for p in reads if not lab.here(p)]:
-        raise LabError(f"{stage}: needs {gone[0]}, which is missing; `make repro` creates it")
+        raise LabError(
+            f"{stage}: needs {gone[0]}, which is missing; `{lab.maker(gone[0])}` creates it"
+        )
 
 
 def retrain(stage: str, root: str | Path = ".") -> list[Line]:  # one line per output

@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import ThreadpoolController
 from torch import nn
 
 from ..core.io import LabError
@@ -117,6 +118,9 @@ def _in_folds(
         yield from StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(y, y, groups)
 
 # %% ../../nbs/studies/10_suspects.ipynb #40fd5496
+_THREADS = ThreadpoolController()
+
+
 def fitted(
     x: np.ndarray, y: np.ndarray, n_classes: int
 ) -> np.ndarray:  # -> function (m, d) to (m, n_classes)
@@ -124,7 +128,9 @@ def fitted(
     x = np.asarray(x, np.float64)
     # fewer images than features: the weights are a sum of the images, so solve in their span
     span = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else None
-    head = LogisticRegression(C=C, max_iter=2000).fit(x if span is None else x @ span, y)
+    # beside another program, threads wait for each other at each of a thousand small products
+    with _THREADS.limit(limits=1, user_api="blas"):
+        head = LogisticRegression(C=C, max_iter=2000).fit(x if span is None else x @ span, y)
 
     def probs(z):
         out = np.zeros((len(z), n_classes))
