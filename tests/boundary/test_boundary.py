@@ -22,7 +22,6 @@ from cvlab.models.create import create_model, save_model
 OPENERS = {
     "Image.open": {
         "core.boundary": "files from elsewhere",
-        "core.style": "a figure that was drawn in memory",
         "evaluation.leakage": "a JPEG that was made in memory",
         "bench.bench": "images that the benchmark drew",
         "bench.frameworks": "images that the benchmark drew",
