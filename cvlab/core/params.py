@@ -247,7 +247,7 @@ class Model(Section):
     "The model."
 
     name: Text = Field(
-        description="small_cnn, xray_cnn, or any model of timm (such as resnet18) or torchvision; with "
+        description="small_cnn, xray_cnn, speed_cnn, or any model of timm (such as resnet18) or torchvision; with "
         "task=detect faster_rcnn or one_stage"
     )
     weights: Text | None = Field(

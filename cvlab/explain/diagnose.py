@@ -321,7 +321,7 @@ def _liberate(c: Curves) -> list[str]:
         on = switched_on(c.get("augment"))
         off = {k: "null" if isinstance(v, str) else 0.0 for k, v in on.items() if k != "magnitude"}
         return [f"augment.{k}={v}" for k, v in off.items() if k not in FLIPS]
-    if c.get("model.name", "") in ("small_cnn", "xray_cnn"):
+    if c.get("model.name", "") in ("small_cnn", "xray_cnn", "speed_cnn"):
         return ["model.name=resnet18"]
     return _times_rate(c, 3)
 

@@ -14,6 +14,7 @@ import difflib
 import sys
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -109,6 +110,11 @@ def _small_cnn(n_classes, dropout, size):
 @register("xray_cnn")
 def _xray_cnn(n_classes, dropout, size):
     return XrayCNN(n_classes, size)
+
+
+@register("speed_cnn")
+def _speed_cnn(n_classes, dropout, size):
+    return import_module("cvlab.models.speed").SpeedCNN(n_classes, dropout)
 
 # %% ../../nbs/models/00_create.ipynb #c85f3d01
 def origin(name: str) -> str:  # lab | timm | torchvision

@@ -108,6 +108,19 @@ def _start_at_probe(
             f"model.head_init: {type(model).__name__} does not end in one linear layer; set it to random"
         )
 
+# %% ../../nbs/training/05_recipe.ipynb #13c665ed
+_SHOWN = 500  # images
+
+
+def _show_images(model: nn.Module, task: Task, dl: Batches, split: pd.DataFrame, images):
+    "Let a network that asks for it compute layers from images of the training set."
+    if not hasattr(model, "prepare"):
+        return
+    ims, _, _ = subset_of(split, images, "train")
+    info = dict(size=dl.size, normalise=dl.normalise)
+    xb, _ = next(iter(type(task).viewed(ims[:_SHOWN], _SHOWN, info, "cpu")))
+    model.prepare(xb)
+
 # %% ../../nbs/training/05_recipe.ipynb #29f8e884
 def check_one_by_one(p: Params, model: nn.Module):
     "Raise a `LabError` if `train.batch_size=1` leaves batch norm a single value per channel."
@@ -209,6 +222,7 @@ def _fit(ranks, p, split, images, task, seed, device, log, cbs, cache, subsets, 
     loaders = [_batches_of(p, split, images, s, task, seed, device) for s in subsets]
     model, shortened = create_network(p, task, seed), None
     check_one_by_one(p, model)
+    _show_images(model, task, loaders[0], split, images)
     if p.model.head_init == "probe" and (
         ranks is None or ranks.leads
     ):  # the others get its weights
