@@ -725,7 +725,7 @@ def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Images, or folders of images; for a detector with --out a video, too."
+            help="Images, or folders of images; for a detector with --out a video, or the number of a camera, too."
         ),
     ],
     to: Annotated[
