@@ -332,7 +332,7 @@ def _opened(p, chosen=False):  # chosen: a recipe may change p; -> `cvlab.data.i
     task = TASKS[p.task]
     if not (chosen and p.task == "detect"):
         task.check(p)  # what is asked for, before what the images are
-    if p.task != "detect" and p.model.name not in ("small_cnn", "xray_cnn"):
+    if p.task != "detect" and p.model.name not in ("small_cnn", "xray_cnn", "speed_cnn"):
         from cvlab.models.create import origin  # takes seconds, reading the images maybe minutes
 
         origin(p.model.name)
@@ -1090,6 +1090,8 @@ def _with_space(overrides: list[str], p) -> list[str]:
 
     if p.tune.epochs == resolve("params.yaml").tune.epochs:  # those of the lab's own study
         overrides = ["tune.epochs=0", *overrides]
+    if p.task == "detect" and not any(o.startswith("tune.metric=") for o in overrides):
+        overrides = ["tune.metric=val_ap", *overrides]
     if any(o.startswith("tune.space=") for o in overrides):
         return overrides
     return [*overrides, f"tune.space={json.dumps(space_around(p))}"]
@@ -1140,7 +1142,7 @@ def tune(
             print(f"{out}: the study is complete; name more trials to go on", file=sys.stderr)
             return out
         todo = _stages_before("tune", out, seed, p)
-        _run_stages({s: RunPaths(out).stage(s) for s in todo}, "", seed, overrides)
+        _run_stages({s: RunPaths(out).stage(s) for s in todo}, "", seed, overrides, p.task)
     return out
 
 # %% ../../nbs/cli/00_api.ipynb #b3a59c6b

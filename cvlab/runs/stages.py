@@ -96,7 +96,7 @@ STAGES = {s.name: s for s in [
           rest="oof.csv, test_predictions.csv: a run (--retrain)"),
     Stage("tune", (*_TRAIN[:2], "split", *_TRAIN[2:], "tune"),
           ("trials.csv", "importance.csv", "verdict.json", "comparison.csv", "search.png", "slices.png", "combinations.png"),
-          ("runs/leakage/split.csv", _SPLIT), test_set=True, commands=("tune",), skips=("detect",),
+          ("runs/leakage/split.csv", _SPLIT), test_set=True, commands=("tune",),
           smoke=("tune.trials=3", "tune.finals=1", "tune.pruner=none",
                  "tune.space={optim.lr: {low: 0.001, high: 0.1, log: true}, augment.hflip: [0.0, 0.5]}"),
           recomputed="the table of trials, the effect and the verdict",

@@ -133,6 +133,10 @@ def check_space(p: Params):
             f"tune.space: {key}: changes what the loss means, so trials cannot be compared by val_loss; "
             "set tune.metric to val_accuracy or val_macro_f1"
         )
+    if p.task == "detect" and p.tune.folds:
+        raise LabError(
+            f"tune.folds={p.tune.folds}: not with task=detect; set it to 0, the validation set judges the trials"
+        )
     _check_combinations(p)
 
 
@@ -152,8 +156,11 @@ def space_around(p: Params) -> dict:  # dotted key -> range, as in params.yaml
             low=_tidy_float(p.optim.lr / 10), high=_tidy_float(p.optim.lr * 10), log=True
         ),
         "optim.wd": dict(low=1e-3, high=max(0.3, p.optim.wd), log=True),
-        "model.dropout": dict(low=0.0, high=0.5),
     }
+    if p.task == "detect":
+        zoom, mosaic = dict(low=0.0, high=0.4), dict(choices=[0.0, 0.5])
+        return out | {"augment.zoom": zoom, "detect.mosaic": mosaic}
+    out["model.dropout"] = dict(low=0.0, high=0.5)
     if p.model.weights and p.model.freeze == "none":
         out["optim.layer_lr_decay"] = dict(low=0.2, high=1.0)
     if not p.train.cache_features:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WAIT', 'Study', 'Trial', 'read_trial', 'ended', 'tried', 'split_of', 'open_study', 'mark_complete', 'has_ended',
            'begin_anew', 'Claim', 'begun_claim', 'claim', 'start_of', 'check_failures', 'seconds_of', 'pruner_of',
-           'Prune', 'train_in', 'store_fit', 'trial_params', 'state_key', 'failed_trial', 'record', 'run_trial',
-           'line_of_trial', 'step', 'work', 'study_hash']
+           'Prune', 'train_in', 'write_answers', 'store_fit', 'trial_params', 'state_key', 'failed_trial', 'record',
+           'run_trial', 'line_of_trial', 'step', 'work', 'study_hash']
 
 # %% ../../nbs/studies/04_tune.ipynb #b79fef05
 import json
@@ -29,6 +29,7 @@ from ..core.params import Params
 from ..data.loaders import image_cache
 from ..data.samples import split_hash
 from ..data.splits import make_folds
+from ..evaluation.detections import write_detections
 from ..runs.run import write_table
 from .crossval import loader_logits
 from cvlab.studies.space import (
@@ -42,7 +43,7 @@ from cvlab.studies.space import (
     with_values,
 )
 from ..tasks.base import Task
-from ..tasks.infer import TASKS
+from ..tasks.infer import TASKS, task_of
 from ..tasks.tables import kept_row, lower_is_better
 from ..training.callbacks import Checkpoint, code_hash
 from ..training.recipe import fit
@@ -79,6 +80,7 @@ class Study:
             "optim",
             "schedule",
             "train",
+            "detect",
             "tune",
         )
         asked = {s: d for s in sections if (d := self.p.model_dump()[s]) is not None}
@@ -88,7 +90,7 @@ class Study:
 
     def images(self, p: Params):  # uint8 (n, h, w, 3), in the order of the split
         "The decoded images, in the size that a trial asks for."
-        return image_cache(self.source, self.split, p.data.side, self.cache)
+        return image_cache(self.source, self.split, self.task.window(p.data.side), self.cache)
 
     def trial(self, number: int) -> Path:
         "The folder of a trial."
@@ -390,13 +392,18 @@ def train_in(
     return fit(p, split, images, study.task, seed, device, _quiet, cbs, study.cache, subsets)
 
 
+def write_answers(study: Study, path: Path, table: pd.DataFrame) -> None:
+    "Write a table of predictions, or of detections."
+    (write_detections if study.p.task == "detect" else write_table)(path, table)
+
+
 def store_fit(study: Study, done, folder: Path, which: int = 0) -> None:
     "Write history and predictions of the validation set."
     write_table(folder / f"results-{which}.csv", done.history)
     split = split_of(study, which)
     logits = loader_logits(done.learn.model, done.loaders["val"], done.shortened)
-    table = study.task.table(split[split.subset == "val"], logits)
-    write_table(folder / f"predictions-{which}.csv", table)
+    table = task_of(done.info).table(split[split.subset == "val"], logits)
+    write_answers(study, folder / f"predictions-{which}.csv", table)
 
 # %% ../../nbs/studies/04_tune.ipynb #950604b9
 def trial_params(p: Params, values: dict) -> Params:

@@ -2,9 +2,10 @@
 
 import pandas as pd
 import pytest
-from conftest import TOP
+from conftest import TOP, cvlab
+from test_cli import kill_when
 
-from cvlab.cli.api import detect, measure, train
+from cvlab.cli.api import detect, measure, train, tune, tuned
 from cvlab.core.io import LabError, read_json
 from cvlab.data.fixtures import tiny_boxes
 from cvlab.deploy.predictor import Predictor
@@ -50,6 +51,54 @@ def test_a_detector_from_boxes_to_video(name, tmp_path, monkeypatch):
     files = [r.stage("evaluate") / "detections.csv" for r in (run, again)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert read_json(run.paths.metrics) == read_json(again.paths.metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_stage", "faster_rcnn"])
+def test_killed_and_resumed_it_ends_in_the_same_bytes(name, tmp_path):
+    "SIGKILL after the second epoch of four; weights, history and detections are those of a training left alone."
+    folder = tiny_boxes(tmp_path / "data", "voc", n=48)
+    words = ["train", "--data", folder, "--recipe", "params", "--seed", 3, "task=detect"]
+    words += [*SMALL, f"model.name={name}", "train.epochs=4", "train.threads=1"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    code, _, err = cvlab(*words, "--out", whole)
+    assert code == 0, err
+    log = again / "train/seed-3/train.log"
+    words += ["--out", again]
+    kill_when(lambda: log.exists() and "epoch   2 " in log.read_text(), again, *words)
+    assert not (again / "train/seed-3/results.csv").exists()
+    code, _, err = cvlab(*words, "--resume")
+    assert code == 0 and "the training continues" in err, err
+    for f in "weights/seed-3/best.safetensors train/seed-3/results.csv evaluate/seed-3/detections.csv".split():
+        assert (again / f).read_bytes() == (whole / f).read_bytes(), f
+
+
+@pytest.mark.slow
+def test_a_detector_is_tuned(tmp_path, monkeypatch):
+    "Trials are judged by AP on the validation set, winner and default compared by AP on the test set; it goes on."
+    monkeypatch.chdir(TOP)
+    folder = tiny_boxes(tmp_path / "data", "yolo", n=48)
+    space = (
+        "tune.space={optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, detect.mosaic: [0.0, 0.5]}"
+    )
+    small = [*SMALL, "task=detect", "model.name=one_stage", "tune.pruner=none", "tune.finals=2"]
+    words = [*small, "tune.metric=val_ap", "tune.epochs=3", "optim.lr=0.0001", space]
+    how = dict(recipe="params", method="random", trials=3, overrides=words)
+    run = tune(folder, tmp_path / "run", **how)
+    found = read_json(run / "tune" / "verdict.json")
+    assert found["metric"] == "ap" and found["seeds"] == 2 and found["low"] <= found["high"]
+    assert "ap " in tuned(run)
+    table = pd.read_csv(run / "tune" / "comparison.csv")
+    assert table.metric.tolist() == ["ap", "ap50"] and table.effect.iloc[0] == pytest.approx(
+        found["effect"]
+    )
+    trials = run / "tune" / "trials"
+    rows = pd.read_csv(trials / "0001" / "predictions-0.csv")
+    assert {*rows.columns} >= {"score", "x0"} and {*rows.subset} == {"val"}
+    before = (trials / "0002" / "trial.json").read_bytes()
+    tune(folder, tmp_path / "run", **how | dict(trials=4))
+    assert (trials / "0002" / "trial.json").read_bytes() == before
+    assert (trials / "0003" / "trial.json").exists()
 
 
 @pytest.mark.parametrize(
