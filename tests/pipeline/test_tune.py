@@ -133,14 +133,16 @@ def finished(process):
 
 
 @pytest.mark.slow
-def test_three_processes_share_a_study(images, tmp_path):
-    "Every trial once, and the same trials as one process makes."
-    alone = begun(tmp_path / "alone", images, "tune.method=random", "tune.trials=6")
+@pytest.mark.parametrize("method, n", [("random", 6), ("population", 16)])
+def test_three_processes_share_a_study(images, tmp_path, method, n):
+    "Every trial once, and the same trials as one process makes; a generation waits for the one before."
+    how = [f"tune.method={method}", "tune.trials=6", "train.epochs=8", "tune.every=2"]
+    alone = begun(tmp_path / "alone", images, *how)
     help_out(tmp_path / "alone")
-    many = begun(tmp_path / "many", images, "tune.method=random", "tune.trials=6")
+    many = begun(tmp_path / "many", images, *how)
     for process in [worker(tmp_path / "many") for _ in range(3)]:
         finished(process)
-    assert [t.number for t in ended(many)] == [*range(6)]
+    assert [t.number for t in ended(many)] == [*range(n)]
     assert study_hash(many) == study_hash(alone)
 
 
