@@ -1,5 +1,6 @@
 "Trackers as a person meets them: a training is the same with and without them, and nothing is lost or told twice."
 
+import contextlib
 import http.server
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 from conftest import BIN, TOP, environ
@@ -160,6 +162,72 @@ def test_what_cannot_be_sent_waits(lab):
     code, out, err = cvlab(lab, "track", lab.parent / "run", "--to", "mlflow", "--check")
     assert kept(out), out + err
     server.shutdown()
+
+
+UI = TOP / ".cvlab" / "mlflow-ui" / "bin" / "mlflow"
+
+
+def serving(folder, port):
+    "MLflow's server on this machine, with its files in a folder."
+    words = (
+        f"server --host 127.0.0.1 --port {port} --workers 1 --artifacts-destination {folder}/files"
+    )
+    server = subprocess.Popen(
+        [UI, *words.split(), "--backend-store-uri", f"sqlite:///{folder}/server.db"],
+        env=os.environ | dict(MLFLOW_DISABLE_TELEMETRY="true"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+            return server
+        assert server.poll() is None, "the server ended"
+        time.sleep(0.5)
+    raise AssertionError("the server does not answer")
+
+
+def stopped(server):
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(60)
+
+
+@night
+@pytest.mark.skipif(
+    "mlflow" not in HERE or not UI.exists(), reason="`make mlflow-ui` installs MLflow's server"
+)
+def test_a_server_over_http(lab):
+    "A training told to a server; one while it is away, sent later; registry and address of the model."
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = lab / "settings.ini"
+    usual = settings.read_text()
+    settings.write_text(usual.replace("sqlite:///.cvlab/mlflow.db", f"http://127.0.0.1:{port}"))
+    server = serving(lab.parent, port)
+    try:
+        code, _, err = cvlab(lab, *train(lab, "run", "train.epochs=3", *tracked("mlflow")))
+        assert code == 0 and f"files in http://127.0.0.1:{port}" in err, err
+        code, out, err = cvlab(lab, "track", lab.parent / "run", "--to", "mlflow", "--check")
+        assert code == 0 and kept(out), out + err
+        stopped(server)
+        code, _, err = cvlab(lab, *train(lab, "away", "train.epochs=2", *tracked("mlflow")))
+        assert code == 0 and "no answer; the run is kept" in err, err
+        server = serving(lab.parent, port)
+        code, out, err = cvlab(lab, "track", "sync")
+        assert code == 0 and " rows and " in out, out + err
+        code, out, err = cvlab(lab, "track", lab.parent / "away", "--to", "mlflow", "--check")
+        assert code == 0 and kept(out), out + err
+        code, out, err = cvlab(lab, "registry", "add", lab.parent / "run", "--name", "shapes")
+        assert code == 0 and "shapes 1: registered" in out, out + err
+        words = ["registry", "promote", "shapes", "1", "--to", "production", "--reason", "first"]
+        assert cvlab(lab, *words)[0] == 0
+        photos = lab.parent / "photos" / "disc"
+        code, out, err = cvlab(lab, "predict", "--run", "models:/shapes@production", photos)
+        assert code == 0 and out.startswith("path,label,probability"), out + err
+    finally:
+        stopped(server)
 
 
 @pytest.mark.parametrize(
