@@ -257,11 +257,11 @@ def kinds_line(
 ) -> str:  # such as "50 parameters: 3 by experiment, ..."
     "Count the parameters by kind of reason."
     texts = dict(
-        lr_find="by the learning rate finder",
-        experiment="compared in an experiment",
-        data="from the images",
-        speed="for speed",
-        convention="by convention",
+        lr_find="set by hand and checked with the learning-rate finder",
+        experiment="varied in an experiment",
+        data="that follow from the images or were tried on some",
+        speed="limited by two CPU cores",
+        convention="conventions",
         default="defaults of libraries or papers",
         stale="stale",
         none="without a reason",
