@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['outside', 'connections', 'tool_costs', 'install_costs', 'EpochTimes', 'epoch_seconds', 'trainer', 'Told',
-           'told_seconds', 'overhead', 'noticed_table']
+           'told_seconds', 'overhead', 'courier_work', 'noticed_table']
 
 # %% ../../nbs/trackers/09_costs.ipynb #f7e059d7
 import json
@@ -261,6 +261,39 @@ def overhead(
         first = i % len(order)
         rows.append({k: turns[k]() for k in order[first:] + order[:first]})
     return pd.DataFrame(rows)[order]
+
+# %% ../../nbs/trackers/09_costs.ipynb #b272b050
+_ROW = dict(train_loss=0.5, val_loss=0.4, val_accuracy=0.9, lr=0.003, seconds=1.5)
+
+
+def _counted(told: Told, rows: int, apart: float) -> tuple[float, float]:
+    "Processor seconds of a courier and its helpers, and seconds that writing the rows took."
+    with tempfile.TemporaryDirectory() as tmp:
+        journal = begin(Path(tmp) / "run", "counted", {}, {}, (told.tracker,))
+        process, wrote = _courier(journal.folder, told, 0), 0.0
+        for i in range(rows):
+            time.sleep(apart)
+            began = time.perf_counter()
+            journal.add("row", axis="epoch", step=i + 1, values=_ROW)
+            wrote += time.perf_counter() - began
+        journal.add("end", status="finished")
+        _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise LabError(f"{told.tracker}: its courier ended with {status}")
+    return used.ru_utime + used.ru_stime, wrote
+
+
+def courier_work(
+    told: Told,
+    rows: int,  # of epochs
+    apart: float = 1.1,  # seconds between them, more than a courier waits
+) -> dict:  # tracker; load_s: processor seconds; write_ms, row_ms: of a row; rows
+    "What telling takes: once, and for each epoch."
+    first, _ = _counted(told, 1, apart)
+    every, wrote = _counted(told, rows + 1, apart)
+    row = max(0.0, every - first) / rows
+    times = dict(load_s=first, write_ms=1000 * wrote / (rows + 1), row_ms=1000 * row)
+    return dict(tracker=told.tracker, **times, rows=rows)
 
 # %% ../../nbs/trackers/09_costs.ipynb #44161e80
 def noticed_table(
