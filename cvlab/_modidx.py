@@ -522,6 +522,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'cvlab.data.archives': { 'cvlab.data.archives._check_members': ('data/archives.html#_check_members', 'cvlab/data/archives.py'),
                                      'cvlab.data.archives._columns_of': ('data/archives.html#_columns_of', 'cvlab/data/archives.py'),
                                      'cvlab.data.archives._copy_member': ('data/archives.html#_copy_member', 'cvlab/data/archives.py'),
+                                     'cvlab.data.archives._folders_in': ('data/archives.html#_folders_in', 'cvlab/data/archives.py'),
+                                     'cvlab.data.archives._holds': ('data/archives.html#_holds', 'cvlab/data/archives.py'),
                                      'cvlab.data.archives._records': ('data/archives.html#_records', 'cvlab/data/archives.py'),
                                      'cvlab.data.archives._rows_in': ('data/archives.html#_rows_in', 'cvlab/data/archives.py'),
                                      'cvlab.data.archives._subset_in': ('data/archives.html#_subset_in', 'cvlab/data/archives.py'),

@@ -280,18 +280,31 @@ _CIFAR = (
 _PIXELS = 3 * 32 * 32
 
 
+def _holds(folder: Path, *files: str) -> bool:
+    try:
+        return all((folder / f).is_file() for f in files)
+    except OSError:  # it cannot be looked into, which is reported with the other files
+        return False
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(f for f in folder.iterdir() if f.is_dir())
+    except OSError:
+        return []
+
+
 def cifar_in(
     source: Path,
 ) -> tuple[Path, tuple] | None:  # the folder of the batches, an entry of _CIFAR
     "The binary batches of CIFAR in a folder; `LabError` for the pickled ones."
     if not source.is_dir():
         return None
-    for folder in (source, *(f for f in sorted(source.iterdir()) if f.is_dir())):
+    for folder in (source, *_folders_in(source)):
         for kind in _CIFAR:
-            if (folder / kind[1]).is_file() and any(folder.glob(kind[2]["train"])):
+            if _holds(folder, kind[1]) and any(folder.glob(kind[2]["train"])):
                 return folder, kind
-        pickled = ["data_batch_1"], ["meta", "train", "test"]
-        if any(all((folder / f).is_file() for f in files) for files in pickled):
+        if _holds(folder, "data_batch_1") or _holds(folder, "meta", "train", "test"):
             raise LabError(
                 f"{source}: the CIFAR batches for Python are pickles, which can run programs; "
                 "take the binary version, cifar-10-binary.tar.gz or cifar-100-binary.tar.gz"

@@ -97,7 +97,7 @@ def test_a_preset_goes_through_folds(name):
     )
     for e in p.experiments:
         asked(e)
-    n = 480
+    n = 1200
     split = pd.DataFrame(
         dict(
             id=[f"{i:016x}" for i in range(n)],
