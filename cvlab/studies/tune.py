@@ -257,6 +257,8 @@ def begun_claim(study: Study, number: int, values: dict | None = None) -> Claim 
     folder = study.trial(number)
     if (lock := _lock_of(folder)) is None:
         return None
+    for left in folder.glob(".*.tmp"):  # of a write that a kill cut off
+        left.unlink(missing_ok=True)
     if values is not None:
         write_json(folder / "values.json", values)
     return Claim(number, values or read_json(folder / "values.json"), lock)

@@ -152,8 +152,8 @@ def test_killed_at_random_moments(images, tmp_path, method):
     "SIGKILL at twenty random moments; the study ends with the bytes of one that was left alone."
     how = [
         f"tune.method={method}",
-        "tune.trials=12",
-        "train.epochs=12",
+        "tune.trials=30",
+        "train.epochs=24",
         "tune.every=3",
         "tune.pruner=asha",
     ]
