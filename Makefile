@@ -118,7 +118,9 @@ compare-trackers: install ## the same run told to every tracker and read back, h
 	@for t in mlflow wandb tensorboard dvclive comet; do \
 	  pip install --quiet --disable-pip-version-check --no-cache-dir --require-hashes -r requirements/$$t.txt || exit 1; done
 	@papermill --engine cvlab nbs/pipeline/trackers.ipynb runs/trackers/trackers.ipynb -p out runs/trackers -p names all \
-	  -p many 100000 -p killed_after 200 -p install $(or $(INSTALL),True) -p told_rows 60 -p meadow_images 2000 -p xray_images 1000 -p rounds 10 -p epochs 8
+	  -p many 100000 -p killed_after 200 -p install $(or $(INSTALL),True) -p meadow_images 2000 -p xray_images 1000 -p rounds 10 -p epochs 8
+	@papermill --engine cvlab nbs/pipeline/couriers.ipynb runs/trackers/couriers.ipynb -p out runs/trackers -p names all \
+	  -p meadow_images 2000 -p xray_images 1000 -p rows 20 -p epochs 8
 
 compare-recipes: install ## the recipe chosen for DATA beside a linear probe, fastai's fine_tune and params.yaml, into runs/measured/recipes/NAME
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from fastai.callback.core import Callback
 from scipy import stats
 
 from ..core.io import LabError
 from ..core.repro import repo_root
 from ..tasks.infer import TASKS
-from .base import begin
+from .base import Journal, Sent, begin
 from .courier import PATIENCE, WAITING
 from .track import Track
 from ..training.recipe import fit
@@ -266,34 +267,56 @@ def overhead(
 _ROW = dict(train_loss=0.5, val_loss=0.4, val_accuracy=0.9, lr=0.003, seconds=1.5)
 
 
-def _counted(told: Told, rows: int, apart: float) -> tuple[float, float]:
-    "Processor seconds of a courier and its helpers, and seconds that writing the rows took."
-    with tempfile.TemporaryDirectory() as tmp:
-        journal = begin(Path(tmp) / "run", "counted", {}, {}, (told.tracker,))
-        process, wrote = _courier(journal.folder, told, 0), 0.0
-        for i in range(rows):
-            time.sleep(apart)
-            began = time.perf_counter()
-            journal.add("row", axis="epoch", step=i + 1, values=_ROW)
-            wrote += time.perf_counter() - began
-        journal.add("end", status="finished")
-        _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise LabError(f"{told.tracker}: its courier ended with {status}")
-    return used.ru_utime + used.ru_stime, wrote
+def _used(process: psutil.Process) -> float:
+    "Processor seconds of a process and its helpers until now."
+    times = [p.cpu_times() for p in [process, *process.children(recursive=True)]]
+    ended = process.cpu_times()
+    return sum(t.user + t.system for t in times) + ended.children_user + ended.children_system
 
 
+def _tell(journal: Journal, step: int) -> float:
+    "Seconds that writing the row of an epoch takes."
+    began = time.perf_counter()
+    journal.add("row", axis="epoch", step=step, values=_ROW)
+    return time.perf_counter() - began
+
+
+def _loaded(journal: Journal, process: subprocess.Popen, name: str, seconds: float = 120):
+    "Wait until a courier has told its tool the first row."
+    end = time.monotonic() + seconds
+    while Sent(journal, name).lines < len(journal.events()):
+        if process.poll() is not None or time.monotonic() > end:
+            raise LabError(f"{name}: its courier told nothing")
+        time.sleep(0.1)
+
+# %% ../../nbs/trackers/09_costs.ipynb #9f18415e
 def courier_work(
     told: Told,
-    rows: int,  # of epochs
-    apart: float = 1.1,  # seconds between them, more than a courier waits
-) -> dict:  # tracker; load_s: processor seconds; write_ms, row_ms: of a row; rows
-    "What telling takes: once, and for each epoch."
-    first, _ = _counted(told, 1, apart)
-    every, wrote = _counted(told, rows + 1, apart)
-    row = max(0.0, every - first) / rows
-    times = dict(load_s=first, write_ms=1000 * wrote / (rows + 1), row_ms=1000 * row)
-    return dict(tracker=told.tracker, **times, rows=rows)
+    rows: int,  # epochs
+    apart: float,  # seconds of an epoch
+) -> dict:  # tracker; once_s: loading and closing; epoch_ms with low and high: of an epoch; write_ms: part of it; epoch_s; n
+    "Processor time that telling takes, once and for each epoch, with a 95 % interval over the epochs."
+    with tempfile.TemporaryDirectory() as tmp:
+        journal = begin(Path(tmp) / "run", "counted", {}, {}, (told.tracker,))
+        process = _courier(journal.folder, told, 0)
+        _tell(journal, 0)
+        _loaded(journal, process, told.tracker)
+        time.sleep(apart)
+        here, used, wrote = psutil.Process(process.pid), [], []
+        for i in range(rows + 1):
+            used.append(_used(here))
+            wrote.append(_tell(journal, i + 1))
+            time.sleep(apart)
+        journal.add("end", status="finished")
+        _, status, whole = os.wait4(process.pid, 0)
+    if status:
+        raise LabError(f"{told.tracker}: its courier ended with {status}")
+    each = 1000 * (np.diff(used) + wrote[:rows])
+    half = stats.t.ppf(0.975, rows - 1) * each.std(ddof=1) / rows**0.5
+    row = dict(epoch_ms=each.mean(), low=each.mean() - half, high=each.mean() + half)
+    once = whole.ru_utime + whole.ru_stime - (used[-1] - used[0])
+    row |= dict(write_ms=1000 * np.mean(wrote[:rows]), epoch_s=apart, n=rows)
+    return dict(tracker=told.tracker, once_s=once, **row)
 
 # %% ../../nbs/trackers/09_costs.ipynb #44161e80
 def noticed_table(

@@ -37,7 +37,7 @@ from cvlab.training.callbacks import (
     ProgressiveResize,
     SeeTargets,
 )
-from .frozen_cache import cache_features, frozen_features
+from .frozen_cache import cache_features, frozen_features, frozen_probe
 from .learner import create_learner, single_valued, train
 
 # %% ../../nbs/training/05_recipe.ipynb #02e66449
@@ -98,12 +98,12 @@ def _start_at_probe(
 ):
     "Set the last layer to a linear probe of the training images; `LabError` if it is not linear."
     info = dict(size=dl.size, normalise=dl.normalise, task=task.name)
-    feats = (
-        frozen_features(model.to(dl.device), images, info, dl.device, cache)
-        if cache
-        else features_of(model, images, info, dl.device)
-    )
-    if not replace_last(model, *probe_layer(task, feats, split)):
+    if cache:
+        feats = frozen_features(model.to(dl.device), images, info, dl.device, cache)
+        layer = frozen_probe(task, feats, split, cache)
+    else:
+        layer = probe_layer(task, features_of(model, images, info, dl.device), split)
+    if not replace_last(model, *layer):
         raise LabError(
             f"model.head_init: {type(model).__name__} does not end in one linear layer; set it to random"
         )
