@@ -20,7 +20,7 @@ RECIPES := auto, fine_tune, params
 PAGE_PORT ?= 7860
 
 .DEFAULT_GOAL := help
-.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning compare-maps compare-labels compare-unlabelled compare-compress full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
+.PHONY: help repro repro-detect film yolo verify test lab completion data download check quick train train-custom evaluate compare mlflow-quick wandb-quick mlflow-tune wandb-tune tune mlflow-ui compare-trackers compare-recipes compare-tuning tuning-costs compare-maps compare-labels compare-unlabelled compare-compress full-test docs docs-serve slides first-steps bench architectures exports compare-rollouts serve app image drift clean lock install extra-docs
 empty :=
 space := $(empty) $(empty)
 
@@ -126,10 +126,14 @@ compare-recipes: install ## the recipe chosen for DATA beside a linear probe, fa
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/recipes.ipynb runs/measured/recipes/$(NAME)/recipes.ipynb -p out runs/measured/recipes/$(NAME) \
 	  -p words '$(ARGS)' -p epochs 5 -y '{seeds: [0, 1, 2], names: [$(RECIPES)]}'
 
-compare-tuning: install ## methods of tuning at equal seconds on DATA (or ONLY="TPE, ASHA" for MINUTES=30), and with FEED=1000 trials how many workers one study feeds, into runs/bench/tuning-NAME
+compare-tuning: install ## methods of tuning at equal seconds on DATA (or ONLY="TPE, ASHA" for MINUTES=30), into runs/bench/tuning-NAME
 	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/tuning_methods.ipynb runs/bench/tuning-$(NAME)/tuning.ipynb \
-	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p only '$(ONLY)' -p studies $(or $(STUDIES),10) -p minutes $(or $(MINUTES),1) -p added $(or $(ADDED),20) \
-  -y '{trials: [$(FEED)], workers: [10, 30, 100]}'
+	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p only '$(ONLY)' -p studies $(or $(STUDIES),10) -p minutes $(or $(MINUTES),1)
+
+tuning-costs: install ## what a trial adds on DATA, what MANY of them take, and with FEED=1000 trials how many workers one study feeds, into runs/bench/tuning-NAME
+	@CVLAB_IMAGES='$(abspath $(DATA))' papermill --engine cvlab nbs/pipeline/tuning_costs.ipynb runs/bench/tuning-$(NAME)/costs.ipynb \
+	  -p out runs/bench/tuning-$(NAME) -p words '$(ARGS)' -p added $(or $(ADDED),20) -p many $(or $(MANY),200) \
+	  -y '{trials: [$(FEED)], workers: [10, 30, 100]}'
 
 compare-labels: install ## strategies for the next label, few images per class, planted wrong labels on DATA, into runs/measured/labels/NAME; WORDS="model.weights=FILE", or RUN=FOLDER
 	@CVLAB_IMAGES='$(abspath $(DATA))' CVLAB_RUN='$(and $(RUN),$(abspath $(RUN)))' papermill --engine cvlab nbs/pipeline/labels.ipynb runs/measured/labels/$(NAME)/labels.ipynb \

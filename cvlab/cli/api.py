@@ -411,7 +411,7 @@ def verdict(
     if model[f"{metric}_low"] > bars[best]:
         return f"The model's interval lies above the best baseline, the {best}."
     return (
-        f"The model is not shown to be better than the {best}. What may help: "
+        f"The model is not significantly better than the {best}. What may help: "
         f"{_may_help(params or {})}."
     )
 
@@ -1090,9 +1090,12 @@ def _with_space(overrides: list[str], p) -> list[str]:
 
     if p.tune.epochs == resolve("params.yaml").tune.epochs:  # those of the lab's own study
         overrides = ["tune.epochs=0", *overrides]
-    if p.task == "detect" and not any(o.startswith("tune.metric=") for o in overrides):
+    own = {o.split("=")[0] for o in overrides}
+    if p.task == "detect" and "tune.metric" not in own:
         overrides = ["tune.metric=val_ap", *overrides]
-    if any(o.startswith("tune.space=") for o in overrides):
+    if p.train.cache_features and "tune.pruner" not in own:
+        overrides = ["tune.pruner=none", *overrides]
+    if "tune.space" in own:
         return overrides
     return [*overrides, f"tune.space={json.dumps(space_around(p))}"]
 

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['PAGES', 'DIRECTIVE', 'HIDDEN', 'KNOWN', 'SITE', 'LINK', 'FIELD', 'PACKAGES', 'NEEDED', 'pages', 'shown_doc',
            'alternative', 'numbered', 'library_page', 'run_page', 'names', 'placed', 'stage_graph', 'stage_figure',
-           'claims_page', 'toctree', 'runs_list', 'mistakes_table', 'level', 'write_sources', 'build_site']
+           'claims_page', 'toctree', 'runs_list', 'shown_by_picture', 'gallery_page', 'mistakes_table', 'level',
+           'write_sources', 'build_site']
 
 # %% ../../nbs/docs/01_site.ipynb #9746bee0
 import ast
+import base64
 import html
 import importlib
 import os
@@ -281,6 +283,18 @@ def _asks(c) -> bool:
     return bool(tags & {"parameters", "injected-parameters"}) or "open_run(" in c.source
 
 
+def _first_picture(cells) -> tuple | None:  # alternative text, output, type such as image/png
+    "The first stored picture of a notebook."
+    shown = (
+        (alternative(cells, i, o), o, next(k for k in o.data if k.startswith("image/")))
+        for i, c in enumerate(cells)
+        if c.cell_type == "code"
+        for o in c.outputs
+        if _is_image(o)
+    )
+    return next(shown, None)
+
+
 def run_page(
     nb,
     path: Path,  # such as runs/train/default/seed-0/train.ipynb
@@ -295,16 +309,9 @@ def run_page(
             c.metadata["mystnb"] = {
                 f"code_prompt_{w.lower()}": f"{w} parameters" for w in ("Show", "Hide")
             }
-    shown = (
-        (alternative(nb.cells, i, o), o)
-        for i, c in enumerate(nb.cells)
-        if c.cell_type == "code"
-        for o in c.outputs
-        if _is_image(o)
-    )
-    if first := next(shown, None):
-        kind = next(k for k in first[1].data if k.startswith("image/"))
-        output = nbformat.from_dict(dict(first[1], metadata={kind: dict(alt=first[0])}))
+    if first := _first_picture(nb.cells):
+        text, output, kind = first
+        output = nbformat.from_dict(dict(output, metadata={kind: dict(alt=text)}))
         figure = nbformat.v4.new_code_cell(
             "pass", outputs=[output], metadata=dict(tags=["remove-input"])
         )
@@ -641,6 +648,75 @@ def runs_list(root: Path, shown: list[Path]) -> str:  # Markdown
         ]
     return "\n".join(out)
 
+# %% ../../nbs/docs/01_site.ipynb #acb52440
+_GROUPS = {  # beginning of a path -> heading
+    ("nbs", "tutorials"): "Tutorials",
+    ("runs", "detect"): "Detection",
+    ("runs", "measured"): "Studies on photographs, X-rays and synthetic images",
+    ("runs",): "Pipeline and measurements",
+}
+
+
+def _group_of(page: Path) -> tuple | None:
+    return next((g for g in _GROUPS if page.parts[: len(g)] == g), None)
+
+
+def _alike(page: Path) -> tuple:
+    "The same for all experiments and seeds of a stage."
+    seed = next((i for i, part in enumerate(page.parts) if part.startswith("seed-")), None)
+    return page.parts if seed is None else (*page.parts[: seed - 1], page.name)
+
+
+def shown_by_picture(
+    found: list[Path],  # pages of the site
+) -> dict[tuple, list[Path]]:  # group -> notebooks
+    "The notebooks of the gallery: of experiments and seeds the default one, or the first."
+    of, seen = {g: [] for g in _GROUPS}, set()
+    for p in sorted(found, key=lambda p: "default" not in p.parts):
+        if p.suffix == ".ipynb" and (group := _group_of(p)) and _alike(p) not in seen:
+            seen.add(_alike(p))
+            of[group].append(p)
+    return {g: sorted(pages) for g, pages in of.items()}
+
+# %% ../../nbs/docs/01_site.ipynb #a412fed5
+def _card_of(
+    root: Path, page: Path, to: Path
+) -> str:  # Markdown, "" for a notebook without a picture
+    "A card of the gallery; its picture is written to a file below `to`."
+    nb = nbformat.read(root / page, 4)
+    if (first := _first_picture(nb.cells)) is None:
+        return ""
+    text, output, kind = first
+    at = Path("_gallery") / f"{'-'.join(page.with_suffix('').parts)}.{kind.split('/')[1]}"
+    (to / at).parent.mkdir(parents=True, exist_ok=True)
+    (to / at).write_bytes(base64.b64decode(output.data[kind]))
+    title, line = _head_of(root / page)
+    of = " ".join(page.parts[2:-1]) if page.parts[0] == "runs" else ""
+    words = [
+        f":::{{grid-item-card}} {title}{f' ({of})' if of else ''}",
+        f":link: {page.with_suffix('').as_posix()}\n:link-type: doc",
+        f":img-top: {at.as_posix()}\n:img-alt: {' '.join(text.split())}",
+        f"{line}\n:::",
+    ]
+    return "\n".join(words)
+
+
+def gallery_page(
+    root: Path,
+    found: list[Path],  # pages of the site
+    to: Path,  # folder of the sources
+) -> str:  # Markdown
+    "The gallery, with pictures written below `to`."
+    out = ["# Gallery\n\nTutorials, stages and studies by their first picture.\n"]
+    for group, of in shown_by_picture(found).items():
+        if cards := [c for p in of if (c := _card_of(root, p, to))]:
+            out += [
+                f"## {_GROUPS[group]}\n",
+                "::::{grid} 1 2 2 3\n:gutter: 3\n:class-container: gallery\n",
+            ]
+            out += [*cards, "::::\n"]
+    return "\n".join(out)
+
 # %% ../../nbs/docs/01_site.ipynb #6e0a6dda
 def mistakes_table(path: Path) -> str:  # Markdown, "" if there is no file
     "The table of common mistakes by family: mistake, command, message, remedy."
@@ -795,6 +871,7 @@ def write_sources(
         Path(SITE) / "library.md": _library_list(root, found),
     }
     with tempfile.TemporaryDirectory() as folder:
+        made[Path(SITE) / "gallery.md"] = gallery_page(root, found, Path(folder))
         _pages_and_files(root, Path(folder), texts | made, found, set(made))
         _write_assets(root, Path(folder))
         level(Path(folder), to)

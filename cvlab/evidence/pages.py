@@ -147,7 +147,7 @@ def difference_words(
 ) -> str:  # low and high, of the other minus the first; names in `than` and `detector`
     "What an interval says about two detectors."
     if row.low <= 0 <= row.high:
-        return "The interval includes zero, so no difference is shown."
+        return "The interval includes zero, so the difference is not significant."
     better, worse = (row.detector, row.than) if row.low > 0 else (row.than, row.detector)
     return f"The interval lies on one side of zero: {as_code(better)} is better than {as_code(worse)} on these images."
 
@@ -160,7 +160,7 @@ def effect_words(experiment: str, reference: str) -> str:
 def short_verdict(words: str) -> str:  # of `cvlab.evaluation.compare.effect_words`
     "The verdict on one experiment without its numbers."
     if found := re.search(r"\(alone: (better|worse) by", words):
-        return f"{found[1]} if taken alone, not after the correction for the number of comparisons"
+        return f"{found[1]} before, but not significant after the correction for the number of comparisons"
     return words.split(" by ")[0].split(" (")[0]
 
 
@@ -187,7 +187,7 @@ def tuned_effects(
     if not file.exists() or "low" not in (found := read_json(file)):
         return {}
     sure = not found["low"] <= 0 <= found["high"]
-    said = "a difference is shown" if sure else "no difference is shown"
+    said = "the difference is significant" if sure else "the difference is not significant"
     what = f"log loss {{{{claim:tune.log_loss}}}} ({{{{claim:tune.log_loss:ci}}}}), {said}"
     pairs = (kv.split("=", 1) for kv in found["values"].split(", "))
     return {k: f"`{v}` and the other values of the winner (**tune**): {what}" for k, v in pairs}
@@ -461,7 +461,7 @@ def _limits_of(
             f"{', '.join(open_)} alone."
         )
     if m["accuracy_low"] <= max([b["accuracy"] for b in baselines.values()], default=0):
-        out.append("The model is not shown to be better than the best baseline.")
+        out.append("The model is not significantly better than the best baseline.")
     return out
 
 # %% ../../nbs/evidence/02_pages.ipynb #d3932065

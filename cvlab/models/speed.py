@@ -25,7 +25,7 @@ def whitening(
     filters = (components / (variances + eps).sqrt()).T.flip(0).reshape(12, 3, 2, 2).float()
     return torch.cat([filters, -filters])
 
-# %% ../../nbs/models/05_speed.ipynb #a981f6cc
+# %% ../../nbs/models/05_speed.ipynb #4f53325c
 class Whitening(nn.Conv2d):
     "A convolution with fixed filters and a bias that is learned."
 
@@ -36,7 +36,7 @@ class Whitening(nn.Conv2d):
         self.register_buffer("weight", first)
         nn.init.zeros_(self.bias)
 
-
+# %% ../../nbs/models/05_speed.ipynb #7e45efbd
 def _conv(ni: int, nf: int) -> nn.Conv2d:
     conv = nn.Conv2d(ni, nf, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight.data[:ni])
@@ -54,7 +54,7 @@ def _group(ni: int, nf: int) -> nn.Sequential:  # (bs, ni, h, w) -> (bs, nf, h/2
         nn.GELU(),
     )
 
-
+# %% ../../nbs/models/05_speed.ipynb #9b8db8c6
 class Scale(nn.Module):
     "Multiply by a constant."
 

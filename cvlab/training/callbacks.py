@@ -12,6 +12,7 @@ __all__ = ['TRAIN_PACKAGES', 'ProgressiveResize', 'accuracy_on', 'SeeTargets', '
 import copy
 import hashlib
 import json
+import time
 import warnings
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -454,7 +455,7 @@ def restore_state(
 
 # %% ../../nbs/training/02_callbacks.ipynb #7ae14e04
 class Checkpoint(Callback):
-    "Write the training state after every epoch, and resume from it."
+    "Write the training state after an epoch, and resume from it."
 
     order = 75  # after everything that changes the state
 
@@ -462,16 +463,20 @@ class Checkpoint(Callback):
         self,
         path: str | Path,  # .safetensors
         key: dict,  # name: JSON value; what determines the result
+        share: float = 1.0,  # of the time that writing may take; 1: after every epoch
     ):
-        self.path, self.key = Path(path), key
+        self.path, self.key, self.share, self.due = Path(path), key, share, 0.0
 
     def tensors(self) -> dict[str, Tensor]:
         "All tensors of the state, by name."
         return _tensors(self.learn)
 
     def after_epoch(self):
+        if (began := time.monotonic()) < self.due:
+            return
         info = dict(key=self.key, **_numbers(self.learn))
         write_tensors(self.path, self.tensors(), {"state": json.dumps(info)})
+        self.due = began + (time.monotonic() - began) / self.share
 
     def resume(self) -> int:  # completed epochs
         "Restore an interrupted training; 0 if there is none, `LabError` if it is another one."

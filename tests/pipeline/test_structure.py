@@ -198,3 +198,33 @@ def test_no_stored_notebook_was_given_a_path_of_one_machine():
         for cell in json.loads(path.read_text())["cells"]:
             if "injected-parameters" in cell["metadata"].get("tags", []):
                 assert '= "/' not in "".join(cell["source"]), path
+
+
+def _words(path):
+    "The Markdown of a page or notebook."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def _headings(path):
+    "The anchors of a page: its headings in lower case, words joined by hyphens."
+    found = re.findall(r"^#+ +(.+)$", _words(path), re.M)
+    plain = (re.sub(r"[^\w\s-]", "", h).strip() for h in found)
+    return {re.sub(r"\s", "-", h.lower()) for h in plain}
+
+
+def test_links_to_a_heading_find_it():
+    "In Markdown and notebooks; the site checks links to names of the library as well."
+    dead = []
+    pages = [*TOP.glob("nbs/**/*.ipynb"), *TOP.glob("nbs/pages/**/*.md"), *TOP.glob("*.md")]
+    for page in [p for p in pages if ".ipynb_checkpoints" not in p.parts]:
+        for to, anchor in re.findall(r"\]\(([^()\s:#]*\.(?:md|ipynb))#([^()\s]+)\)", _words(page)):
+            at = (page.parent / to).resolve()
+            if page.is_relative_to(TOP / "nbs/pages/results"):
+                at = (TOP / "results" / to).resolve()
+            if at.is_file() and anchor.lower() not in _headings(at):
+                dead.append((page.relative_to(TOP).as_posix(), f"{to}#{anchor}"))
+    assert not dead, dead

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from docutils.utils.math.latex2mathml import tex2mathml
 
+from cvlab.docs.narrow import with_cards
+
 project = "cvlab"
 author = "The cvlab maintainers"
 copyright = "The cvlab maintainers, Apache-2.0"
@@ -33,10 +35,10 @@ html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
 html_show_search_summary = False # summaries would be fetched, which does not work for pages opened from disk
-html_sidebars = dict.fromkeys(("index", "claims", "TRAINING_RESULTS", "troubleshooting"), [])
+html_sidebars = dict.fromkeys(("index", "claims", "gallery", "TRAINING_RESULTS", "troubleshooting"), [])
 html_theme_options = dict(
     logo=dict(text="cvlab"), navbar_end=["theme-switcher"], secondary_sidebar_items=["page-toc"], show_prev_next=True,
-    navigation_depth=3, show_nav_level=1, collapse_navigation=True, footer_start=["copyright"], footer_end=[], header_links_before_dropdown=8)
+    navigation_depth=3, show_nav_level=1, collapse_navigation=True, footer_start=["copyright"], footer_end=[], header_links_before_dropdown=9)
 
 
 def _inline(self, node):
@@ -57,8 +59,14 @@ def _mathml(node, block):
 from docutils.nodes import SkipNode  # noqa: E402
 
 
+def _cards(app, pagename, templatename, context, doctree):
+    if "body" in context:
+        context["body"] = with_cards(context["body"])
+
+
 def setup(app):
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.connect("html-page-context", _cards)
 
 
 html_math_renderer = "mathml"
