@@ -118,7 +118,7 @@ STAGES = {s.name: s for s in [
            "runs/lr_find", "runs/train", "runs/evaluate", "runs/crossval", "runs/interpret",
            "runs/compare", "runs/measured", "runs/ledger.csv", "runs/bench/first_steps.json", "runs/bench/rows.json",
            "runs/bench/table.csv", "runs/bench/without_bf16/rows.json", "runs/trackers", "runs/tune",
-           "runs/bench/tuning-grocery_fruit", "runs/bench/tuning-dandelion_grass",
+           "runs/bench/tuning-grocery_fruit",
            "runs/detect/film", f"{DETECT}/dvc.lock"), # what the second pipeline wrote; its files themselves would make DVC run it
           pages=("README.md", "TRAINING_RESULTS.md", "results", "runs/cards"), only="classification",
           recomputed="run again, every output", rest="", again=True),
