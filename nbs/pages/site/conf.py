@@ -38,7 +38,7 @@ html_show_search_summary = False # summaries would be fetched, which does not wo
 html_sidebars = dict.fromkeys(("index", "claims", "gallery", "TRAINING_RESULTS", "troubleshooting"), [])
 html_theme_options = dict(
     logo=dict(text="cvlab"), navbar_end=["theme-switcher"], secondary_sidebar_items=["page-toc"], show_prev_next=True,
-    navigation_depth=3, show_nav_level=1, collapse_navigation=True, footer_start=["copyright"], footer_end=[], header_links_before_dropdown=9)
+    navigation_depth=3, show_nav_level=1, collapse_navigation=True, footer_start=["copyright"], footer_end=[], header_links_before_dropdown=7)
 
 
 def _inline(self, node):
