@@ -158,6 +158,10 @@ def test_names_lead_to_where_they_are_described(site, parsed):
     assert "resolve" in parsed[site / "nbs/core/01_params.html"].ids
 
 
+CUT = """[...document.querySelectorAll("article table")].filter(t =>
+  t.getBoundingClientRect().right > innerWidth + 1).map(t => t.innerText.slice(0, 40))"""
+
+
 def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     "No error in the console, no request that leaves, nothing wider than a telephone."
     context = chromium.new_context(viewport=dict(width=390, height=844), offline=True)
@@ -170,9 +174,11 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
             answer.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None
         ),
     )
-    wide = {}
+    wide, cut = {}, {}
     for page in parsed:
         tab.goto(page.as_uri(), wait_until="load")
+        if tables := tab.evaluate(CUT):
+            cut[page.name] = tables
         if over := tab.evaluate("document.documentElement.scrollWidth - window.innerWidth"):
             wide[page.name] = over
         assert not answer, (page, answer)
@@ -190,6 +196,7 @@ def test_it_is_walked_in_a_browser_without_a_network(site, parsed, chromium):
     assert not answer, answer
     context.close()
     assert not wide, wide
+    assert not cut, cut  # tables with a head are cards there
 
 
 SHOWN = (
