@@ -13,7 +13,6 @@ import ast
 import base64
 import html
 import importlib
-import io
 import os
 import re
 import shutil
@@ -28,8 +27,8 @@ from pathlib import Path
 from types import FunctionType
 
 import nbformat
-from PIL import Image
 
+from ..core.boundary import open_image
 from ..core.io import LabError, atomic_folder, read_json, write_text
 from ..core.params import nearest, read_yaml, resolve
 from ..core.repro import repo_root
@@ -685,8 +684,8 @@ STRIP = 0.4  # height of a picture by its width, at most
 
 def _shape(picture: tuple) -> float:  # of `_pictures`: height by width
     _, output, kind = picture
-    width, height = Image.open(io.BytesIO(base64.b64decode(output.data[kind]))).size
-    return height / width
+    with open_image(base64.b64decode(output.data[kind])) as im:
+        return im.height / im.width
 
 
 def _card_of(
