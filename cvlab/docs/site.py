@@ -701,10 +701,11 @@ def _card_of(
     (to / at).write_bytes(base64.b64decode(output.data[kind]))
     title, line = _head_of(root / page)
     of = " ".join(page.parts[2:-1]) if page.parts[0] == "runs" else ""
+    title += f" ({of})" if of else ""
     words = [
-        f":::{{grid-item-card}} {title}{f' ({of})' if of else ''}",
+        f":::{{grid-item-card}} {title}",
         f":link: {page.with_suffix('').as_posix()}\n:link-type: doc",
-        f":img-top: {at.as_posix()}\n:img-alt: {' '.join(text.split())}",
+        f":img-top: {at.as_posix()}\n:img-alt: {title} ({page.stem}): {' '.join(text.split())}",
         f"{line}\n:::",
     ]
     return "\n".join(words)
