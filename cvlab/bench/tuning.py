@@ -66,7 +66,7 @@ def course(study: Study) -> pd.DataFrame:  # trial, seconds (since the start), s
     best = table.score.cummin() if low else table.score.cummax()
     return table.assign(seconds=np.cumsum(seconds_of(study)), best=best.ffill(), metric=t.metric)
 
-
+# %% ../../nbs/bench/04_tuning.ipynb #f6ec3ba4
 def compare_methods(
     study: Study,  # its images and its space
     folder: str | Path,  # gets a folder per study, and is continued if it exists
@@ -114,7 +114,7 @@ def against_random(
         found.append(pd.DataFrame(dict(**names, difference=gain.mean().values, low=low, high=high)))
     return pd.concat(found, ignore_index=True)
 
-
+# %% ../../nbs/bench/04_tuning.ipynb #aa4d1423
 def plot_methods(rows: pd.DataFrame, times) -> Figure:
     "The mean best score of the studies of each method against the seconds."
     best = best_by_time(rows, times)
